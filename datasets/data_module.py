@@ -1,0 +1,143 @@
+"""The Lightning side of the data: windows of a prepared corpus in an order that depends on seed and step alone.
+
+B windows a batch, T block size: every batch is int64 (B, T + 1).
+"""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import torch
+from lightning import LightningDataModule
+
+from datasets.config import DatasetConfig
+from datasets.prepare import Prepared, check_lengths, prepare
+from datasets.windows import evaluation_batches, gather, training_starts
+
+
+class Batches:
+    """An iterable that starts anew at each iter(): batches are whole and cheap, so no worker process is needed."""
+
+    def __init__(self, make: Callable[[], Iterator[torch.Tensor]]):
+        self._make = make
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return self._make()
+
+
+class SizedBatches(Batches):
+    """Batches of known number."""
+
+    def __init__(self, make: Callable[[], Iterator[torch.Tensor]], length: int):
+        super().__init__(make)
+        self._length = length
+
+    def __len__(self) -> int:
+        return self._length
+
+
+class TextDataModule(LightningDataModule):
+    """Batches of a corpus; batch_size and eval_batch_size are windows per process.
+
+    Raises ValueError, FileNotFoundError or OSError in one sentence when the data cannot be had.
+    """
+
+    def __init__(self, config: DatasetConfig, *, block_size: int, batch_size: int, eval_batch_size: int, seed: int):
+        super().__init__()
+        sizes = {"block_size": block_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
+        for name, size in sizes.items():
+            if size < 1:
+                raise ValueError(f"{name}={size} is out of range: it must be at least 1")
+        if seed < 0:
+            raise ValueError(f"seed={seed} is negative: choose 0 or more")
+        self.config = config
+        self.block_size = block_size
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.seed = seed
+        self._prepared: Prepared | None = None
+
+    def prepare_data(self) -> None:
+        """Write the cache, once per node under Lightning."""
+        self._open()
+
+    def setup(self, stage: str | None = None) -> None:
+        """Open the cache and check that each split holds a window."""
+        self._open()
+
+    def prepare(self) -> "TextDataModule":
+        """Everything that Lightning would do before the loaders are asked for; calling it again does nothing."""
+        self._open()
+        return self
+
+    def _open(self) -> Prepared:
+        if self._prepared is None:
+            prepared = prepare(self.config)
+            check_lengths(prepared.splits, self.block_size)
+            self._prepared = prepared
+        return self._prepared
+
+    @property
+    def tokenizer(self):
+        return self._open().tokenizer
+
+    @property
+    def vocabulary_size(self) -> int:
+        return self._open().tokenizer.vocabulary_size
+
+    @property
+    def splits(self) -> dict[str, np.memmap]:
+        return self._open().splits
+
+    @property
+    def characters_per_token(self) -> dict[str, float]:
+        return self._open().characters_per_token
+
+    @property
+    def fingerprint(self) -> str:
+        return self._open().fingerprint
+
+    def train_dataloader(self) -> Batches:
+        """Endless batches (B, T + 1); the first is that of the current micro-step, so a resumed run goes on."""
+        return Batches(self._training_batches)
+
+    def eval_dataloader(self, split: str) -> SizedBatches:
+        """This process's share of the windows that predict every token of a split but its first exactly once."""
+        if split not in self.splits:
+            raise ValueError(f"no split {split!r} in dataset={self.config.name}: it has {', '.join(self.splits)}")
+        ids = self.splits[split].view(np.ndarray)
+        rank, world_size = self._place()
+        batches = evaluation_batches(len(ids), self.block_size, self.eval_batch_size, rank=rank, world_size=world_size)
+        return SizedBatches(lambda: (to_tensor(gather(ids, starts, t)) for starts, t in batches), len(batches))
+
+    def val_dataloader(self) -> SizedBatches:
+        """The split that models are selected on."""
+        return self.eval_dataloader("val")
+
+    def _training_batches(self) -> Iterator[torch.Tensor]:
+        ids = self.splits["train"].view(np.ndarray)  # a plain array: indexing a memmap costs a wrapper each time
+        rank, world_size = self._place()
+        step = 0
+        if self.trainer is not None:
+            step = self.trainer.global_step * self.trainer.accumulate_grad_batches
+        while True:
+            starts = training_starts(
+                len(ids),
+                self.block_size,
+                self.batch_size,
+                seed=self.seed,
+                step=step,
+                rank=rank,
+                world_size=world_size,
+            )
+            yield to_tensor(gather(ids, starts, self.block_size))
+            step += 1
+
+    def _place(self) -> tuple[int, int]:
+        """(rank, world size) of this process."""
+        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+
+
+def to_tensor(windows: np.ndarray) -> torch.Tensor:
+    """(B, T + 1) int64, in pinned memory where there is a CUDA device to copy it to."""
+    batch = torch.from_numpy(windows)
+    return batch.pin_memory() if torch.cuda.is_available() else batch

@@ -1,0 +1,227 @@
+"""Corpus -> token arrays on disk, once: kept under a content hash, written whole or not at all, read as memory maps."""
+
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.config import DatasetConfig
+from datasets.corpora import DocumentCorpus, TextCorpus, load_corpus
+from datasets.corpora.text import unwritable
+from datasets.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, pieces, tokenizer_from_state
+
+FORMAT = 1  # raise it when the meaning of prepared files changes: older folders are then no longer found
+SAMPLE_CHARACTERS = 20_000_000  # a bpe vocabulary is learned from at most so much of the train split
+PIECE_CHARACTERS = 250_000
+BATCH_CHARACTERS = 1_000_000  # encoded at once; with the bpe sample it bounds the memory of a stream
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A prepared corpus: ids (N,) uint16 or uint32 of each split, and what belongs to them."""
+
+    folder: Path
+    tokenizer: Tokenizer
+    splits: dict[str, np.memmap]
+    characters_per_token: dict[str, float]
+    fingerprint: str  # of the text in each split and the tokenizer's state
+
+
+def prepare(config: DatasetConfig) -> Prepared:
+    """Read the corpus, prepare it unless the cache has it, and open it; safe when several processes do so at once."""
+    corpus = load_corpus(config)
+    loaded = BPETokenizer.load(config.tokenizer_path) if config.tokenizer_path is not None else None
+    folder = Path(config.cache_dir) / f"{config.name}-{cache_key(config, corpus, loaded)[:16]}"
+    if not (folder / "meta.json").exists():
+        tokenizer = loaded or make_tokenizer(config, corpus)
+        with staged(folder) as staging:
+            write(staging, corpus, tokenizer, config)
+    return open_prepared(folder)
+
+
+def cache_key(config: DatasetConfig, corpus: TextCorpus | DocumentCorpus, loaded: BPETokenizer | None) -> str:
+    """Hash of everything that the prepared files follow from."""
+    if isinstance(corpus, TextCorpus):
+        source = json.dumps([(part, hashlib.sha256(t.encode()).hexdigest()) for part, t in corpus.parts.items()])
+    else:
+        source = corpus.key()
+    trained = config.vocab_size if config.tokenizer == "bpe" else None
+    tokenizer = [config.tokenizer, trained] if loaded is None else loaded.state()
+    return hashlib.sha256(json.dumps([FORMAT, config.name, source, tokenizer]).encode()).hexdigest()
+
+
+def make_tokenizer(config: DatasetConfig, corpus: TextCorpus | DocumentCorpus) -> Tokenizer:
+    """The tokenizer that the configuration asks for; bpe sees nothing but the head of the train split."""
+    if config.tokenizer == "char" and isinstance(corpus, TextCorpus):
+        return CharTokenizer("".join(set().union(*corpus.parts.values())))
+    if config.tokenizer == "byte":
+        return ByteTokenizer()
+    assert config.vocab_size is not None  # checked by DatasetConfig
+    train = (text for names, text in stream(corpus) if "train" in names)
+    return BPETokenizer.train(head(train, SAMPLE_CHARACTERS), config.vocab_size)
+
+
+def head(texts: Iterable[str], characters: int) -> Iterator[str]:
+    """The first texts, until they have that many characters together."""
+    for text in texts:
+        yield text[:characters]
+        characters -= len(text)
+        if characters <= 0:
+            return
+
+
+def stream(corpus: TextCorpus | DocumentCorpus) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield (the splits it belongs to, a document or a piece of text)."""
+    if isinstance(corpus, DocumentCorpus):
+        for split, text in corpus.documents():
+            yield (split,), text
+        return
+    for part, text in corpus.parts.items():
+        names = (part, "val_whole") if corpus.continuous and part != "train" else (part,)
+        for piece in pieces(text, PIECE_CHARACTERS):
+            yield names, piece
+
+
+def in_batches(items: Iterator[tuple[tuple[str, ...], str]]) -> Iterator[list[tuple[tuple[str, ...], str]]]:
+    """Group items until a group has BATCH_CHARACTERS."""
+    batch, size = [], 0
+    for item in items:
+        batch.append(item)
+        size += len(item[1])
+        if size >= BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+class SplitWriter:
+    """One split on its way to disk: its tokens, and what is known of them."""
+
+    def __init__(self, folder: Path, name: str, dtype: np.dtype):
+        self.name = name
+        self.dtype = dtype
+        self.tokens = 0
+        self.characters = 0
+        self.digest = hashlib.sha256()
+        self._cache_dir = folder.parent
+        with cache_errors(self._cache_dir):
+            self._file = open(folder / f"{name}.bin", "wb")  # noqa: SIM115
+
+    def append(self, ids: np.ndarray, text: str) -> None:
+        """Add ids (N,) and count the text that they stand for."""
+        with cache_errors(self._cache_dir):
+            self._file.write(ids.astype(self.dtype).tobytes())
+        self.tokens += len(ids)
+        self.characters += len(text)
+        self.digest.update(text.encode())
+
+    def close(self) -> None:
+        """Flush to disk, where a full disk may show up last."""
+        with cache_errors(self._cache_dir):
+            self._file.close()
+
+
+def write(folder: Path, corpus: TextCorpus | DocumentCorpus, tokenizer: Tokenizer, config: DatasetConfig) -> None:
+    """Encode the corpus in one pass into NAME.bin for each split, and meta.json; a document ends with start_id."""
+    dtype = np.dtype(np.uint16 if tokenizer.vocabulary_size <= 2**16 else np.uint32)
+    ends = np.array([tokenizer.start_id] if isinstance(corpus, DocumentCorpus) else [], dtype=np.int64)
+    names = ["train", "val", "test"]
+    names += ["val_whole"] if isinstance(corpus, TextCorpus) and corpus.continuous else []
+    with ExitStack() as closing:
+        writers = {name: SplitWriter(folder, name, dtype) for name in names}
+        for writer in writers.values():
+            closing.callback(writer.close)
+        for batch in in_batches(stream(corpus)):
+            encoded = tokenizer.encode_batch([text for _, text in batch])
+            for (splits, text), ids in zip(batch, encoded, strict=True):
+                for name in splits:
+                    writers[name].append(np.concatenate([ids, ends]), text)
+    check_not_empty(writers, config)
+    state = tokenizer.state()
+    content = [[name, writer.digest.hexdigest()] for name, writer in writers.items()]
+    meta = {
+        "tokenizer": state,
+        "dtype": dtype.name,
+        "splits": {n: {"tokens": w.tokens, "characters": w.characters} for n, w in writers.items()},
+        "fingerprint": hashlib.sha256(json.dumps([content, state]).encode()).hexdigest(),
+    }
+    with cache_errors(folder.parent):
+        (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+def check_not_empty(writers: dict[str, SplitWriter], config: DatasetConfig) -> None:
+    """Raise ValueError when a split has no token at all."""
+    empty = [name for name, writer in writers.items() if writer.tokens == 0]
+    if empty:
+        raise ValueError(
+            f"split {empty[0]} of dataset={config.name} got no text: give more text, or raise dataset.held_out_fraction"
+        )
+
+
+def check_lengths(splits: Mapping[str, np.ndarray], block_size: int) -> None:
+    """Raise ValueError when a split is shorter than one window of block_size + 1 tokens."""
+    for name, ids in splits.items():
+        if len(ids) < block_size + 1:
+            raise ValueError(
+                f"split {name} has {len(ids)} tokens, but with block_size={block_size} one window takes "
+                f"{block_size + 1}: lower block_size to at most {max(len(ids) - 1, 0)}, or give more text"
+            )
+
+
+def open_prepared(folder: Path) -> Prepared:
+    """Map a prepared folder into memory; ValueError when its files do not have the recorded size."""
+    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    dtype = np.dtype(meta["dtype"])
+    splits = {}
+    for name, counts in meta["splits"].items():
+        file = folder / f"{name}.bin"
+        if not file.exists() or file.stat().st_size != counts["tokens"] * dtype.itemsize:
+            raise ValueError(f"the prepared data in {folder} is damaged: delete that folder, it is made anew")
+        splits[name] = np.memmap(file, dtype=dtype, mode="r")
+    return Prepared(
+        folder=folder,
+        tokenizer=tokenizer_from_state(meta["tokenizer"]),
+        splits=splits,
+        characters_per_token={n: c["characters"] / c["tokens"] for n, c in meta["splits"].items()},
+        fingerprint=meta["fingerprint"],
+    )
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A fresh folder beside `folder` that takes its place in one step when all went well, and vanishes otherwise."""
+    staging = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    with cache_errors(folder.parent):
+        staging.mkdir(parents=True)
+    try:
+        yield staging
+        with cache_errors(folder.parent):
+            publish(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish(staging: Path, folder: Path) -> None:
+    """Rename staging to folder; when another process was faster, its folder, of the same content, stays."""
+    try:
+        os.replace(staging, folder)
+    except OSError:
+        if not (folder / "meta.json").exists():
+            raise
+
+
+@contextmanager
+def cache_errors(cache_dir: str | Path) -> Iterator[None]:
+    """Turn an OSError of writing into the sentence that names the folder and the remedy."""
+    try:
+        yield
+    except OSError as error:
+        raise unwritable(cache_dir, error) from error
