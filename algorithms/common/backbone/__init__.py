@@ -1,0 +1,8 @@
+"""The one trunk under all four methods."""
+
+from algorithms.common.backbone.attention import KVCache
+from algorithms.common.backbone.config import BackboneConfig
+from algorithms.common.backbone.language_model import LanguageModel
+from algorithms.common.backbone.transformer import Transformer
+
+__all__ = ["BackboneConfig", "KVCache", "LanguageModel", "Transformer"]

@@ -1,0 +1,60 @@
+"""AdamW with decay groups and a warmup-cosine learning rate that is a pure function of the step.
+
+Source: Loshchilov and Hutter 2019 (arXiv:1711.05101) and 2017 (arXiv:1608.03983), grouped as in nanoGPT.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW and its schedule; `min_lr_ratio` is the last learning rate as a share of the peak."""
+
+    lr: float = 1e-3
+    min_lr_ratio: float = 0.1
+    warmup_steps: int = 100
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.99
+
+    def __post_init__(self) -> None:
+        if self.lr <= 0:
+            raise ValueError(f"algorithm.optimizer.lr is {self.lr}: it must be above 0")
+        if not 0 <= self.min_lr_ratio <= 1:
+            raise ValueError(f"algorithm.optimizer.min_lr_ratio is {self.min_lr_ratio}: it must lie in [0, 1]")
+        if self.warmup_steps < 0:
+            raise ValueError(f"algorithm.optimizer.warmup_steps is {self.warmup_steps}: it cannot be negative")
+        if self.weight_decay < 0:
+            raise ValueError(f"algorithm.optimizer.weight_decay is {self.weight_decay}: it cannot be negative")
+        for key in ("beta1", "beta2"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"algorithm.optimizer.{key} is {getattr(self, key)}: it must lie in [0, 1)")
+
+
+def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, min_ratio: float) -> float:
+    """Share of the peak learning rate at `step`: a linear rise, then half a cosine down to `min_ratio`."""
+    if step < warmup_steps:
+        return (step + 1) / (warmup_steps + 1)
+    if step >= total_steps:
+        return min_ratio
+    progress = (step - warmup_steps) / max(1, total_steps - warmup_steps)
+    return min_ratio + (1 - min_ratio) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
+    """Matrices and embeddings decay; gains and biases (fewer than two dimensions) do not."""
+    parameters = [p for p in module.parameters() if p.requires_grad]
+    return [
+        {"params": [p for p in parameters if p.dim() >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in parameters if p.dim() < 2], "weight_decay": 0.0},
+    ]
+
+
+def make_adamw(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """Fused AdamW over the decay groups of `module`."""
+    groups = [g for g in decay_groups(module, config.weight_decay) if g["params"]]
+    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)

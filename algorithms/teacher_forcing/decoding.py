@@ -1,0 +1,100 @@
+"""Autoregressive decoding: one token at a time, with an exact key-value cache.
+
+B batch, P prompt tokens, L tokens in all, V vocabulary.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from algorithms.common.backbone import KVCache, LanguageModel
+from algorithms.common.generation import (
+    Generation,
+    RowRandom,
+    Trace,
+    check_prompt,
+    check_sampling,
+    sample_tokens,
+)
+
+
+@dataclass(frozen=True)
+class AutoregressiveConfig:
+    """`algorithm/decoder=autoregressive`. temperature 0 is greedy; top_k and top_p of None keep all tokens."""
+
+    name: str = "autoregressive"
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    use_cache: bool = True
+
+    def __post_init__(self) -> None:
+        if self.name != "autoregressive":
+            raise ValueError(
+                f"algorithm/decoder={self.name} does not fit algorithm=gpt: use algorithm/decoder=autoregressive"
+            )
+        check_sampling(self.temperature, self.top_k, self.top_p)
+
+
+def context_start(position: int, block_size: int) -> int:
+    """First token visible when token `position` is predicted.
+
+    Within the first block_size tokens the whole past; beyond, the window jumps by half a block at a time, so
+    that a cache serves block_size / 2 tokens before the context is encoded anew.
+    """
+    hop = max(1, block_size // 2)
+    overflow = position - block_size
+    return 0 if overflow <= 0 else -(-overflow // hop) * hop
+
+
+def decode(
+    model: LanguageModel,
+    prompt: Tensor,
+    *,
+    length: int,
+    seeds: Sequence[int],
+    config: AutoregressiveConfig,
+    trace: bool = False,
+) -> Generation:
+    """Continue prompt (B, P) by `length` tokens; each step is one forward of the network.
+
+    Raises ValueError on an empty prompt, a length below 1, or a top_k above the vocabulary.
+    """
+    check_prompt(prompt, seeds, length)
+    vocabulary_size = model.lm_head.out_features
+    if config.top_k is not None and config.top_k > vocabulary_size:
+        raise ValueError(f"algorithm.decoder.top_k is {config.top_k}, above the vocabulary of {vocabulary_size} tokens")
+    block_size = model.trunk.config.block_size
+    began = time.perf_counter()
+    draws = RowRandom(seeds).uniform(length)  # (B, length), float64, on the CPU
+    P = prompt.size(1)
+    ids = torch.cat([prompt, prompt.new_zeros(prompt.size(0), length)], dim=1)  # (B, L)
+    cache: KVCache | None = None
+    start = 0
+    for step in range(length):
+        position = P + step
+        if config.use_cache and (cache is None or context_start(position, block_size) != start):
+            cache = model.trunk.new_cache()
+        start = context_start(position, block_size)
+        encoded = 0 if cache is None else cache.length
+        logits = model(ids[:, start + encoded : position], cache=cache)[:, -1]  # (B, V)
+        ids[:, position] = sample_tokens(
+            logits,
+            draws[:, step],
+            temperature=config.temperature,
+            top_k=config.top_k,
+            top_p=config.top_p,
+        )
+    seconds = time.perf_counter() - began
+    return Generation(ids, length, length, seconds, _trace(ids, P) if trace else None)
+
+
+def _trace(ids: Tensor, P: int) -> Trace:
+    """States after each step: positions up to the newest are done (0), the rest unknown (1)."""
+    L = ids.size(1)
+    done = torch.arange(L, device=ids.device) < torch.arange(P + 1, L + 1, device=ids.device)[:, None]  # (S, L)
+    states = (~done).float()[:, None].expand(-1, ids.size(0), -1)  # (S, B, L)
+    return Trace(torch.where(states == 0, ids, 0), states)
