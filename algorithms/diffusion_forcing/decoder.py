@@ -1,0 +1,54 @@
+"""Settings of the scheduling-matrix decoder of Diffusion Forcing LM (arXiv:2407.01392, section 4)."""
+
+from dataclasses import dataclass
+
+from algorithms.diffusion_forcing.embeddings import ROUNDINGS
+
+SCHEDULES = ("pyramid", "autoregressive", "full_sequence", "trapezoid", "trapezoid_original")
+TOKEN_DRAWS = ("sample", "mean")
+
+
+@dataclass(frozen=True)
+class MatrixDecoderConfig:
+    """How noise is taken away, from `sampling_timesteps` levels to none.
+
+    `token_draw=mean` steps towards the mean of each token's posterior, as the original; `sample` towards one token
+    drawn from it, which makes every step an exact draw of the reverse process given the past.
+    """
+
+    name: str = "matrix"
+    schedule: str = "autoregressive"
+    uncertainty_scale: float = 1.0
+    sampling_timesteps: int = 8
+    ddim_eta: float = 1.0
+    stabilization_level: int = 0
+    chunk_size: int | None = 16
+    token_draw: str = "sample"
+    temperature: float = 1.0
+    rounding: str = "nearest"
+    keyword: str | None = None
+    guidance_scale: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.name != "matrix":
+            raise ValueError(
+                f"algorithm/decoder={self.name} does not fit algorithm=df_lm: use pyramid, full_sequence, "
+                "trapezoid or autoregressive_matrix"
+            )
+        for key, choices in (("schedule", SCHEDULES), ("token_draw", TOKEN_DRAWS), ("rounding", ROUNDINGS)):
+            if getattr(self, key) not in choices:
+                raise ValueError(
+                    f"algorithm.decoder.{key} is '{getattr(self, key)}': choose one of {', '.join(choices)}"
+                )
+        if self.chunk_size is not None and self.chunk_size < 1:
+            raise ValueError(f"algorithm.decoder.chunk_size is {self.chunk_size}: it must be at least 1, or null")
+        if self.uncertainty_scale < 0:
+            raise ValueError(f"algorithm.decoder.uncertainty_scale is {self.uncertainty_scale}: it cannot be negative")
+        if self.temperature <= 0:
+            raise ValueError(f"algorithm.decoder.temperature is {self.temperature}: it must be above 0")
+        if self.temperature != 1.0 and self.token_draw == "mean":
+            raise ValueError("algorithm.decoder.temperature has no effect with token_draw=mean: set it to 1")
+        if (self.keyword is None) != (self.guidance_scale == 0):
+            raise ValueError("algorithm.decoder.keyword and guidance_scale go together: set both or neither")
+        if self.keyword is not None and self.token_draw == "sample":
+            raise ValueError("guidance needs a differentiable prediction: set algorithm.decoder.token_draw=mean")

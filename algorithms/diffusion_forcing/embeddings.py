@@ -1,0 +1,62 @@
+"""The table of token embeddings in which diffusion runs, and the way back from embeddings to tokens.
+
+Sources: fixed norm: Plaid (arXiv:2305.18619), CDCD (arXiv:2211.15089); rounding: Diffusion-LM (arXiv:2205.14217).
+B batch, T tokens, C embedding channels, V vocabulary.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+NORMS = ("fixed", "free")
+ROUNDINGS = ("nearest", "head")
+
+
+@dataclass(frozen=True)
+class EmbeddingConfig:
+    """`norm=fixed` gives every token the norm sqrt(dim), so that a coordinate has unit variance and embeddings
+    cannot shrink; `free` learns the norm from N(0, 0.02²) times `scale` (None: sqrt(dim)). `dim` None: n_embd."""
+
+    dim: int | None = None
+    norm: str = "fixed"
+    scale: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.dim is not None and self.dim < 1:
+            raise ValueError(f"algorithm.embedding.dim is {self.dim}: it must be at least 1, or null for n_embd")
+        if self.norm not in NORMS:
+            raise ValueError(f"algorithm.embedding.norm is '{self.norm}': choose one of {', '.join(NORMS)}")
+        if self.scale is not None and self.norm == "fixed":
+            raise ValueError("algorithm.embedding.scale works with norm=free only: a fixed norm is sqrt(dim)")
+
+
+class TokenTable(nn.Module):
+    """One embedding per token."""
+
+    def __init__(self, vocabulary_size: int, dim: int, config: EmbeddingConfig) -> None:
+        super().__init__()
+        self.fixed = config.norm == "fixed"
+        self.scale = math.sqrt(dim) if config.scale is None else config.scale
+        self.weight = nn.Parameter(torch.empty(vocabulary_size, dim))
+        nn.init.normal_(self.weight, 0.0, 0.02)
+
+    def forward(self) -> Tensor:
+        """The table as diffusion sees it: (V, C)."""
+        if self.fixed:
+            return F.normalize(self.weight, dim=-1) * math.sqrt(self.weight.size(1))
+        return self.weight * self.scale
+
+
+def token_logits(x0: Tensor, table: Tensor) -> Tensor:
+    """Log-density, up to a constant, of a unit Gaussian around x0 (B, T, C) at each token: (B, T, V)."""
+    return x0 @ table.T - 0.5 * table.square().sum(-1)
+
+
+def round_to_tokens(x0: Tensor, table: Tensor, rounding: str = "nearest") -> Tensor:
+    """Embeddings (B, T, C) to ids (B, T): `nearest` in L2, or `head`: the largest product with the table."""
+    if rounding == "head":
+        return (x0 @ table.T).argmax(-1)
+    return token_logits(x0, table).argmax(-1)

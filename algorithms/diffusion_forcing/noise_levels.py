@@ -1,0 +1,63 @@
+"""Noise levels for training: which rows of a batch are noised how, token by token.
+
+The plain recipe of Diffusion Forcing (arXiv:2407.01392, algorithm 1) draws every level independently; the
+other kinds of row show the network what it meets while sampling. Shapes: B batch, T tokens; levels -1 (clean)
+to timesteps - 1.
+"""
+
+import math
+from dataclasses import astuple, dataclass, fields
+
+import torch
+from torch import Tensor
+
+CLEAN = -1
+
+
+@dataclass(frozen=True)
+class RowMixture:
+    """Relative weights of the kinds of row; they need not add up to 1."""
+
+    independent: float = 1.0  # every token's level uniform over 0..timesteps-1, on its own
+    schedule: float = 0.0  # a row of a pyramid: clean up to a random position, a ramp of random width, then noise
+    tail: float = 0.0  # a clean prefix of random length, then independent levels up to the end
+    clean: float = 0.0  # every token clean
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            weight = getattr(self, field.name)
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of {field.name} rows must be 0 or a positive number, got {weight}")
+        if sum(astuple(self)) == 0:
+            raise ValueError("the weights of all kinds of rows are 0: give at least one a positive weight")
+
+
+def sample_noise_levels(
+    batch: int,
+    tokens: int,
+    *,
+    timesteps: int,
+    mixture: RowMixture,
+    generator: torch.Generator | None = None,
+    device: torch.device | str | None = None,
+) -> Tensor:
+    """Draw levels (B, T) int64: for every row its kind, by the mixture's weights, then its levels.
+
+    A ramp's width is log-uniform in 1..T tokens (1 is autoregressive), its start uniform from one width
+    before the first token, where all is noise, to the end, where all is clean. `generator` must be on
+    `device`.
+    """
+    weights = torch.tensor(astuple(mixture), dtype=torch.float64, device=device)
+    kind = torch.multinomial(weights, batch, replacement=True, generator=generator)  # (B,)
+    independent = torch.randint(timesteps, (batch, tokens), generator=generator, device=device)
+    place, spread = torch.rand(2, batch, 1, dtype=torch.float64, generator=generator, device=device)
+
+    position = torch.arange(tokens, device=device)
+    width = tokens**spread
+    start = place * (tokens + width) - width
+    ramp = (position - start) / width * (timesteps + 1) - 1  # -1 at the start, timesteps one width later
+    schedule = ramp.floor().clamp(CLEAN, timesteps - 1).long()  # (B, T)
+    tail = torch.where(position < (place * tokens).long(), CLEAN, independent)
+    clean = torch.full_like(independent, CLEAN)
+    kinds = torch.stack([independent, schedule, tail, clean])  # (4, B, T), in the order of RowMixture
+    return kinds[kind, torch.arange(batch, device=device)]

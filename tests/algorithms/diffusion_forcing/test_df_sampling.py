@@ -1,0 +1,243 @@
+"""The decoding loop: against plain loops written out, and what must hold for prompts, infilling and
+windows."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from hypothesis import given as for_all
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from algorithms.diffusion_forcing.diffusion import Diffusion
+from algorithms.diffusion_forcing.sampling import sample
+from algorithms.diffusion_forcing.scheduling import MODES, scheduling_matrix
+
+B, L, C = 2, 9, 4
+
+
+def make(toy, *, steps: int = 4, **options) -> Diffusion:
+    return Diffusion(toy(), sampling_timesteps=steps, **options)
+
+
+def rows_of(mode: str, steps: int = 4, scale: float = 1.0):
+    return lambda horizon: scheduling_matrix(mode, horizon, steps, scale)
+
+
+def prompt_of(length: int, rows: int = B, total: int = L) -> tuple[torch.Tensor, torch.Tensor]:
+    x = torch.randn(rows, total, C, generator=torch.Generator().manual_seed(7))
+    return x, (torch.arange(total) < length).expand(rows, -1)
+
+
+def test_full_sequence_is_plain_ddim(toy, seeded_rows):
+    """Catches a loop that denoises in another order, or with other noise, than DDIM written out by hand."""
+    diffusion = make(toy)
+    x, given = prompt_of(0)
+    out = sample(diffusion, x, given, matrix=rows_of("full_sequence"), noise=seeded_rows([1, 2]), block_size=L)
+    plain = seeded_rows([1, 2]).normal(L, C).clamp(-5, 5)
+    abar = torch.cat([torch.ones(1), diffusion.alphas_cumprod[[7, 15, 23, 31]]])
+    for level in range(4, 0, -1):
+        k = torch.full((B, L), 8 * level - 1)
+        noise = diffusion.denoiser(plain, k).clamp(-5, 5)
+        x0 = (plain - (1 - abar[level]).sqrt() * noise) / abar[level].sqrt()
+        plain = abar[level - 1].sqrt() * x0 + (1 - abar[level - 1]).sqrt() * noise
+    torch.testing.assert_close(out.x, plain, rtol=1e-4, atol=1e-4)
+    assert out.steps == out.forwards == 4
+
+
+def slow_sample(diffusion, context, total, matrix, noise, block_size, chunk_size):
+    """The original's validation loop, chunk after chunk, for a prompt (B, n, C)."""
+    x = context
+    while x.shape[1] < total:
+        done, horizon = x.shape[1], min(chunk_size, total - x.shape[1])
+        x = torch.cat([x, noise.normal(horizon, C).clamp(-5, 5)], dim=1)
+        start = max(0, done + horizon - block_size)
+        levels = torch.cat([torch.zeros(len(matrix(horizon)), done, dtype=torch.long), matrix(horizon)], dim=1)
+        for now, then in pairwise(levels):
+            x[:, start:] = diffusion.sample_step(
+                x[:, start:],
+                now[start:].expand(B, -1),
+                then[start:].expand(B, -1),
+                noise_fn=lambda like: noise.normal(*like.shape[1:]),
+            )
+    return x
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("chunk_size", [1, 2, 4])
+def test_chunks_and_window_equal_the_original_loop(toy, seeded_rows, mode, chunk_size):
+    """Catches a window, a chunk boundary or a level that differs from the original's loop, for DDPM and DDIM."""
+    for steps, eta, scale in ((4, 0.7, 1.0), (4, 0.7, 0.0), (8, 0.0, 1.5)):
+        diffusion = Diffusion(toy(), timesteps=8, sampling_timesteps=steps, ddim_eta=eta, stabilization_level=2)
+        x, given = prompt_of(3)
+        matrix = rows_of(mode, steps, scale)
+        out = sample(diffusion, x, given, matrix=matrix, noise=seeded_rows([3, 4]), block_size=5, chunk_size=chunk_size)
+        slow = slow_sample(diffusion, x[:, :3], L, matrix, seeded_rows([3, 4]), 5, chunk_size)
+        torch.testing.assert_close(out.x, slow)
+        horizons = [min(chunk_size, L - begin) for begin in range(3, L, chunk_size)]
+        assert out.forwards == sum(len(matrix(horizon)) - 1 for horizon in horizons)
+
+
+@settings(deadline=None, max_examples=25)
+@for_all(
+    mode=st.sampled_from([mode for mode in MODES if mode != "trapezoid_original"]),
+    chunk_size=st.none() | st.integers(1, 9),
+    mask=st.lists(st.booleans(), min_size=B * L, max_size=B * L),
+    seed=st.integers(0, 1000),
+    ddpm=st.booleans(),
+)
+def test_given_positions_never_change_and_all_others_finish(toy, seeded_rows, mode, chunk_size, mask, seed, ddpm):
+    """Catches infilling that overwrites a given token, in any row or chunk, or leaves noise behind."""
+    steps = 8 if ddpm else 3
+    diffusion = Diffusion(toy(), timesteps=8, sampling_timesteps=steps, ddim_eta=1.0)
+    x, _ = prompt_of(0)
+    given = torch.tensor(mask).view(B, L)
+    states = []
+    out = sample(
+        diffusion,
+        x,
+        given,
+        matrix=rows_of(mode, steps),
+        noise=seeded_rows([seed, seed + 1]),
+        block_size=L,
+        chunk_size=chunk_size,
+        on_row=lambda x, levels, row: states.append((x, levels)),
+    )
+    assert torch.equal(out.x[given], x[given])
+    assert out.x.isfinite().all()
+    for state, levels in states:
+        assert torch.equal(state[given], x[given])
+        assert not levels[given].any()
+    if states:
+        assert not states[-1][1].any()
+        assert torch.equal(states[-1][0], out.x)
+    for _, levels in diffusion.denoiser.seen:
+        assert levels.max() < 8
+
+
+def test_a_prompt_is_a_mask_and_nothing_follows_a_full_one(toy, seeded_rows):
+    """Catches a second road for prompts: a column given in every row is context, wherever the caller had it from."""
+    diffusion = make(toy, ddim_eta=1.0)
+    x, given = prompt_of(4)
+    x_elsewhere = torch.where(given[..., None], x, torch.full_like(x, 99.0))
+    options = {"matrix": rows_of("pyramid"), "block_size": L, "chunk_size": 3}
+    first = sample(diffusion, x, given, noise=seeded_rows([0, 1]), **options)
+    second = sample(diffusion, x_elsewhere, given, noise=seeded_rows([0, 1]), **options)
+    assert torch.equal(first.x, second.x)
+    everything = sample(diffusion, x, torch.ones(B, L, dtype=torch.bool), noise=seeded_rows([0, 1]), **options)
+    assert torch.equal(everything.x, x)
+    assert everything.forwards == 0
+
+
+@pytest.mark.parametrize("hole", [False, True])
+def test_a_batch_gives_each_row_what_it_gets_alone(toy, seeded_rows, hole):
+    """Catches draws, or decisions, that depend on a row's neighbours, guided and not."""
+    diffusion = make(toy, ddim_eta=1.0)
+    x, given = prompt_of(3, rows=3)
+    if hole:
+        given = given.clone()
+        given[1, 5] = True
+    target = torch.randn(C, generator=torch.Generator().manual_seed(1))
+    for guidance_fn in (None, lambda x0_hat: (target * x0_hat.tanh()).sum()):
+        options = {"matrix": rows_of("trapezoid"), "block_size": 6, "chunk_size": 3, "guidance_fn": guidance_fn}
+        together = sample(diffusion, x, given, noise=seeded_rows([5, 6, 7]), **options)
+        for row in range(3):
+            one = slice(row, row + 1)
+            alone = sample(diffusion, x[one], given[one], noise=seeded_rows([5 + row]), **options)
+            torch.testing.assert_close(alone.x, together.x[one], rtol=1e-4, atol=1e-5)
+
+
+def test_the_past_does_not_hear_of_the_future_chunk(toy, seeded_rows):
+    """Catches finished tokens that move when a later chunk is denoised."""
+    diffusion = make(toy)
+    x, given = prompt_of(2)
+    options = {"matrix": rows_of("pyramid"), "block_size": L, "chunk_size": 3}
+    short = sample(diffusion, x[:, :5], given[:, :5], noise=seeded_rows([0, 1]), **options)
+    longer = sample(diffusion, x, given, noise=seeded_rows([0, 1]), **options)
+    assert torch.equal(longer.x[:, :5], short.x)
+
+
+def test_offset_is_in_the_window_only(toy, seeded_rows):
+    """Catches positions that stay in finished tokens, count from the text's start, or reach guidance and traces."""
+    clean = torch.randn(L, C, generator=torch.Generator().manual_seed(2))
+    asked, shown, heard, traced = [], [], [], []
+
+    def offset(start: int, length: int) -> torch.Tensor:
+        asked.append((start, length))
+        return 10.0 * torch.arange(length)[:, None].expand(length, C)
+
+    def denoiser(x: torch.Tensor, levels: torch.Tensor) -> torch.Tensor:
+        start, length = asked[-1]
+        shown.append(x)
+        return (clean[start : start + length] + 10.0 * torch.arange(length)[:, None]).expand_as(x) + 0 * x
+
+    diffusion = Diffusion(denoiser, sampling_timesteps=4, objective="pred_x0")
+    x, given = clean.expand(B, -1, -1), prompt_of(3)[1]
+
+    def hear(x0_hat: torch.Tensor) -> torch.Tensor:
+        heard.append(x0_hat.detach())
+        return 0.0 * x0_hat.sum()
+
+    out = sample(
+        diffusion,
+        x,
+        given,
+        matrix=rows_of("autoregressive"),
+        noise=seeded_rows([0, 1]),
+        block_size=4,
+        chunk_size=2,
+        guidance_fn=hear,
+        window_offset=offset,
+        on_row=lambda x, levels, row: traced.append((x, levels)),
+    )
+    assert asked == [(1, 4), (3, 4), (5, 4)]
+    torch.testing.assert_close(shown[0][:, 2:], seeded_rows([0, 1]).normal(2, C), rtol=0, atol=1e-5)  # only noise
+    torch.testing.assert_close(out.x, x, rtol=1e-4, atol=1e-4)
+    assert torch.equal(out.x[:, :3], x[:, :3])
+    torch.testing.assert_close(heard[-1][0], clean[5:], rtol=1e-4, atol=1e-4)
+    for state, levels in traced:
+        done = levels == 0
+        torch.testing.assert_close(state[done], x[done], rtol=1e-4, atol=1e-4)
+
+
+def test_on_row_sees_every_row_of_every_chunk(toy, seeded_rows):
+    """Catches a trace that misses the initial noise or the last row, or that holds views which change later."""
+    diffusion = make(toy)
+    x, given = prompt_of(3)
+    seen = []
+    sample(
+        diffusion,
+        x,
+        given,
+        matrix=rows_of("pyramid"),
+        noise=seeded_rows([0, 1]),
+        block_size=L,
+        chunk_size=4,
+        on_row=lambda *state: seen.append(state),
+    )
+    heights = [len(scheduling_matrix("pyramid", horizon, 4, 1.0)) for horizon in (4, 2)]
+    assert [row for _, _, row in seen] == [*range(heights[0]), *range(heights[1])]
+    assert seen[0][1][0].tolist() == [0, 0, 0, 4, 4, 4, 4, 4, 4]
+    assert seen[2][1][0].tolist() == [0, 0, 0, 2, 3, 4, 4, 4, 4]
+    assert seen[-1][1][0].tolist() == [0] * 9
+    assert not seen[0][0][:, 7:].any()
+    assert not torch.equal(seen[0][0], seen[1][0])
+
+
+@pytest.mark.parametrize(
+    ("chunk_size", "block_size", "words"),
+    [(None, 4, "block_size 4"), (5, 4, "5 tokens at once"), (0, 4, "chunk_size must be at least 1")],
+)
+def test_chunks_that_do_not_fit_are_named(toy, seeded_rows, chunk_size, block_size, words):
+    """Catches a horizon cut short by the window, whose first tokens would never be denoised."""
+    x, given = prompt_of(0)
+    with pytest.raises(ValueError, match=words):
+        sample(
+            make(toy),
+            x,
+            given,
+            matrix=rows_of("pyramid"),
+            noise=seeded_rows([0, 1]),
+            block_size=block_size,
+            chunk_size=chunk_size,
+        )
