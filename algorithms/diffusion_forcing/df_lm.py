@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from itertools import pairwise
+from typing import cast
 
 import numpy as np
 import torch
@@ -102,18 +103,27 @@ class DFLM(BaseAlgorithm):
 
     def __init__(self, config: DFLMConfig, *, vocabulary_size: int, total_steps: int = 1, seed: int = 0) -> None:
         super().__init__(config, vocabulary_size=vocabulary_size, total_steps=total_steps, seed=seed)
-        backbone = config.backbone
-        self.window = backbone.block_size + 1
-        self.table = TokenTable(vocabulary_size, config.embedding.dim or backbone.n_embd, config.embedding)
-        self.denoiser: FaithfulDenoiser | ShiftedDenoiser
+        self.window = config.backbone.block_size + 1
+        dim = config.embedding.dim or config.backbone.n_embd
+        table = TokenTable(vocabulary_size, dim, config.embedding)
+        denoiser: FaithfulDenoiser | ShiftedDenoiser
         if config.parameterisation == "shifted":
             abar = self.make_process(nn.Identity()).alphas_cumprod
-            self.denoiser = ShiftedDenoiser(backbone, self.table, config.time_fusion, abar)
+            denoiser = ShiftedDenoiser(config.backbone, table, config.time_fusion, abar)
         else:
-            longer = replace(backbone, block_size=self.window)
-            self.denoiser = FaithfulDenoiser(longer, self.table, config.time_fusion)
-        self.likelihood_kind = self.denoiser.likelihood_kind
-        self.process = self.make_process(self.denoiser)
+            longer = replace(config.backbone, block_size=self.window)
+            denoiser = FaithfulDenoiser(longer, table, config.time_fusion)
+        self.likelihood_kind = denoiser.likelihood_kind
+        self.process = self.make_process(denoiser)
+
+    @property
+    def denoiser(self) -> FaithfulDenoiser | ShiftedDenoiser:
+        """The network, which the process owns."""
+        return cast(FaithfulDenoiser | ShiftedDenoiser, self.process.denoiser)
+
+    @property
+    def table(self) -> TokenTable:
+        return self.denoiser.table
 
     def make_process(self, denoiser: nn.Module, decoder: MatrixDecoderConfig | None = None) -> Diffusion:
         """The Gaussian process around `denoiser`, sampling as `decoder` says."""

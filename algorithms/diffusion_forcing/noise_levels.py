@@ -33,24 +33,19 @@ class RowMixture:
 
 
 def sample_noise_levels(
-    batch: int,
-    tokens: int,
-    *,
-    timesteps: int,
-    mixture: RowMixture,
-    generator: torch.Generator | None = None,
-    device: torch.device | str | None = None,
+    batch: int, tokens: int, *, timesteps: int, mixture: RowMixture, generator: torch.Generator
 ) -> Tensor:
-    """Draw levels (B, T) int64: for every row its kind, by the mixture's weights, then its levels.
+    """Draw levels (B, T) int64 on the generator's device: for every row its kind, by the mixture's weights, then
+    its levels.
 
     A ramp's width is log-uniform in 1..T tokens (1 is autoregressive), its start uniform from one width
-    before the first token, where all is noise, to the end, where all is clean. `generator` must be on
-    `device`.
+    before the first token, where all is noise, to the end, where all is clean.
     """
-    weights = torch.tensor(astuple(mixture), dtype=torch.float64, device=device)
+    device = generator.device
+    weights = torch.tensor(astuple(mixture), dtype=torch.float32, device=device)
     kind = torch.multinomial(weights, batch, replacement=True, generator=generator)  # (B,)
     independent = torch.randint(timesteps, (batch, tokens), generator=generator, device=device)
-    place, spread = torch.rand(2, batch, 1, dtype=torch.float64, generator=generator, device=device)
+    place, spread = torch.rand(2, batch, 1, generator=generator, device=device)
 
     position = torch.arange(tokens, device=device)
     width = tokens**spread

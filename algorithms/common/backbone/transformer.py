@@ -55,7 +55,7 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         h = self.c_fc(x)  # (B, T, 4C)
-        h = F.gelu(h) if self.gelu else F.relu(h).square()
+        h = F.gelu(h) if self.gelu else h * F.relu(h)  # = relu(h)², several times faster on a CPU than squaring
         return self.dropout(self.c_proj(h))
 
 

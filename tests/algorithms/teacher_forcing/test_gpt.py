@@ -85,7 +85,7 @@ def test_uniform_model_scores_the_logarithm_of_the_vocabulary():
     gpt = make_gpt()
     torch.nn.init.zeros_(gpt.model.lm_head.weight)
     ids = torch.randint(0, 7, (2, 9), generator=GENERATOR)
-    assert float(gpt.nll(ids, GENERATOR).mean()) == pytest.approx(math.log(7))
+    assert gpt.nll(ids, GENERATOR).mean().item() == pytest.approx(math.log(7))
 
 
 def test_trace_shows_one_token_more_at_each_step():
