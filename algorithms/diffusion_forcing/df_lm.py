@@ -114,6 +114,8 @@ class DFLM(BaseAlgorithm):
             longer = replace(config.backbone, block_size=self.window)
             denoiser = FaithfulDenoiser(longer, table, config.time_fusion)
         self.likelihood_kind = denoiser.likelihood_kind
+        if config.mse_weight > 0:
+            self.loss_unit = "weighted squared error" + (" + nats" if config.ce_weight > 0 else "")
         self.process = self.make_process(denoiser)
 
     @property
