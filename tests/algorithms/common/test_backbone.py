@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel, Transformer
 from algorithms.common.backbone.attention import attention_mask
-from algorithms.teacher_forcing.weights import from_nanogpt, from_tiny_diffusion
+from algorithms.teacher_forcing.weights import from_nanogpt
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 STYLES = ["nanogpt", "rope"]
@@ -23,6 +23,18 @@ def golden(file: str, case: str) -> dict[str, torch.Tensor]:
 
 def tiny(style: str, **kwargs) -> BackboneConfig:
     return BackboneConfig(n_layer=2, n_head=2, n_embd=16, block_size=12, style=style, **kwargs)
+
+
+def from_tiny_diffusion(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """tiny-diffusion's names as ours; its separate q, k and v become one matrix."""
+    renamed = {"wte.weight": state["token_emb.weight"], "lm_head.weight": state["lm_head.weight"]}
+    for key, value in state.items():
+        if key.endswith(".c_q.weight"):
+            stem = key.removesuffix("c_q.weight")
+            renamed[f"trunk.{stem}c_attn.weight"] = torch.cat([state[f"{stem}c_{part}.weight"] for part in "qkv"])
+        elif key.startswith("blocks.") and not key.endswith((".c_k.weight", ".c_v.weight")):
+            renamed[f"trunk.{key}"] = value
+    return renamed
 
 
 @pytest.mark.parametrize("bias", [False, True])

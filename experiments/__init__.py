@@ -1,0 +1,1 @@
+"""Runs: configuration, trainer, checkpoints, logging and tasks. The one place where Hydra meets the code."""

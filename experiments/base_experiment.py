@@ -1,0 +1,156 @@
+"""An experiment is a class whose tasks are its methods, run in the order of `experiment.tasks`.
+
+Here is what any experiment needs: the checks before work, the weights to start from, and the run's summary.
+"""
+
+import json
+import logging
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, ClassVar
+
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from omegaconf import DictConfig
+
+from experiments import loggers, summary
+from experiments.checkpoint import Checkpoint, read_checkpoint
+from experiments.config import EXPERIMENTS, RunConfig, build_run, look_up
+from experiments.errors import near_miss
+from experiments.run_folder import checkpoint_of
+from experiments.trainer import check_settings
+
+OPTIMIZED_METRIC = "val/nll"  # what a sweeper of Hydra gets to see
+
+
+def run_experiment(cfg: DictConfig, run_dir: Path) -> float | None:
+    """Run the composed config in `run_dir`; the optimised metric, if a task measured it."""
+    logging.getLogger("matplotlib").setLevel(logging.WARNING)
+    settings = HydraConfig.get()
+    choices = {key: str(value) for key, value in settings.runtime.choices.items() if value is not None}
+    run = build_run(cfg, choices=choices, overrides=list(settings.overrides.task))
+    experiment = look_up(EXPERIMENTS, run.experiment.name, "experiment.name")(run, run_dir)
+    experiment.run_tasks()
+    return experiment.summary["figures"].get(OPTIMIZED_METRIC)
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """Print from the first process only."""
+    print(text, flush=True)
+
+
+class BaseExperiment:
+    """Runs tasks by name. A subclass sets `config_class` and `tasks` and writes a method for each task.
+
+    Raises ValueError or OSError in one sentence, before any work, on what can be known to be wrong.
+    """
+
+    config_class: ClassVar[type]
+    tasks: ClassVar[tuple[str, ...]]
+    training_tasks: ClassVar[tuple[str, ...]] = ("training",)  # those after which there are weights
+
+    def __init__(self, run: RunConfig, run_dir: Path) -> None:
+        self.run = run
+        self.config = run.experiment
+        self.run_dir = run_dir
+        self.source: Path | None = None  # the checkpoint of load= or resume=
+        self.checkpoint: Checkpoint | None = None
+        self._loggers: list[Logger] | None = None
+        self._check_tasks()
+        check_settings(run.trainer)
+        if run.resume is not None:
+            self.source = checkpoint_of(Path(run.resume), ["last.ckpt"] if self.trains else ["best.ckpt", "last.ckpt"])
+        elif run.load is not None:
+            self.source = checkpoint_of(Path(run.load), ["best.ckpt", "last.ckpt"])
+        if self.source is not None:
+            self.checkpoint = read_checkpoint(self.source)
+        self._check_folder()
+        self.summary = self._begin_summary()
+
+    @property
+    def trains(self) -> bool:
+        return any(task in self.training_tasks for task in self.config.tasks)
+
+    @property
+    def resumed(self) -> bool:
+        return self.run.resume is not None
+
+    @property
+    def loggers(self) -> list[Logger]:
+        """The run's loggers, made when first needed: none is left behind by a run that fails its checks."""
+        if self._loggers is None:
+            step = None
+            if self.resumed and self.checkpoint:  # training goes on from there; without it every row stays
+                step = self.checkpoint["global_step"] if self.trains else sys.maxsize
+            self._loggers = loggers.build_loggers(self.run, self.run_dir, step)
+        return self._loggers
+
+    def prepare(self) -> None:
+        """Build what the tasks share, and check it. Called once, before the first task."""
+
+    def run_tasks(self) -> None:
+        """Prepare, then run each task of the config in turn; the summary is written after each."""
+        self.prepare()
+        self.write_summary("running")
+        for task in self.config.tasks:
+            say(f"--- {task}")
+            getattr(self, task)()
+            self.write_summary("running")
+        self.write_summary("finished")
+        if self._loggers is not None:
+            loggers.close(self._loggers, self.summary["figures"])
+        say(f"run folder: {self.run_dir}")
+
+    @rank_zero_only
+    def write_summary(self, status: str) -> None:
+        self.summary["status"] = status
+        summary.write_summary(self.run_dir / "summary.json", self.summary)
+
+    def _begin_summary(self) -> dict[str, Any]:
+        fresh = {
+            "status": "running",
+            "algorithm": self.run.algorithm.name,
+            "dataset": self.run.dataset.name,
+            "seed": self.run.seed,
+            "overrides": self.run.overrides,
+            "figures": {},
+            "kinds": {},  # of the likelihoods among the figures: exact or bound
+        }
+        stored = self.run_dir / "summary.json"
+        if self.resumed and stored.is_file():
+            fresh = json.loads(stored.read_text()) | {"overrides": self.run.overrides}
+        return fresh
+
+    def _check_tasks(self) -> None:
+        tasks = self.config.tasks
+        if not tasks:
+            raise ValueError(f"experiment.tasks is empty: choose from {', '.join(self.tasks)}")
+        for task in tasks:
+            if task not in self.tasks:
+                raise ValueError(f"experiment.tasks has no task '{task}'{near_miss(task, self.tasks)}")
+        first = tasks[0]
+        if first not in self.training_tasks and self.run.load is None and self.run.resume is None:
+            raise ValueError(
+                f"the task '{first}' needs trained weights: say load=RUN_FOLDER, or put training before it"
+            )
+
+    def _check_folder(self) -> None:
+        """The run folder takes files. (How much room the checkpoints need is known once the model is.)"""
+        for name in ("checkpoints", "samples", "plots"):
+            (self.run_dir / name).mkdir(parents=True, exist_ok=True)
+        probe = self.run_dir / "checkpoints" / ".probe.tmp"
+        probe.write_bytes(b"x")
+        probe.unlink(missing_ok=True)
+
+    def check_space(self, parameters: int) -> None:
+        """ValueError unless the disk holds best, last and the one being written: weights, two moments, an average."""
+        needed = parameters * 4 * 4 * 3
+        free = shutil.disk_usage(self.run_dir).free
+        if free < needed:
+            raise ValueError(
+                f"{self.run_dir} has {free / 1e6:,.0f} MB free, and the checkpoints need {needed / 1e6:,.0f} MB: "
+                "free some space, or choose another place with hydra.run.dir="
+            )

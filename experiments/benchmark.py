@@ -1,0 +1,169 @@
+"""Timings: what the framework costs beside a bare PyTorch loop, and the vectorised loss weights beside a plain loop.
+
+Both arms of a comparison run in turn, A B A B ..., in one process, so that a drift of the machine hits both; ratios
+are taken pair by pair and their median is reported. B batch, T tokens.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+from lightning import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.diffusion_forcing.snr_weights import snr_weights
+from experiments import callbacks as callback
+from experiments.base_experiment import say
+from experiments.config import ALGORITHMS, LanguageModelingConfig, look_up
+from experiments.language_modeling import LanguageModeling
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig(LanguageModelingConfig):
+    """`experiment=benchmark`: `rounds` pairs; the first `warmup_steps` of training.max_steps are not timed."""
+
+    name: str = "benchmark"
+    tasks: list[str] = field(default_factory=lambda: ["training_speed", "loss_weights"])
+    rounds: int = 5
+    warmup_steps: int = 20
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rounds < 1:
+            raise ValueError(f"experiment.rounds is {self.rounds}: it must be at least 1")
+        if not 0 < self.warmup_steps < self.training.max_steps:
+            raise ValueError(
+                f"experiment.warmup_steps is {self.warmup_steps}: it must lie between 0 and training.max_steps "
+                f"({self.training.max_steps})"
+            )
+
+
+class Stopwatch(Callback):
+    """Seconds from the end of step `warmup` to the end of the last step of training."""
+
+    def __init__(self, warmup: int) -> None:
+        self.warmup = warmup
+        self.began = 0.0
+        self.seconds = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.global_step == self.warmup:
+            self.began = _now()
+        elif trainer.global_step == trainer.max_steps:
+            self.seconds = _now() - self.began
+
+
+class Benchmark(LanguageModeling):
+    """Paired timings of this machine; figures and all rounds go to summary.json."""
+
+    config_class = BenchmarkConfig
+    config: BenchmarkConfig
+    tasks = ("training_speed", "loss_weights")
+    training_tasks = tasks  # nothing here needs trained weights
+
+    def training_speed(self) -> None:
+        """Steps per second of the configured method through the whole framework, and through a bare loop."""
+        steps = self.config.training.max_steps - self.config.warmup_steps
+        pairs = [(steps / self._framework(), steps / self._bare_loop()) for _ in range(self.config.rounds)]
+        self._record("training_speed", pairs, "framework_steps_per_second", "bare_loop_steps_per_second")
+
+    def loss_weights(self) -> None:
+        """Calls per second of the fused-SNR weights, and of the original's loop over tokens, at T = 1024, B = 16."""
+        snr = torch.rand(16, 1024, generator=torch.Generator().manual_seed(0)) * 20
+        fast = snr_weights(snr, "pred_noise", snr_clip=5.0, decay=0.95)
+        slow = loop_weights(snr, snr_clip=5.0, decay=0.95)
+        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
+        pairs = [
+            (
+                _rate(lambda: snr_weights(snr, "pred_noise", snr_clip=5.0, decay=0.95), 100),
+                _rate(lambda: loop_weights(snr, snr_clip=5.0, decay=0.95), 10),
+            )
+            for _ in range(self.config.rounds)
+        ]
+        self._record("loss_weights", pairs, "vectorised_per_second", "loop_per_second")
+
+    def _fresh(self) -> BaseAlgorithm:
+        return look_up(ALGORITHMS, self.run.algorithm.name, "algorithm.name")(
+            self.run.algorithm,
+            vocabulary_size=self.tokenizer.vocabulary_size,
+            total_steps=self.config.training.max_steps,
+            seed=self.run.seed,
+        )
+
+    def _framework(self) -> float:
+        """Seconds of the timed steps through Trainer, loggers and callbacks."""
+        assert self.data is not None
+        watch = Stopwatch(self.config.warmup_steps)
+        trainer = self._trainer(callback.Speed(self.run.logger.log_every_steps))
+        trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
+        trainer.fit(self._fresh(), datamodule=self.data)
+        return watch.seconds
+
+    def _bare_loop(self) -> float:
+        """Seconds of the timed steps in the shortest loop that trains the same model on the same batches."""
+        assert self.data is not None
+        device = self._evaluation_trainer().strategy.root_device
+        model = self._fresh().to(device).train()
+        optimizer = model.configure_optimizers()["optimizer"]
+        generator = torch.Generator(device).manual_seed(self.run.seed)
+        self.data.trainer = None
+        clip = self.config.training.gradient_clip_norm
+        began = 0.0
+        for step, ids in enumerate(islice(self.data.train_dataloader(), self.config.training.max_steps)):
+            loss = model.loss(ids.to(device), generator)["loss"]
+            optimizer.zero_grad()
+            loss.backward()
+            if clip is not None:
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            optimizer.step()
+            if step + 1 == self.config.warmup_steps:
+                began = _now()
+        return _now() - began
+
+    def _record(self, task: str, pairs: list[tuple[float, float]], ours: str, other: str) -> None:
+        ratios = [a / b for a, b in pairs]
+        figures = {
+            f"benchmark/{ours}": statistics.median(a for a, _ in pairs),
+            f"benchmark/{other}": statistics.median(b for _, b in pairs),
+            f"benchmark/{task}_ratio": statistics.median(ratios),
+        }
+        self.summary["figures"] |= figures
+        self.summary[task] = {"columns": [ours, other], "rounds": pairs, "ratios": ratios}
+        say("  ".join(f"{key.removeprefix('benchmark/')} {value:.4g}" for key, value in figures.items()))
+        say(f"  ratio over {len(ratios)} rounds: {min(ratios):.4g} to {max(ratios):.4g}")
+
+
+def loop_weights(snr: torch.Tensor, *, snr_clip: float, decay: float) -> torch.Tensor:
+    """Fused-SNR weights (B, T) for pred_noise from snr (B, T), token by token as the original program walks them."""
+    signal = snr / snr_clip
+    clipped = signal.clamp(max=1.0)
+    average = torch.zeros_like(clipped)
+    for t in range(clipped.size(1)):
+        average[:, t] = clipped[:, t] if t == 0 else decay * average[:, t - 1] + (1 - decay) * clipped[:, t]
+    past = torch.cat([torch.zeros_like(average[:, :1]), average[:, :-1]], dim=1)
+    clipped_fused = 1 - (1 - past * decay) * (1 - clipped)
+    fused = 1 - (1 - past * decay) * (1 - signal)
+    return clipped_fused / fused
+
+
+def _rate(call: Callable[[], Any], times: int) -> float:
+    """Calls per second, after one that is not counted."""
+    call()
+    began = _now()
+    for _ in range(times):
+        call()
+    return times / (_now() - began)
+
+
+def _now() -> float:
+    """The clock, once the device has done what it was told."""
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter()

@@ -1,0 +1,308 @@
+"""Language modelling: train a method on a corpus, measure its likelihood, sample from it.
+
+B batch, P prompt tokens, L tokens in all.
+"""
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from lightning import Trainer
+
+from algorithms.common.backbone.transformer import Transformer
+from datasets.data_module import TextDataModule
+from datasets.tokenizers import Tokenizer, tokenizer_from_state
+from experiments import callbacks as callback
+from experiments.analysis import plots
+from experiments.base_experiment import BaseExperiment, rank_zero_only, say
+from experiments.checkpoint import load_weights, read_checkpoint
+from experiments.checkpoint_callback import Checkpoints
+from experiments.config import ALGORITHMS, LanguageModelingConfig, look_up
+from experiments.loggers import log_media
+from experiments.summary import write_json
+from experiments.trainer import build_trainer
+
+SHOWN = 2  # samples printed, of those written
+
+
+class LanguageModeling(BaseExperiment):
+    """training, validation, test and sampling of one model on one corpus.
+
+    Evaluation and sampling use checkpoints/best.ckpt of this run, or the weights of load=.
+    """
+
+    config_class = LanguageModelingConfig
+    config: LanguageModelingConfig
+    tasks: ClassVar[tuple[str, ...]] = ("training", "validation", "test", "sampling")
+
+    def prepare(self) -> None:
+        self.block_size = self._block_size()
+        self.data: TextDataModule | None = None
+        self._evaluator: Trainer | None = None
+        stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
+        if stored is not None and set(self.config.tasks) == {"sampling"}:
+            self.tokenizer: Tokenizer = tokenizer_from_state(stored)  # sampling alone needs no corpus
+        else:
+            self.data = TextDataModule(
+                self.run.dataset,
+                block_size=self.block_size,
+                batch_size=self.config.training.batch_size,
+                eval_batch_size=self.config.evaluation.batch_size,
+                seed=self.run.seed,
+            )
+            self.data.prepare()
+            self.tokenizer = self.data.tokenizer
+            self.summary["dataset_fingerprint"] = self.data.fingerprint
+        self.prompt = self._encode_prompt()
+        self.algorithm = look_up(ALGORITHMS, self.run.algorithm.name, "algorithm.name")(
+            self.run.algorithm,
+            vocabulary_size=self.tokenizer.vocabulary_size,
+            total_steps=self.config.training.max_steps,
+            seed=self.run.seed,
+        )
+        self.algorithm.encode = self.tokenizer.encode
+        if self.data is not None:
+            self.algorithm.characters_per_token = dict(self.data.characters_per_token)
+        if self.checkpoint is not None and self.source is not None:
+            load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
+            self._check_average()
+        parameters = sum(p.numel() for p in self.algorithm.parameters())
+        self.summary |= {
+            "likelihood_kind": self.algorithm.likelihood_kind,
+            "loss_unit": self.algorithm.loss_unit,
+            "parameters": parameters,
+            "vocabulary_size": self.tokenizer.vocabulary_size,
+            "block_size": self.block_size,
+        }
+        if "training" in self.config.tasks:
+            self.check_space(parameters)
+        say(f"{self.run.algorithm.name}: {parameters:,} parameters, {self.tokenizer.vocabulary_size} tokens")
+
+    def training(self) -> None:
+        """Train to experiment.training.max_steps, then take up the best weights on the validation split."""
+        assert self.data is not None
+        config = self.config.training
+        done = self.checkpoint["global_step"] if self.resumed and self.checkpoint else 0
+        if done >= config.max_steps:
+            say(f"training is complete: {done} steps are done")
+            states = self.checkpoint["callbacks"]  # type: ignore[index]
+            self._sum_up_training(states["Speed"], states["Checkpoints"], done)
+        else:
+            speed = callback.Speed(self.run.logger.log_every_steps)
+            trainer = self._trainer(speed)
+            if config.compile:
+                for module in self.algorithm.modules():
+                    if isinstance(module, Transformer):
+                        module.compile()
+            for logger in self.loggers:
+                logger.log_hyperparams(self.run.plain)
+            ckpt_path = str(self.source) if self.resumed else None
+            if config.overfit_batches is None:
+                trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
+            else:
+                self.data.trainer = trainer
+                few = Repeated(self.data, config.overfit_batches)
+                trainer.fit(self.algorithm, few, self.data.eval_dataloader("val"), ckpt_path=ckpt_path)
+            trainer.strategy.barrier()  # the first process has written best.ckpt
+            if self.run.trainer.get("profiler"):
+                say(trainer.profiler.summary())
+            keeper = trainer.checkpoint_callback
+            assert isinstance(keeper, Checkpoints)
+            self._sum_up_training(speed.state_dict(), keeper.state_dict(), trainer.global_step)
+        best = self.run_dir / "checkpoints" / "best.ckpt"
+        load_weights(self.algorithm, read_checkpoint(best), best, tokenizer=self.tokenizer)
+        self._draw_curve()
+
+    def validation(self) -> None:
+        """Nats per token, bits per character and perplexity of the validation split, and of the whole."""
+        assert self.data is not None
+        for split in ("val", "val_whole"):
+            if split in self.data.splits:
+                self._evaluate(split)
+
+    def test(self) -> None:
+        """The same on the test split."""
+        self._evaluate("test")
+
+    @rank_zero_only
+    def sampling(self) -> None:
+        """Continue the prompt n_samples times; samples.txt for people, samples.json for programs."""
+        config = self.config.sampling
+        device = self._evaluation_trainer().strategy.root_device
+        seeds = [self.run.seed * 1_000_000 + i for i in range(config.n_samples)]
+        prompt = torch.tensor(self.prompt, device=device).expand(len(seeds), -1)  # (B, P)
+        algorithm = self.algorithm.to(device).eval()
+        compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
+        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+            out = algorithm.generate(prompt, length=config.length, seeds=seeds)
+        skipped = 0 if config.prompt else len(self.prompt)  # the start token is not text
+        texts = [self.tokenizer.decode(row[skipped:]) for row in out.ids.cpu()]
+        record = {
+            "prompt": config.prompt,
+            "length": config.length,
+            "seeds": seeds,
+            "steps": out.steps,
+            "forwards": out.forwards,
+            "seconds": out.seconds,
+            "decoder": dataclasses.asdict(self.run.algorithm.decoder),
+            "checkpoint": str(self.source or self.run_dir / "checkpoints" / "best.ckpt"),
+            "ids": out.ids.tolist(),
+            "texts": texts,
+        }
+        folder = self.run_dir / "samples"
+        write_json(folder / "samples.json", record)
+        (folder / "samples.txt").write_text(_readable(seeds, texts), encoding="utf-8")
+        say(_readable(seeds[:SHOWN], texts[:SHOWN]))
+        self.summary["sampling"] = {key: record[key] for key in ("steps", "forwards", "seconds", "length")}
+        self.summary["sampling"]["n_samples"] = len(seeds)
+        drawn = self._draw_artifacts()
+        if self._loggers is not None or self.run.logger.wandb is not None:
+            log_media(self.loggers, self.run_dir, list(zip(seeds, texts, strict=True)), drawn)
+
+    def _block_size(self) -> int:
+        context = self.run.algorithm.backbone.block_size
+        block_size = self.config.block_size or context
+        if block_size > context:
+            raise ValueError(
+                f"experiment.block_size is {block_size}, above the context of {context}: lower it, or raise "
+                "algorithm.backbone.block_size"
+            )
+        return block_size
+
+    def _encode_prompt(self) -> list[int]:
+        text = self.config.sampling.prompt
+        if not text or "sampling" not in self.config.tasks:
+            return [self.tokenizer.start_id]
+        try:
+            return self.tokenizer.encode(text).tolist()
+        except ValueError as error:
+            raise ValueError(f"experiment.sampling.prompt: {error}") from error
+
+    def _check_average(self) -> None:
+        assert self.checkpoint is not None
+        averaged = "averaging_state" in self.checkpoint
+        if self.resumed and averaged != (self.config.training.ema_decay is not None):
+            what = "with" if averaged else "without"
+            raise ValueError(f"the run was begun {what} an average of the weights: resume it with the same ema_decay")
+
+    def _trainer(self, speed: callback.Speed) -> Trainer:
+        """The Trainer of the training task, with everything that watches it."""
+        config = self.config.training
+        extra = {
+            "algorithm": self.run.algorithm.name,
+            "config": {key: self.run.plain[key] for key in ("algorithm", "dataset")},
+            "choices": self.run.choices,
+            "overrides": self.run.overrides,
+            "tokenizer": self.tokenizer.state(),
+            "dataset": self.data.fingerprint if self.data else None,
+        }
+        watchers: list[Any] = [callback.NanGuard(self.run.logger.log_every_steps), speed]
+        if config.ema_decay is not None:
+            watchers.append(callback.ExponentialMovingAverage(config.ema_decay))
+        if self.run.callbacks.progress:
+            watchers.append(
+                callback.ProgressLine(
+                    max_steps=config.max_steps, line_every_seconds=self.run.callbacks.line_every_seconds
+                )
+            )
+        watchers.append(
+            Checkpoints(
+                self.run_dir / "checkpoints",
+                every=config.checkpoint_every_steps,
+                val_every=config.val_every_steps,
+                max_steps=config.max_steps,
+                extra=extra,
+            )
+        )
+        return build_trainer(
+            self.run.trainer,
+            run_dir=self.run_dir,
+            training=config,
+            evaluation=self.config.evaluation,
+            callbacks=watchers,
+            loggers=self.loggers,
+            log_every_steps=self.run.logger.log_every_steps,
+        )
+
+    def _evaluation_trainer(self) -> Trainer:
+        """A Trainer that only evaluates: its figures go to the summary and not into the curve."""
+        if self._evaluator is None:
+            self._evaluator = build_trainer(
+                self.run.trainer,
+                run_dir=self.run_dir,
+                training=self.config.training,
+                evaluation=self.config.evaluation,
+            )
+        return self._evaluator
+
+    def _evaluate(self, split: str) -> None:
+        assert self.data is not None
+        trainer = self._evaluation_trainer()
+        self.data.trainer = trainer  # it shares out the windows by the trainer's rank
+        self.algorithm.evaluation_split = split
+        loader = self.data.eval_dataloader(split)
+        measured = trainer.validate(self.algorithm, dataloaders=loader, verbose=False)[0]
+        self.algorithm.evaluation_split = "val"
+        figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
+        self._add_figures(figures)
+        kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
+        say("  ".join(f"{key} {value:.4f}" for key, value in figures.items()) + kind)
+
+    def _add_figures(self, figures: dict[str, float]) -> None:
+        self.summary["figures"] |= figures
+        self.summary["kinds"] |= {key: self.algorithm.likelihood_kind for key in figures}
+
+    def _sum_up_training(self, speed: dict[str, Any], best: dict[str, Any], steps: int) -> None:
+        if math.isfinite(best["best"]):
+            self._add_figures({callback.MONITOR: best["best"]})
+        self.summary["training"] = {
+            "steps": steps,
+            "best_step": best["best_step"],
+            "tokens": speed["tokens"],
+            "seconds": speed["seconds"],
+            "tokens_per_second": speed["tokens"] / speed["seconds"] if speed["seconds"] else None,
+        }
+
+    @rank_zero_only
+    def _draw_curve(self) -> None:
+        self.write_summary("running")  # the plot reads the kind of likelihood from it
+        out = self.run_dir / "plots" / "training_curve.png"
+        plots.plot_training_curve(self.run_dir / "metrics.csv", out)
+        log_media(self.loggers, self.run_dir, [], [out])
+
+    def _draw_artifacts(self) -> list[Path]:
+        drawn = []
+        for name, array in self.algorithm.artifacts().items():
+            if name == "scheduling_matrix":
+                out = self.run_dir / "plots" / f"{name}.png"
+                plots.plot_scheduling_matrix(array, out, self.run.algorithm.decoder.sampling_timesteps)
+                drawn.append(out)
+        return drawn
+
+
+class Repeated:
+    """The first `count` training batches over and over; a resumed run goes on where it stopped."""
+
+    def __init__(self, data: TextDataModule, count: int) -> None:
+        self.data = data
+        self.count = count
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        trainer = self.data.trainer
+        assert trainer is not None
+        self.data.trainer = None  # the batches from the beginning, whatever step the trainer is at
+        stream = iter(self.data.train_dataloader())
+        batches = [next(stream) for _ in range(self.count)]
+        self.data.trainer = trainer
+        index = trainer.global_step * trainer.accumulate_grad_batches
+        while True:
+            yield batches[index % self.count]
+            index += 1
+
+
+def _readable(seeds: list[int], texts: list[str]) -> str:
+    return "\n".join(f"----- seed {seed}\n{text}\n" for seed, text in zip(seeds, texts, strict=True))

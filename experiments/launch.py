@@ -1,0 +1,84 @@
+"""From the command line to the experiment: Hydra, the run folder, and errors as sentences.
+
+Hydra pickles `job` by name for launchers with workers of their own, so it lives in a module and not in main.py.
+"""
+
+import os
+import sys
+import traceback
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
+
+from experiments import errors, run_folder
+
+OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
+_failure: list[BaseException] = []
+_run_dir: list[Path] = []
+
+
+def job(cfg: DictConfig) -> float | None:
+    """One run, or under --multirun one child process that is the run. Returns the optimised metric."""
+    settings = HydraConfig.get()
+    run_dir = Path(settings.runtime.output_dir)
+    if settings.mode == RunMode.MULTIRUN:
+        from experiments import sweep
+
+        return sweep.run_child(settings, run_dir)
+    _run_dir.append(run_dir)
+    try:
+        if run_folder.is_first_process():
+            run_folder.link_latest(run_dir)
+        from experiments.base_experiment import run_experiment
+
+        return run_experiment(cfg, run_dir)
+    except Exception as error:  # kept for main(): Hydra would print lines of its own
+        _failure.append(error)
+        return None
+    except (KeyboardInterrupt, SystemExit):  # the latter is what Lightning makes of the former
+        print(f"interrupted: python main.py resume={run_dir} goes on from its last checkpoint", file=sys.stderr)
+        raise SystemExit(130) from None
+
+
+def main() -> int:
+    """Run the command line; the exit status. Mistakes of the user become one line, bugs a traceback."""
+    _failure.clear()
+    _run_dir.clear()
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ
+    if not full:
+        os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # lets exceptions come up to here
+    argv = sys.argv[1:]
+    if run_folder.is_multirun(argv):  # workers of a launcher look `job` up by the name of its module
+        path = os.environ.get("PYTHONPATH")
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(run_folder.ROOT), *([path] if path else [])])
+    try:
+        sys.argv[1:] = run_folder.expand(argv)
+        hydra.main(version_base="1.3", config_path=str(run_folder.CONFIGS), config_name="config")(job)()
+        if _failure:
+            raise _failure[0]
+    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+        _write_trace(error)
+        if full:
+            raise
+        if run_folder.is_first_process() or not _run_dir:  # the processes of a DDP run fail together, but speak once
+            print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        _write_trace(error)
+        raise
+    return 0
+
+
+def _write_trace(error: BaseException) -> None:
+    """The full trace goes to error.log of the run folder, if there is one to write to."""
+    if _run_dir:
+        try:
+            with (_run_dir[-1] / "error.log").open("a") as log:
+                traceback.print_exception(error, file=log)
+        except OSError:
+            pass  # the error at hand may well be that nothing can be written there

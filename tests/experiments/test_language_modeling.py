@@ -1,0 +1,137 @@
+"""Whole runs through main.py in this process, at the size of debug=smoke."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from tests.conftest import Main
+
+FIGURES = ["val/nll", "test/nll"]
+
+
+def summary(folder: str) -> dict:
+    return json.loads((Path(folder) / "summary.json").read_text())
+
+
+def latest() -> Path:
+    return Path("latest-run").resolve()
+
+
+@pytest.mark.parametrize("method", ["gpt", "df_lm"])
+def test_a_run_leaves_everything_behind(smoke: Main, method: str) -> None:
+    """Catches a task that fails, and an output of a run that is missing or empty."""
+    outcome = smoke(f"algorithm={method}")
+    assert (outcome.status, outcome.err) == (0, "")
+    folder = latest()
+    assert folder.parent.parent.name == "outputs"
+    expected = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "summary.json", "samples/samples.txt"]
+    expected += ["samples/samples.json", "plots/training_curve.png", ".hydra/config.yaml"]
+    expected += ["plots/scheduling_matrix.png"] if method == "df_lm" else []
+    assert [name for name in expected if not (folder / name).stat().st_size] == []
+    found = summary("latest-run")
+    assert found["status"] == "finished" and found["algorithm"] == method
+    assert found["likelihood_kind"] in ("exact", "bound")
+    assert all(found["kinds"][name] == found["likelihood_kind"] for name in FIGURES)
+    assert found["training"]["steps"] == 2 and found["training"]["tokens"] == 2 * 4 * 64
+    assert {"seed", "parameters", "versions", "machine", "git_commit", "dataset_fingerprint"} <= found.keys()
+    with (folder / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1", "2"] and float(rows[-1]["val/nll"]) > 0
+    samples = json.loads((folder / "samples" / "samples.json").read_text())
+    assert len(samples["texts"]) == 2 and all(len(text) == 32 for text in samples["texts"])
+    assert samples["texts"][0] in outcome.out
+
+
+def test_a_checkpoint_holds_tensors_and_plain_containers(smoke: Main) -> None:
+    """Catches a DictConfig, Path or class in a checkpoint, which weights_only=True refuses to load."""
+    smoke("experiment.tasks=[training]", "experiment.training.ema_decay=0.5")
+    found = torch.load("latest-run/checkpoints/last.ckpt", weights_only=True)
+    assert found["algorithm"] == "gpt" and found["config"]["algorithm"]["backbone"]["n_embd"] == 32
+    assert found["tokenizer"]["kind"] == "char" and "debug=smoke" in found["overrides"] and found["dataset"]
+
+
+def test_evaluation_gives_what_training_printed(smoke: Main) -> None:
+    """Catches evaluation of other weights (last for best, raw for averaged) or of other data than in training."""
+    steps = ["experiment.training.max_steps=4", "algorithm.optimizer.lr=1", "algorithm.optimizer.warmup_steps=0"]
+    smoke("hydra.run.dir=run", *steps, "experiment.training.ema_decay=0.5")
+    with open("run/metrics.csv") as file:
+        values = [float(row["val/nll"]) for row in csv.DictReader(file) if row["val/nll"]]
+    assert len(set(values)) == 2
+    assert summary("run")["figures"]["val/nll"] == pytest.approx(min(values), abs=1e-6)
+    again = smoke("load=run", "hydra.run.dir=again", "experiment.tasks=[validation,test]")
+    assert again.status == 0
+    assert [summary("again")["figures"][k] for k in FIGURES] == [summary("run")["figures"][k] for k in FIGURES]
+
+
+def test_sampling_from_a_loaded_run_needs_no_corpus(smoke: Main, main: Main, corpus: Path) -> None:
+    """Catches a sampling task that prepares data, or that asks for the method and sizes again."""
+    smoke("hydra.run.dir=run", "experiment.tasks=[training]", "dataset.cache_dir=cache")
+    sampling = ["experiment.tasks=[sampling]", "experiment.sampling.n_samples=1", "experiment.sampling.length=8"]
+    gone = ["dataset.path=gone.txt", "dataset.cache_dir=nowhere", "experiment.sampling.prompt='the '"]
+    outcome = main("load=run", "hydra.run.dir=sampled", *sampling, *gone)
+    assert (outcome.status, outcome.err) == (0, "")
+    text = json.loads(Path("sampled/samples/samples.json").read_text())["texts"][0]
+    assert text.startswith("the ") and len(text) == 12
+    Path("run/checkpoints/best.ckpt").rename("loose.ckpt")
+    outcome = main("load=loose.ckpt", "hydra.run.dir=loose", *sampling, *gone)
+    assert json.loads(Path("loose/samples/samples.json").read_text())["texts"] == [text]
+
+
+def test_a_finished_run_resumes_with_its_other_tasks(smoke: Main, main: Main) -> None:
+    """Catches a finished run that trains again, loses rows or figures, or evaluates last.ckpt for best.ckpt."""
+    smoke("hydra.run.dir=run", "experiment.tasks=[training]")
+    curve = Path("run/metrics.csv").read_text()
+    outcome = main("resume=run", "experiment.tasks=[training,test]")
+    assert outcome.status == 0 and "training is complete: 2 steps" in outcome.out
+    first = summary("run")
+    assert first["training"]["steps"] == 2 and "test/nll" in first["figures"]
+    assert Path("run/metrics.csv").read_text() == curve
+    assert main("resume=run", "experiment.tasks=[validation]").status == 0
+    assert summary("run")["figures"].items() > first["figures"].items()
+    assert Path("run/metrics.csv").read_text() == curve
+
+
+def test_more_steps_go_on_in_the_same_curve(smoke: Main, main: Main) -> None:
+    """Catches a longer schedule on resume that starts from step 0, or in another file."""
+    smoke("hydra.run.dir=run", "experiment.tasks=[training]")
+    assert main("resume=run", "experiment.training.max_steps=4").status == 0
+    with open("run/metrics.csv") as file:
+        assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
+    assert "experiment.training.max_steps=4" in yaml.safe_load(Path("run/.hydra/overrides.yaml").read_text())
+
+
+def test_an_average_is_kept_or_left_on_resume(smoke: Main, main: Main) -> None:
+    """Catches averaged weights that silently become the raw ones when the key is changed."""
+    smoke("hydra.run.dir=run", "experiment.tasks=[training]", "experiment.training.ema_decay=0.5")
+    outcome = main("resume=run", "experiment.training.max_steps=4", "experiment.training.ema_decay=null")
+    assert outcome.status == 1 and "begun with an average of the weights" in outcome.err
+
+
+def test_overfitting_repeats_its_batches(smoke: Main) -> None:
+    """Catches debug=overfit on ever new batches: the loss on one batch must fall below what text allows."""
+    steps = ["experiment.training.overfit_batches=1", "experiment.training.max_steps=60", "algorithm.optimizer.lr=2e-2"]
+    smoke("experiment.tasks=[training]", "experiment.training.batch_size=1", *steps)
+    with open("latest-run/metrics.csv") as file:
+        losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
+    assert losses[-1] < 1.5 < losses[0]
+
+
+def test_wandb_offline_and_tensorboard(smoke: Main, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a logger that needs an account, samples that never reach it, and a resumed run under another id."""
+    monkeypatch.setenv("HOME", str(Path.cwd()))
+    monkeypatch.delenv("WANDB_API_KEY", raising=False)
+    outcome = smoke(
+        "hydra.run.dir=run", "logger=wandb", "logger.tensorboard=true", "experiment.tasks=[training,sampling]"
+    )
+    assert outcome.status == 0 and "wandb sync" in outcome.out
+    assert list(Path("run/tensorboard").glob("events.*"))
+    folder = next(Path("run/wandb").glob("offline-run-*"))
+    assert list(folder.rglob("samples*.table.json")) and list(folder.rglob("training_curve*.png"))
+    identity = json.loads(Path("run/wandb_id.json").read_text())["id"]
+    assert main("resume=run", "experiment.training.max_steps=3").status == 0
+    names = {path.name.rpartition("-")[2] for path in Path("run/wandb").glob("offline-run-*")}
+    assert len(list(Path("run/wandb").glob("offline-run-*"))) == 2 and names == {identity}
