@@ -1,0 +1,65 @@
+"""Follows CONTRIBUTING.md to the letter in a copy of the tree: writes its files, adds its lines, runs its commands."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "CONTRIBUTING.md"
+# A file to write: `path` on a line of its own before the block. Lines to add: "Below `line` of `path`, add" before it.
+NEW_FILE = re.compile(r"^`([\w/.]+)`\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+ADDITION = re.compile(r"^Below `([^`]+)` in `([\w/.]+)`, add\n\n```\w+\n(.*?)^```", re.MULTILINE | re.DOTALL)
+COMMAND = re.compile(r"^python main\.py ([^\n]+)", re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory) -> Path:
+    """A copy of the tree with everything that CONTRIBUTING.md adds."""
+    copy = tmp_path_factory.mktemp("tree")
+    for room in ("algorithms", "configs", "datasets", "experiments", "tests"):
+        shutil.copytree(ROOT / room, copy / room, ignore=shutil.ignore_patterns("__pycache__", "*.npz"))
+    for file in ("main.py", "pyproject.toml"):
+        shutil.copy(ROOT / file, copy / file)
+    page = PAGE.read_text()
+    for path, body in NEW_FILE.findall(page):
+        assert not (copy / path).exists(), f"{path} of CONTRIBUTING.md exists already"
+        (copy / path).parent.mkdir(parents=True, exist_ok=True)
+        (copy / path).write_text(body)
+    for line, path, body in ADDITION.findall(page):
+        text = (copy / path).read_text()
+        assert text.count(f"{line}\n") == 1, f"'{line}' does not stand exactly once in {path}"
+        (copy / path).write_text(text.replace(f"{line}\n", f"{line}\n{body}"))
+    return copy
+
+
+def test_the_page_has_all_four_recipes():
+    """Catches a page whose blocks the patterns above no longer find."""
+    page = PAGE.read_text()
+    assert len(NEW_FILE.findall(page)) >= 6 and len(ADDITION.findall(page)) >= 4
+    assert len(COMMAND.findall(page)) >= 4
+
+
+@pytest.mark.parametrize("command", COMMAND.findall(PAGE.read_text()))
+def test_its_commands_run(tree, command):
+    """Catches a recipe that no longer works as written."""
+    words = [word.strip("'") for word in command.split()]
+    result = subprocess.run(
+        [sys.executable, "main.py", *words, "debug=smoke"], cwd=tree, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_import_table_still_holds(tree):
+    """Catches a recipe whose files break the layering."""
+    result = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/test_layering.py"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
