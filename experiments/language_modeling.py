@@ -65,6 +65,8 @@ class LanguageModeling(BaseExperiment):
             seed=self.run.seed,
         )
         self.algorithm.encode = self.tokenizer.encode
+        if "sampling" in self.config.tasks:
+            self.algorithm.check_generation(self.config.sampling.length)
         if self.data is not None:
             self.algorithm.characters_per_token = dict(self.data.characters_per_token)
         if self.checkpoint is not None and self.source is not None:

@@ -82,6 +82,9 @@ class BaseAlgorithm(LightningModule):
         """Continue prompt (B, P) by `length` tokens; row i depends on its prompt and seeds[i] only."""
         raise NotImplementedError
 
+    def check_generation(self, length: int) -> None:
+        """Raise ValueError if the configured decoder cannot generate `length` tokens: asked before training."""
+
     def artifacts(self) -> dict[str, np.ndarray]:
         """Arrays worth a picture in the run folder, by name."""
         return {}

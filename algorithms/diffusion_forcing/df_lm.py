@@ -26,7 +26,7 @@ from algorithms.diffusion_forcing.diffusion import Diffusion
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig, TokenTable, round_to_tokens
 from algorithms.diffusion_forcing.guidance import guidance_from_loss, keyword_loss
 from algorithms.diffusion_forcing.noise_levels import RowMixture, sample_noise_levels
-from algorithms.diffusion_forcing.sampling import sample
+from algorithms.diffusion_forcing.sampling import horizon_of, sample
 from algorithms.diffusion_forcing.scheduling import scheduling_matrix
 
 PARAMETERISATIONS = ("shifted", "faithful")
@@ -193,6 +193,13 @@ class DFLM(BaseAlgorithm):
             raise ValueError("algorithm.decoder.keyword needs a tokenizer: set `encode` on the algorithm")
         keyword = [int(token) for token in self.encode(decoder.keyword)]
         return guidance_from_loss(keyword_loss(table, keyword), decoder.guidance_scale)
+
+    def check_generation(self, length: int) -> None:
+        try:
+            horizon_of(length, self.config.decoder.chunk_size, self.window)
+            self.guidance(self.config.decoder, self.table())
+        except ValueError as error:
+            raise ValueError(f"algorithm.decoder: {error}") from error
 
     def artifacts(self) -> dict[str, np.ndarray]:
         horizon = self.config.decoder.chunk_size or self.window

@@ -57,7 +57,7 @@ def sample(
     """
     total = given.shape[1]
     prompt = int(given.all(dim=0).long().cumprod(dim=0).sum())
-    horizon = _horizon(total - prompt, chunk_size, block_size)
+    horizon = horizon_of(total - prompt, chunk_size, block_size)
     x = torch.where(given[..., None], x, 0.0)
     levels = torch.where(given, 0, diffusion.sampling_timesteps)  # (B, L)
     silent = diffusion.is_ddim_sampling and diffusion.ddim_eta == 0
@@ -96,11 +96,13 @@ def _without(offset: Tensor, guidance_fn: Score) -> Score:
     return lambda x0_hat: guidance_fn(x0_hat - offset)
 
 
-def _horizon(rest: int, chunk_size: int | None, block_size: int) -> int:
-    """Positions begun at a time, when `rest` are left to fill."""
+def horizon_of(rest: int, chunk_size: int | None, block_size: int) -> int:
+    """Positions begun at a time, when `rest` are left to fill; ValueError if they do not fit a window."""
     if chunk_size is not None and chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, or null for all the rest at once, got {chunk_size}")
     horizon = rest if chunk_size is None else min(chunk_size, rest)
     if horizon > block_size:
-        raise ValueError(f"{horizon} tokens at once do not fit block_size {block_size}: set chunk_size to at most that")
+        raise ValueError(
+            f"{horizon} tokens at once do not fit the window of {block_size}: set chunk_size to at most {block_size}"
+        )
     return max(horizon, 1)

@@ -38,6 +38,11 @@ class AutoregressiveConfig:
             )
         check_sampling(self.temperature, self.top_k, self.top_p)
 
+    def check_vocabulary(self, size: int) -> None:
+        """Raise ValueError if top_k is above the number of tokens."""
+        if self.top_k is not None and self.top_k > size:
+            raise ValueError(f"algorithm.decoder.top_k is {self.top_k}, above the vocabulary of {size} tokens")
+
 
 def context_start(position: int, block_size: int) -> int:
     """First token visible when token `position` is predicted.
@@ -64,9 +69,7 @@ def decode(
     Raises ValueError on an empty prompt, a length below 1, or a top_k above the vocabulary.
     """
     check_prompt(prompt, seeds, length)
-    vocabulary_size = model.lm_head.out_features
-    if config.top_k is not None and config.top_k > vocabulary_size:
-        raise ValueError(f"algorithm.decoder.top_k is {config.top_k}, above the vocabulary of {vocabulary_size} tokens")
+    config.check_vocabulary(model.lm_head.out_features)
     block_size = model.trunk.config.block_size
     began = time.perf_counter()
     draws = RowRandom(seeds).uniform(length)  # (B, length), float64, on the CPU

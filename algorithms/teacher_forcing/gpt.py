@@ -32,6 +32,7 @@ class GPT(BaseAlgorithm):
 
     name = "gpt"
     config_class = GPTConfig
+    config: GPTConfig
 
     def __init__(self, config: GPTConfig, *, vocabulary_size: int, total_steps: int = 1, seed: int = 0) -> None:
         super().__init__(config, vocabulary_size=vocabulary_size, total_steps=total_steps, seed=seed)
@@ -44,6 +45,9 @@ class GPT(BaseAlgorithm):
     def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         logits = self.model(ids[:, :-1])  # (B, T, V)
         return F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
+
+    def check_generation(self, length: int) -> None:
+        self.config.decoder.check_vocabulary(self.vocabulary_size)
 
     @torch.no_grad()
     def generate(

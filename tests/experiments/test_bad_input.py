@@ -38,6 +38,7 @@ CONVERSION = [
     ("hydra.run.dir=corpus.txt/run", "Not a directory: corpus.txt/run; give a place that can be written to"),
     ("load=corpus.txt", "corpus.txt is not a checkpoint"),
     ("resume=nowhere", "there is no run folder or checkpoint at nowhere"),
+    ("algorithm.decoder.top_k=100", "top_k is 100, above the vocabulary of"),
 ]
 
 
@@ -68,6 +69,29 @@ def test_levels_out_of_range(smoke: Main) -> None:
     """Catches an impossible decoder of Diffusion Forcing that is found only when sampling begins."""
     outcome = smoke("algorithm=df_lm", "algorithm.decoder.sampling_timesteps=1000")
     assert outcome.status == 1 and "sampling_timesteps" in outcome.err and "--- training" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["algorithm.decoder.chunk_size=66", "experiment.sampling.length=80"], "do not fit the window of 65"),
+        (["algorithm.decoder.chunk_size=null", "experiment.sampling.length=80"], "do not fit the window of 65"),
+        (["algorithm.decoder.schedule=piramid"], "pyramid"),
+        (["algorithm/decoder=autoregressive"], "algorithm.decoder"),
+        (["algorithm.diffusion.objective=pred_noise"], "set it to pred_x0"),
+        (
+            ["algorithm/decoder=pyramid", "algorithm.decoder.keyword='Σ'", "algorithm.decoder.guidance_scale=1"],
+            "algorithm.decoder: ",
+        ),
+    ],
+)
+def test_a_decoder_that_cannot_be(smoke: Main, overrides: list[str], sentence: str) -> None:
+    """Catches a decoder whose fault shows only after the training it was meant to follow."""
+    outcome = smoke("algorithm=df_lm", *overrides)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert sentence in outcome.err
+    assert "--- training" not in outcome.out
 
 
 def test_a_checkpoint_of_another_kind(smoke: Main, main: Main) -> None:

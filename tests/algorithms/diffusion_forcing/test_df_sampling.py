@@ -226,7 +226,7 @@ def test_on_row_sees_every_row_of_every_chunk(toy, seeded_rows):
 
 @pytest.mark.parametrize(
     ("chunk_size", "block_size", "words"),
-    [(None, 4, "block_size 4"), (5, 4, "5 tokens at once"), (0, 4, "chunk_size must be at least 1")],
+    [(None, 4, "the window of 4"), (5, 4, "5 tokens at once"), (0, 4, "chunk_size must be at least 1")],
 )
 def test_chunks_that_do_not_fit_are_named(toy, seeded_rows, chunk_size, block_size, words):
     """Catches a horizon cut short by the window, whose first tokens would never be denoised."""
