@@ -25,22 +25,22 @@ from experiments.language_modeling import LanguageModeling
 
 @dataclass(frozen=True)
 class BenchmarkConfig(LanguageModelingConfig):
-    """`experiment=benchmark`: `rounds` pairs; the first `warmup_steps` of training.max_steps are not timed."""
+    """`experiment=benchmark`: `rounds` pairs of training.max_steps steps, of which the first tenth is not timed."""
 
     name: str = "benchmark"
     tasks: list[str] = field(default_factory=lambda: ["training_speed", "loss_weights"])
     rounds: int = 5
-    warmup_steps: int = 20
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.rounds < 1:
             raise ValueError(f"experiment.rounds is {self.rounds}: it must be at least 1")
-        if not 0 < self.warmup_steps < self.training.max_steps:
-            raise ValueError(
-                f"experiment.warmup_steps is {self.warmup_steps}: it must lie between 0 and training.max_steps "
-                f"({self.training.max_steps})"
-            )
+        if self.training.max_steps < 2:
+            raise ValueError("experiment.training.max_steps is below 2: nothing would be timed after the warm-up")
+
+    @property
+    def warmup_steps(self) -> int:
+        return max(1, self.training.max_steps // 10)
 
 
 class Stopwatch(Callback):
