@@ -165,7 +165,10 @@ class DFLM(BaseAlgorithm):
             self.log_levels(batch)
 
     def log_levels(self, ids: Tensor) -> None:
-        """Log rounding accuracy and squared error of x0_hat by noise level, at independent levels, for ids (B, T)."""
+        """Log rounding accuracy and squared error of x0_hat by noise level, at independent levels, for ids (B, T).
+
+        A diagnosis from the first process's batch alone: other processes may have none.
+        """
         generator = torch.Generator(ids.device).manual_seed(EVALUATION_SEED)
         timesteps = self.config.diffusion.timesteps
         levels = torch.randint(timesteps, ids.shape, generator=generator, device=ids.device)
@@ -178,8 +181,8 @@ class DFLM(BaseAlgorithm):
             inside = (levels >= low) & (levels < high)
             if inside.any():
                 name = f"{low:02d}-{high - 1:02d}"
-                self.log(f"levels/mse_{name}", error[inside].mean(), sync_dist=True)
-                self.log(f"levels/rounding_accuracy_{name}", correct[inside].float().mean(), sync_dist=True)
+                self.log(f"levels/mse_{name}", error[inside].mean(), rank_zero_only=True)
+                self.log(f"levels/rounding_accuracy_{name}", correct[inside].float().mean(), rank_zero_only=True)
 
     def matrix(self, decoder: MatrixDecoderConfig, horizon: int) -> Tensor:
         """The scheduling matrix (rows, horizon) of `decoder`."""
