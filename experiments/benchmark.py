@@ -29,7 +29,7 @@ class BenchmarkConfig(LanguageModelingConfig):
 
     name: str = "benchmark"
     tasks: list[str] = field(default_factory=lambda: ["training_speed", "loss_weights"])
-    rounds: int = 5
+    rounds: int = 12
 
     def __post_init__(self) -> None:
         super().__post_init__()
