@@ -5,6 +5,7 @@ is to be predicted. B batch, T tokens.
 """
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -35,7 +36,7 @@ def seed_dropout(seed: int, device: torch.device) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
-class BaseAlgorithm(LightningModule):
+class BaseAlgorithm(LightningModule, ABC):
     """A language model trained by one method.
 
     `total_steps` is the number of optimiser steps of the schedule; `seed` fixes every draw made in training.
@@ -62,14 +63,15 @@ class BaseAlgorithm(LightningModule):
     def backbone(self) -> BackboneConfig:
         return self.config.backbone
 
+    @abstractmethod
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Training loss of ids (B, T + 1): "loss", to be minimised, beside its named parts in nats per token."""
-        raise NotImplementedError
 
+    @abstractmethod
     def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Nats of each predicted token: (B, T); `likelihood_kind` says whether exact or an upper bound."""
-        raise NotImplementedError
 
+    @abstractmethod
     def generate(
         self,
         prompt: Tensor,
@@ -80,7 +82,6 @@ class BaseAlgorithm(LightningModule):
         trace: bool = False,
     ) -> Generation:
         """Continue prompt (B, P) by `length` tokens; row i depends on its prompt and seeds[i] only."""
-        raise NotImplementedError
 
     def check_generation(self, length: int) -> None:
         """Raise ValueError if the configured decoder cannot generate `length` tokens: asked before training."""
