@@ -9,26 +9,15 @@ from typing import NamedTuple
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported; the suite runs several processes
 
+import hypothesis
 import pytest
 import torch
 
-WORDS = [
-    "the",
-    "king",
-    "queen",
-    "and",
-    "of",
-    "to",
-    "in",
-    "love",
-    "sword",
-    "night",
-    "day",
-    "thou",
-    "art",
-    "fair",
-    "foul",
-]
+# No deadline: how long an example takes says more about the machine's neighbours than about the code.
+hypothesis.settings.register_profile("project", deadline=None)
+hypothesis.settings.load_profile("project")
+
+WORDS = "the king queen and of to in love sword night day thou art fair foul"
 
 
 class Outcome(NamedTuple):
@@ -56,8 +45,8 @@ def restored_state() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A text of 600 lines of lower-case words."""
-    draw = random.Random(0)
-    lines = (" ".join(draw.choice(WORDS) for _ in range(8)) for _ in range(600))
+    draw, words = random.Random(0), WORDS.split()
+    lines = (" ".join(draw.choice(words) for _ in range(8)) for _ in range(600))
     path = tmp_path_factory.mktemp("corpus") / "corpus.txt"
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path

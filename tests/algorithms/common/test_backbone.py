@@ -100,7 +100,7 @@ def test_explicit_mask_and_positions_reproduce_the_causal_pass():
 
 
 @given(st.sampled_from(["causal", "block_causal"]), st.integers(1, 9), st.integers(0, 9), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_mask_of_a_suffix_is_the_suffix_of_the_mask(kind, queries, cached, block_len):
     """Catches masks that count queries from 0 when keys are cached before them."""
     keys = queries + cached

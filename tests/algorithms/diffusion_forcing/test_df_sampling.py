@@ -78,7 +78,7 @@ def test_chunks_and_window_equal_the_original_loop(toy, seeded_rows, mode, chunk
         assert out.forwards == sum(len(matrix(horizon)) - 1 for horizon in horizons)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @for_all(
     mode=st.sampled_from([mode for mode in MODES if mode != "trapezoid_original"]),
     chunk_size=st.none() | st.integers(1, 9),
