@@ -40,6 +40,11 @@ class LanguageModeling(BaseExperiment):
     tasks: ClassVar[tuple[str, ...]] = ("training", "validation", "test", "sampling")
 
     def prepare(self) -> None:
+        if self.config.training.ema_decay is not None and self.run.trainer.get("strategy") == "fsdp":
+            raise ValueError(
+                "experiment.training.ema_decay averages whole weights, which trainer=fsdp splits over the devices: "
+                "set it to null, or say trainer=ddp"
+            )
         self.block_size = self._block_size()
         self.data: TextDataModule | None = None
         self._evaluator: Trainer | None = None
