@@ -15,11 +15,10 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.diffusion_forcing.snr_weights import snr_weights
 from experiments import callbacks as callback
 from experiments.base_experiment import say
-from experiments.config import ALGORITHMS, LanguageModelingConfig, look_up
+from experiments.config import LanguageModelingConfig
 from experiments.language_modeling import LanguageModeling
 
 
@@ -89,35 +88,30 @@ class Benchmark(LanguageModeling):
         ]
         self._record("loss_weights", pairs, "vectorised_per_second", "loop_per_second")
 
-    def _fresh(self) -> BaseAlgorithm:
-        return look_up(ALGORITHMS, self.run.algorithm.name, "algorithm.name")(
-            self.run.algorithm,
-            vocabulary_size=self.tokenizer.vocabulary_size,
-            total_steps=self.config.training.max_steps,
-            seed=self.run.seed,
-        )
-
     def _framework(self) -> float:
         """Seconds of the timed steps through Trainer, loggers and callbacks."""
         assert self.data is not None
         watch = Stopwatch(self.config.warmup_steps)
         trainer = self._trainer(callback.Speed(self.run.logger.log_every_steps))
         trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
-        trainer.fit(self._fresh(), datamodule=self.data)
+        trainer.fit(self._build_algorithm(), datamodule=self.data)
         return watch.seconds
 
     def _bare_loop(self) -> float:
-        """Seconds of the timed steps in the shortest loop that trains the same model on the same batches."""
+        """Seconds of the timed steps in the shortest loop that trains the same model on the same batches, on the same
+        device and in the same precision."""
         assert self.data is not None
-        device = self._evaluation_trainer().strategy.root_device
-        model = self._fresh().to(device).train()
+        strategy = self._evaluation_trainer().strategy
+        device = strategy.root_device
+        model = self._build_algorithm().to(device).train()
         optimizer = model.configure_optimizers()["optimizer"]
         generator = torch.Generator(device).manual_seed(self.run.seed)
         self.data.trainer = None
         clip = self.config.training.gradient_clip_norm
         began = 0.0
         for step, ids in enumerate(islice(self.data.train_dataloader(), self.config.training.max_steps)):
-            loss = model.loss(ids.to(device), generator)["loss"]
+            with strategy.precision_plugin.forward_context():
+                loss = model.loss(ids.to(device), generator)["loss"]
             optimizer.zero_grad()
             loss.backward()
             if clip is not None:

@@ -14,6 +14,7 @@ import torch
 from lightning import Trainer
 
 from algorithms.common.backbone.transformer import Transformer
+from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments import callbacks as callback
@@ -63,12 +64,7 @@ class LanguageModeling(BaseExperiment):
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
         self.prompt = self._encode_prompt()
-        self.algorithm = look_up(ALGORITHMS, self.run.algorithm.name, "algorithm.name")(
-            self.run.algorithm,
-            vocabulary_size=self.tokenizer.vocabulary_size,
-            total_steps=self.config.training.max_steps,
-            seed=self.run.seed,
-        )
+        self.algorithm = self._build_algorithm()
         self.algorithm.encode = self.tokenizer.encode
         if "sampling" in self.config.tasks:
             self.algorithm.check_generation(self.config.sampling.length)
@@ -169,6 +165,15 @@ class LanguageModeling(BaseExperiment):
         drawn = self._draw_artifacts()
         if self._loggers is not None or self.run.logger.wandb is not None:
             log_media(self.loggers, self.run_dir, list(zip(seeds, texts, strict=True)), drawn)
+
+    def _build_algorithm(self) -> BaseAlgorithm:
+        """The configured model with fresh weights."""
+        return look_up(ALGORITHMS, self.run.algorithm.name, "algorithm.name")(
+            self.run.algorithm,
+            vocabulary_size=self.tokenizer.vocabulary_size,
+            total_steps=self.config.training.max_steps,
+            seed=self.run.seed,
+        )
 
     def _block_size(self) -> int:
         context = self.run.algorithm.backbone.block_size

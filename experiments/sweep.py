@@ -40,7 +40,8 @@ def run_child(settings: Any, folder: Path) -> float:
 
 
 class ResultsTable(Callback):
-    """Collects the jobs of a sweep into results.csv and results.md, prints them, and fails if one of them failed."""
+    """Collects the jobs of a sweep into results.csv, results.md and comparison.png, prints the table, and fails if one
+    of the jobs failed."""
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir)
@@ -54,6 +55,7 @@ class ResultsTable(Callback):
             writer.writerows(rows)
         table = _markdown(header, rows)
         (folder / "results.md").write_text(table, encoding="utf-8")
+        _draw_curves(folder, rows)
         print(f"\n{table}\nsweep folder: {folder}")
         failed = [row["job"] for row in rows if row["status"] != "ok"]
         if failed:
@@ -82,6 +84,19 @@ def collect(folder: Path) -> list[dict[str, str]]:
         )
     shared = set.intersection(*(set(r["overrides"]) for r in rows)) if len(rows) > 1 else set()
     return [r | {"overrides": " ".join(o for o in r["overrides"] if o not in shared)} for r in rows]
+
+
+def _draw_curves(folder: Path, rows: list[dict[str, str]]) -> None:
+    """The validation curves of the jobs that trained, over each other."""
+    from experiments.analysis import plots, records  # matplotlib: only where a sweep has ended
+
+    trained = {}
+    for row in rows:
+        metrics = folder / row["job"] / "metrics.csv"
+        if row["status"] == "ok" and metrics.is_file() and "val/nll" in records.read_metrics(metrics):
+            trained[f"{row['job']}: {row['overrides']}"] = metrics.parent
+    if trained:
+        plots.plot_comparison(trained, folder / "comparison.png")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

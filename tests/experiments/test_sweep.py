@@ -46,6 +46,7 @@ def test_a_sweep_survives_a_failed_job(smoke: Main) -> None:
     assert "error: experiment.training.max_steps is 0" in outcome.err and "1 of 2 jobs failed: 0" in outcome.err
     folder = next(Path("multirun").glob("*/*"))
     assert (folder / "1" / "checkpoints" / "last.ckpt").is_file() and (folder / "results.md").is_file()
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
     with (folder / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["failed (1)", "ok"]
