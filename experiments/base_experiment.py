@@ -67,6 +67,8 @@ class BaseExperiment:
             self.source = checkpoint_of(Path(run.load), ["best.ckpt", "last.ckpt"])
         if self.source is not None:
             self.checkpoint = read_checkpoint(self.source)
+            if self.resumed and "global_step" not in self.checkpoint:
+                raise ValueError(f"{self.source} is another program's: load= takes its weights into a new run")
         self._check_folder()
         self.summary = self._begin_summary()
 

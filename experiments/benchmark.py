@@ -1,4 +1,5 @@
-"""Timings: what the framework costs beside a bare PyTorch loop, and the vectorised loss weights beside a plain loop.
+"""Timings: the framework beside a bare PyTorch loop, vectorised loss weights beside a plain loop, and batched decoding
+beside single texts.
 
 Both arms of a comparison run in turn, A B A B ..., in one process, so that a drift of the machine hits both; ratios
 are taken pair by pair and their median is reported. B batch, T tokens.
@@ -15,6 +16,7 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from algorithms.common.backbone import Transformer
 from algorithms.diffusion_forcing.snr_weights import snr_weights
 from experiments import callbacks as callback
 from experiments.base_experiment import say
@@ -59,12 +61,36 @@ class Stopwatch(Callback):
             self.seconds = _now() - self.began
 
 
+class TrunkTime:
+    """Adds up the seconds spent in the trunks of a model while entered."""
+
+    def __init__(self, model: torch.nn.Module) -> None:
+        self.trunks = [module for module in model.modules() if isinstance(module, Transformer)]
+        self.seconds = 0.0
+        self.began = 0.0
+
+    def __enter__(self) -> "TrunkTime":
+        self.hooks = [trunk.register_forward_pre_hook(self._begin) for trunk in self.trunks]
+        self.hooks += [trunk.register_forward_hook(self._end) for trunk in self.trunks]
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def _begin(self, *_: Any) -> None:
+        self.began = _now()
+
+    def _end(self, *_: Any) -> None:
+        self.seconds += _now() - self.began
+
+
 class Benchmark(LanguageModeling):
     """Paired timings of this machine; figures and all rounds go to summary.json."""
 
     config_class = BenchmarkConfig
     config: BenchmarkConfig
-    tasks = ("training_speed", "loss_weights")
+    tasks = ("training_speed", "loss_weights", "decoding_speed")
     training_tasks = tasks  # nothing here needs trained weights
 
     def training_speed(self) -> None:
@@ -87,6 +113,37 @@ class Benchmark(LanguageModeling):
             for _ in range(self.config.rounds)
         ]
         self._record("loss_weights", pairs, "vectorised_per_second", "loop_per_second")
+
+    def decoding_speed(self) -> None:
+        """Tokens per second of sampling.n_samples texts in one call, and in as many calls; and what a decoding step
+        adds to the forward of the trunk, in either."""
+        config = self.config.sampling
+        model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
+        seeds = list(range(config.n_samples))
+        prompt = torch.tensor(self.prompt, device=model.device).expand(len(seeds), -1)  # (B, P)
+        with TrunkTime(model) as trunk:
+
+            def generate(rows: slice) -> tuple[torch.Tensor, float, float]:
+                """Ids, seconds, and the share of the trunk's time that everything else took."""
+                trunk.seconds, began = 0.0, _now()
+                ids = model.generate(prompt[rows], length=config.length, seeds=seeds[rows]).ids
+                seconds = _now() - began
+                return ids, seconds, seconds / trunk.seconds - 1
+
+            pairs, overheads = [], []
+            for _ in range(self.config.rounds + 1):
+                together = generate(slice(None))
+                alone = [generate(slice(row, row + 1)) for row in range(len(seeds))]
+                if not torch.equal(together[0], torch.cat([ids for ids, _, _ in alone])):
+                    raise RuntimeError("a batch gave other texts than its rows one by one")
+                tokens = len(seeds) * config.length
+                pairs.append((tokens / together[1], tokens / sum(seconds for _, seconds, _ in alone)))
+                overheads.append((together[2], statistics.median(overhead for _, _, overhead in alone)))
+        self._record("decoding_speed", pairs[1:], "batched_tokens_per_second", "single_tokens_per_second")  # 0 warms up
+        for name, values in zip(("batched", "single"), zip(*overheads[1:], strict=True), strict=True):
+            key = f"benchmark/{name}_overhead"
+            self.summary["figures"][key] = statistics.median(values)
+            say(f"{key} {self.summary['figures'][key]:.3f} ({min(values):.3f} to {max(values):.3f})")
 
     def _framework(self) -> float:
         """Seconds of the timed steps through Trainer, loggers and callbacks."""

@@ -8,16 +8,21 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from algorithms.teacher_forcing.weights import from_nanogpt
+from experiments.foreign_weights import Algorithm, Description, recognise
 
 Checkpoint = dict[str, Any]
+# The keys of `algorithm` that decide the shapes of the weights, as far as the methods have them.
+SHAPE_KEYS = (
+    *(f"backbone.{key}" for key in ("style", "n_layer", "n_head", "n_embd", "block_size", "bias")),
+    "flow.bottleneck",
+)
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -76,23 +81,26 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"{path} is {what}: torch cannot read it") from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
-    if not is_nanogpt(checkpoint) and not {"state_dict", "algorithm", "config"} <= set(checkpoint):
-        raise ValueError(f"{path} is not a checkpoint of this project or of nanoGPT: it lacks what they carry")
+    if recognise(checkpoint) is None and not {"state_dict", "algorithm", "config"} <= set(checkpoint):
+        raise ValueError(
+            f"{path} is not a checkpoint of this project or of nanoGPT, nor a state dict of tiny-diffusion: "
+            "it lacks what they carry"
+        )
     return checkpoint
 
 
-def is_nanogpt(checkpoint: Mapping[str, Any]) -> bool:
-    return {"model", "model_args"} <= set(checkpoint)
+def describe(path: Path, *, given: Collection[str] = (), algorithm: Algorithm | None = None) -> Description:
+    """Config and group choices that rebuild the model of a checkpoint file.
 
-
-def describe(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Config and group choices that rebuild the model of a checkpoint file."""
+    `given` are the keys and groups that the user settles: a group among them replaces what our own checkpoints say of
+    it, while the sizes of another program's weights hold for any `algorithm` of the user's that can take these weights.
+    """
     checkpoint = read_checkpoint(path)
-    if not is_nanogpt(checkpoint):
-        return checkpoint["config"], checkpoint.get("choices", {})
-    sizes = _nanogpt_sizes(checkpoint, path)
-    choices = {"algorithm": "gpt", "algorithm/backbone": "nanogpt_cpu"}
-    return {"algorithm": {"backbone": {"style": "nanogpt", **sizes}}}, choices
+    foreign = recognise(checkpoint)
+    if foreign is not None:
+        return foreign.describe(path, algorithm=algorithm, given=given)
+    config = {root: value for root, value in checkpoint["config"].items() if root not in given}
+    return config, checkpoint.get("choices", {})
 
 
 def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenizer: Any) -> None:
@@ -100,24 +108,18 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
 
     Raises ValueError naming both sides when the checkpoint is of another method, vocabulary or shape.
     """
-    name = "gpt" if is_nanogpt(checkpoint) else checkpoint["algorithm"]
-    if name != algorithm.name:
-        raise ValueError(f"{path} holds algorithm={name}, not {algorithm.name}: say algorithm={name}")
-    _check_vocabulary(checkpoint, path, tokenizer)
-    backbone = algorithm.config.backbone
-    if is_nanogpt(checkpoint):
-        weights = {f"model.{key}": value for key, value in from_nanogpt(checkpoint["model"]).items()}
-        stored = {"style": "nanogpt", **_nanogpt_sizes(checkpoint, path)}
+    name, foreign = algorithm.name, recognise(checkpoint)
+    methods = foreign.methods if foreign else (checkpoint["algorithm"],)
+    if name not in methods:
+        remedy = " or ".join(f"algorithm={method}" for method in methods)
+        raise ValueError(f"{path} holds {remedy}, not {name}: say {remedy}")
+    if foreign:
+        foreign.check_vocabulary(path, method=name, tokens=tokenizer.vocabulary_size)
+        weights, stored = foreign.weights(name), foreign.shape(path)
     else:
-        weights = checkpoint["state_dict"]
-        stored = checkpoint["config"].get("algorithm", {}).get("backbone", {})
-    for key in ("style", "n_layer", "n_head", "n_embd", "block_size", "bias"):
-        value = getattr(backbone, key)
-        if key in stored and stored[key] != value:
-            raise ValueError(
-                f"{path} has algorithm.backbone.{key}={stored[key]}, the model {value}: "
-                f"say algorithm.backbone.{key}={stored[key]}"
-            )
+        _check_vocabulary(checkpoint, path, tokenizer)
+        weights, stored = checkpoint["state_dict"], checkpoint["config"].get("algorithm", {})
+    _check_sizes(algorithm.config, stored, path)
     own = algorithm.state_dict()
     for key, value in weights.items():
         if key in own and own[key].shape != value.shape:
@@ -130,15 +132,19 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
     algorithm.load_state_dict(weights)
 
 
-def _check_vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: Any) -> None:
-    if is_nanogpt(checkpoint):
-        size = checkpoint["model_args"]["vocab_size"]
-        if size != tokenizer.vocabulary_size:
+def _check_sizes(config: Any, stored: dict[str, Any], path: Path) -> None:
+    """ValueError naming the first size in which the model's config is not the stored one."""
+    for key in SHAPE_KEYS:
+        group, _, name = key.partition(".")
+        node = stored.get(group) or {}
+        own = getattr(getattr(config, group, None), name, None)
+        if name in node and node[name] != own:
             raise ValueError(
-                f"{path} has a vocabulary of {size} tokens, the dataset {tokenizer.vocabulary_size}: "
-                "say dataset= and dataset.tokenizer= as it was trained (tiny_shakespeare in characters has 65)"
+                f"{path} has algorithm.{key}={node[name]}, the model {own}: say algorithm.{key}={node[name]}"
             )
-        return
+
+
+def _check_vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: Any) -> None:
     stored, own = checkpoint["tokenizer"], tokenizer.state()
     if stored != own:
         from datasets.tokenizers import tokenizer_from_state
@@ -150,11 +156,3 @@ def _check_vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: Any) -> Non
             f"({tokenizer.vocabulary_size} tokens): say dataset={dataset.get('name')} "
             f"dataset.tokenizer={dataset.get('tokenizer')}"
         )
-
-
-def _nanogpt_sizes(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
-    arguments = checkpoint["model_args"]
-    keys = ("n_layer", "n_head", "n_embd", "block_size", "bias")
-    if not isinstance(arguments, dict) or not {*keys, "vocab_size"} <= set(arguments):
-        raise ValueError(f"{path} looks like a nanoGPT checkpoint, but its model_args lack the sizes")
-    return {key: arguments[key] for key in keys}

@@ -4,14 +4,13 @@ Below this module nobody sees Hydra or a DictConfig.
 """
 
 import dataclasses
-import functools
 import importlib
 import typing
 from dataclasses import dataclass, field
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException, ValidationError
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException, ValidationError
 
 from experiments.errors import near_miss
 
@@ -20,10 +19,13 @@ from experiments.errors import near_miss
 ALGORITHMS = {
     "gpt": "algorithms.teacher_forcing.gpt:GPT",
     "df_lm": "algorithms.diffusion_forcing.df_lm:DFLM",
+    "masked_diffusion": "algorithms.masked_diffusion.masked_diffusion:MaskedDiffusion",
+    "diffusion_flow": "algorithms.diffusion_flow.diffusion_flow:DiffusionFlow",
 }
 EXPERIMENTS = {
     "language_modeling": "experiments.language_modeling:LanguageModeling",
     "benchmark": "experiments.benchmark:Benchmark",
+    "decoding": "experiments.decoding:Decoding",
 }
 
 
@@ -42,69 +44,76 @@ def build(cls: Any, config: DictConfig | dict[str, Any], where: str) -> Any:
     dataclass object to.
     """
     try:
-        merged = OmegaConf.to_container(
-            OmegaConf.merge(OmegaConf.structured(_mutable(cls)), config), throw_on_missing=True
-        )
-        return _construct(cls, merged)
-    except ConfigKeyError as error:
-        key = f"{where}.{error.full_key}"
-        known = [f"{where}.{k}" for k in _field_names(cls)]
-        raise ValueError(f"unknown config key '{key}'{near_miss(key, known)}") from error
+        values: Any = OmegaConf.to_container(config, resolve=True) if isinstance(config, DictConfig) else config
+    except OmegaConfBaseException as error:
+        raise ValueError(f"config key '{where}': {str(error).splitlines()[0]}") from error
+    return _construct(cls, values, where)
+
+
+def _construct(cls: Any, values: Any, where: str) -> Any:
+    if not isinstance(values, dict):
+        raise ValueError(f"config key '{where}' has a wrong value: it holds keys of its own, not {values!r}")
+    inner = _nested_classes(cls, values, where)
+    for key in values:
+        if key not in inner:
+            known = [f"{where}.{name}" for name in _field_names(cls, values)]
+            raise ValueError(f"unknown config key '{where}.{key}'{near_miss(f'{where}.{key}', known)}")
+    for f in dataclasses.fields(cls):
+        if f.name not in values and f.default is f.default_factory is dataclasses.MISSING:
+            raise ValueError(f"config key '{where}.{f.name}' has no value: set it")
+    made = {
+        key: None if value is None else _construct(inner[key], value, f"{where}.{key}")
+        for key, value in values.items()
+        if inner[key]
+    }
+    leaves = {key: value for key, value in values.items() if not inner[key]}
+    return cls(**_convert(cls, leaves, where), **made)
+
+
+def _convert(cls: Any, leaves: dict[str, Any], where: str) -> dict[str, Any]:
+    """Values of those fields of `cls` that are no dataclasses, converted to the types that these are annotated with."""
+    typed = [(f.name, f.type, field(default=MISSING)) for f in dataclasses.fields(cls) if f.name in leaves]
+    schema = OmegaConf.structured(dataclasses.make_dataclass(cls.__name__, typed))
+    try:
+        return typing.cast(dict, OmegaConf.to_container(OmegaConf.merge(schema, leaves), throw_on_missing=True))
     except MissingMandatoryValue as error:
         raise ValueError(f"config key '{where}.{error.full_key}' has no value: set it") from error
     except ValidationError as error:
         reason = (error.msg or str(error)).splitlines()[0]
-        key = f"{where}.{error.full_key}" if error.full_key else where
-        raise ValueError(f"config key '{key}' has a wrong value: {reason}") from error
-    except OmegaConfBaseException as error:
-        raise ValueError(f"config key '{where}': {str(error).splitlines()[0]}") from error
+        raise ValueError(f"config key '{where}.{error.full_key}' has a wrong value: {reason}") from error
 
 
-def _nested(annotation: Any) -> Any:
-    """The dataclass that a field is annotated with, be it optional; None for other fields."""
-    options = [t for t in (annotation, *typing.get_args(annotation)) if dataclasses.is_dataclass(t)]
-    return options[0] if options and typing.get_origin(annotation) not in (list, dict) else None
+def _nested_classes(cls: Any, values: dict[str, Any], where: str) -> dict[str, Any]:
+    """The dataclass that each field of `cls` takes, or None.
 
-
-@functools.cache
-def _mutable(cls: Any) -> Any:
-    """`cls` without `frozen` and without checks: OmegaConf cannot merge into frozen dataclasses."""
-    fields = []
+    Of a union of dataclasses it is the one whose own `name` the values give; ValueError where none has it.
+    """
+    found = {}
     for f in dataclasses.fields(cls):
-        inner = _nested(f.type)
-        if inner is None:
-            default = field(default=f.default, default_factory=f.default_factory)
-            fields.append((f.name, f.type, default))
-        elif f.type is inner:
-            default = field()
-            if f.default_factory is not dataclasses.MISSING:
-                default = field(default_factory=functools.partial(_as_mutable, f.default_factory))
-            fields.append((f.name, _mutable(inner), default))
-        else:
-            fields.append((f.name, _mutable(inner) | None, field(default=None)))
-    return dataclasses.make_dataclass(cls.__name__, fields, kw_only=True)
+        options = {}
+        if typing.get_origin(f.type) not in (list, dict):
+            members = [t for t in (f.type, *typing.get_args(f.type)) if dataclasses.is_dataclass(t)]
+            options = {getattr(t, "name", None): t for t in members}
+        given = values.get(f.name)
+        if len(options) > 1 and isinstance(given, dict):
+            name = given.get("name")
+            if name not in options:
+                raise ValueError(
+                    f"{where}.{f.name}.name is '{name}', which does not fit {where}.name={values.get('name')}: "
+                    f"choose one of {', '.join(options)}"
+                )
+            options = {name: options[name]}
+        found[f.name] = next(iter(options.values()), None)
+    return found
 
 
-def _as_mutable(default_factory: Any) -> Any:
-    """What `default_factory` makes, as an instance of the mutable twin of its class."""
-    value = default_factory()
-    own = {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}
-    twins = {k: _as_mutable(lambda v=v: v) if dataclasses.is_dataclass(v) else v for k, v in own.items()}
-    return _mutable(type(value))(**twins)
-
-
-def _construct(cls: Any, values: Any) -> Any:
-    inner = {f.name: _nested(f.type) for f in dataclasses.fields(cls)}
-    return cls(**{k: _construct(inner[k], v) if inner[k] and v is not None else v for k, v in values.items()})
-
-
-def _field_names(cls: type) -> list[str]:
+def _field_names(cls: Any, values: dict[str, Any]) -> list[str]:
     """Dotted names of all fields of a dataclass, nested ones included."""
     names = []
-    for f in dataclasses.fields(cls):
-        names.append(f.name)
-        inner = _nested(f.type)
-        names += [f"{f.name}.{name}" for name in _field_names(inner)] if inner else []
+    for name, inner in _nested_classes(cls, values, "").items():
+        given = values.get(name)
+        names.append(name)
+        names += [f"{name}.{n}" for n in _field_names(inner, given if isinstance(given, dict) else {})] if inner else []
     return names
 
 
@@ -141,22 +150,30 @@ class TrainingConfig:
 
 @dataclass(frozen=True)
 class EvaluationConfig:
-    """Validation and test; `max_batches` of None evaluates every token."""
+    """Validation, test and likelihood; `max_batches` of None evaluates every token."""
 
     batch_size: int = 64
     max_batches: int | None = None
+    likelihood_split: str = "test"
 
     def __post_init__(self) -> None:
         _at_least(self, "experiment.evaluation", 1, "batch_size", "max_batches")
+        splits = ("val", "val_whole", "test")
+        if self.likelihood_split not in splits:
+            raise ValueError(
+                f"experiment.evaluation.likelihood_split is '{self.likelihood_split}': choose one of "
+                f"{', '.join(splits)}"
+            )
 
 
 @dataclass(frozen=True)
 class SamplingConfig:
-    """Sampling of `n_samples` texts of `length` tokens after `prompt`."""
+    """Sampling of `n_samples` texts of `length` tokens between `prompt` and `suffix`."""
 
     n_samples: int = 4
     length: int = 256
     prompt: str = ""
+    suffix: str = ""
 
     def __post_init__(self) -> None:
         _at_least(self, "experiment.sampling", 1, "n_samples", "length")

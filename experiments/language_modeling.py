@@ -19,10 +19,13 @@ from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments import callbacks as callback
 from experiments.analysis import plots
+from experiments.analysis.likelihood import FILE as WINDOWS_FILE
+from experiments.analysis.likelihood import mean_per_token, write_windows
 from experiments.base_experiment import BaseExperiment, rank_zero_only, say
 from experiments.checkpoint import load_weights, read_checkpoint
 from experiments.checkpoint_callback import Checkpoints
 from experiments.config import ALGORITHMS, LanguageModelingConfig, look_up
+from experiments.likelihood import measure
 from experiments.loggers import log_media
 from experiments.summary import write_json
 from experiments.trainer import build_trainer
@@ -31,14 +34,15 @@ SHOWN = 2  # samples printed, of those written
 
 
 class LanguageModeling(BaseExperiment):
-    """training, validation, test and sampling of one model on one corpus.
+    """training, validation, test, likelihood and sampling of one model on one corpus.
 
     Evaluation and sampling use checkpoints/best.ckpt of this run, or the weights of load=.
     """
 
     config_class = LanguageModelingConfig
     config: LanguageModelingConfig
-    tasks: ClassVar[tuple[str, ...]] = ("training", "validation", "test", "sampling")
+    tasks: ClassVar[tuple[str, ...]] = ("training", "validation", "test", "likelihood", "sampling")
+    generating_tasks: ClassVar[tuple[str, ...]] = ("sampling",)  # those that continue the prompt
 
     def prepare(self) -> None:
         if self.config.training.ema_decay is not None and self.run.trainer.get("strategy") == "fsdp":
@@ -63,11 +67,17 @@ class LanguageModeling(BaseExperiment):
             self.data.prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
-        self.prompt = self._encode_prompt()
+        self.prompt = self._encode("prompt") or [self.tokenizer.start_id]
+        self.suffix = self._encode("suffix")
         self.algorithm = self._build_algorithm()
         self.algorithm.encode = self.tokenizer.encode
+        if self.suffix and not self.algorithm.sees_right:
+            raise ValueError(
+                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.algorithm.name}, which reads from "
+                "left to right: leave it empty, or take algorithm=masked_diffusion"
+            )
         if "sampling" in self.config.tasks:
-            self.algorithm.check_generation(self.config.sampling.length)
+            self.algorithm.check_generation(self.config.sampling.length, prompt_length=len(self.prompt))
         if self.data is not None:
             self.algorithm.characters_per_token = dict(self.data.characters_per_token)
         if self.checkpoint is not None and self.source is not None:
@@ -132,24 +142,55 @@ class LanguageModeling(BaseExperiment):
         self._evaluate("test")
 
     @rank_zero_only
+    def likelihood(self) -> None:
+        """Every likelihood that the method can state of one split: likelihood.csv, and window by window beside it."""
+        assert self.data is not None
+        split = self.config.evaluation.likelihood_split
+        strategy = self._evaluation_trainer().strategy
+        self.data.trainer = None  # all windows in this process
+        loader = self.data.eval_dataloader(split)
+        measured = measure(
+            self.algorithm.to(strategy.root_device).eval(),
+            loader,
+            number=min(len(loader), self.config.evaluation.max_batches or len(loader)),
+            context=strategy.precision_plugin.forward_context,
+            say=say,
+        )
+        write_windows(self.run_dir / WINDOWS_FILE, measured.windows)
+        tokens = measured.windows.tokens
+        lines = ["split,likelihood,kind,nats_per_token,standard_error,windows,tokens"]
+        for name, nats in measured.windows.nats.items():
+            kind, (mean, error) = measured.kinds[name], mean_per_token(nats, tokens)
+            lines.append(f"{split},{name},{kind},{mean!r},{error!r},{len(tokens)},{int(tokens.sum())}")
+            self.summary["figures"] |= {f"{split}/{name}": mean, f"{split}/{name}_error": error}
+            self.summary["kinds"][f"{split}/{name}"] = kind
+            say(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
+        (self.run_dir / "likelihood.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @rank_zero_only
     def sampling(self) -> None:
         """Continue the prompt n_samples times; samples.txt for people, samples.json for programs."""
         config = self.config.sampling
         device = self._evaluation_trainer().strategy.root_device
         seeds = [self.run.seed * 1_000_000 + i for i in range(config.n_samples)]
         prompt = torch.tensor(self.prompt, device=device).expand(len(seeds), -1)  # (B, P)
+        fixed = {}
+        if self.suffix:
+            fixed["suffix"] = torch.tensor(self.suffix, device=device).expand(len(seeds), -1)
         algorithm = self.algorithm.to(device).eval()
         compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            out = algorithm.generate(prompt, length=config.length, seeds=seeds)
+            out = algorithm.generate(prompt, length=config.length, seeds=seeds, **fixed)
         skipped = 0 if config.prompt else len(self.prompt)  # the start token is not text
         texts = [self.tokenizer.decode(row[skipped:]) for row in out.ids.cpu()]
         record = {
             "prompt": config.prompt,
+            "suffix": config.suffix,
             "length": config.length,
             "seeds": seeds,
             "steps": out.steps,
             "forwards": out.forwards,
+            "tokens_per_forward": out.tokens_per_forward,
             "seconds": out.seconds,
             "decoder": dataclasses.asdict(self.run.algorithm.decoder),
             "checkpoint": str(self.source or self.run_dir / "checkpoints" / "best.ckpt"),
@@ -160,7 +201,8 @@ class LanguageModeling(BaseExperiment):
         write_json(folder / "samples.json", record)
         (folder / "samples.txt").write_text(_readable(seeds, texts), encoding="utf-8")
         say(_readable(seeds[:SHOWN], texts[:SHOWN]))
-        self.summary["sampling"] = {key: record[key] for key in ("steps", "forwards", "seconds", "length")}
+        kept = ("steps", "forwards", "tokens_per_forward", "seconds", "length")
+        self.summary["sampling"] = {key: record[key] for key in kept}
         self.summary["sampling"]["n_samples"] = len(seeds)
         drawn = self._draw_artifacts()
         if self._loggers is not None or self.run.logger.wandb is not None:
@@ -185,14 +227,15 @@ class LanguageModeling(BaseExperiment):
             )
         return block_size
 
-    def _encode_prompt(self) -> list[int]:
-        text = self.config.sampling.prompt
-        if not text or "sampling" not in self.config.tasks:
-            return [self.tokenizer.start_id]
+    def _encode(self, key: str) -> list[int]:
+        """The ids of experiment.sampling.KEY, none where it is empty or nothing gets sampled."""
+        text = getattr(self.config.sampling, key)
+        if not any(task in self.generating_tasks for task in self.config.tasks):
+            return []
         try:
             return self.tokenizer.encode(text).tolist()
         except ValueError as error:
-            raise ValueError(f"experiment.sampling.prompt: {error}") from error
+            raise ValueError(f"experiment.sampling.{key}: {error}") from error
 
     def _check_average(self) -> None:
         assert self.checkpoint is not None

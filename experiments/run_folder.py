@@ -192,9 +192,8 @@ def _latest(own: list[str]) -> Path | None:
 
 def _loaded_overrides(argv: list[str], path: Path) -> list[str]:
     """Overrides that rebuild the algorithm and the dataset of the run at `path`, as far as not given in argv."""
-    config, choices = _stored_config(path)
     given = {key_of(o) for o in overrides_in(argv)}
-    config = {root: config[root] for root in RELOADED if root in config and root not in given}
+    config, choices = _stored_config(path, argv, given)
     picked = [
         f"{group}={choice}"
         for group, choice in sorted(choices.items())
@@ -203,7 +202,7 @@ def _loaded_overrides(argv: list[str], path: Path) -> list[str]:
     composed = _compose([*picked, *overrides_in(argv)])
     if composed is None:  # Hydra itself will say what is wrong with the command line
         return picked
-    kept = [key.replace("/", ".") for key in given]
+    kept = [key.replace("/", ".") for key in given if key not in RELOADED]
     missing = object()
     for key, value in _leaves(config):
         if any(key == k or key.startswith(f"{k}.") for k in kept):
@@ -213,19 +212,24 @@ def _loaded_overrides(argv: list[str], path: Path) -> list[str]:
     return picked
 
 
-def _stored_config(path: Path) -> tuple[dict[str, Any], dict[str, str]]:
-    """Config and group choices of the run that wrote `path`: from its folder, or from inside the file."""
+def _stored_config(path: Path, argv: list[str], given: set[str]) -> tuple[dict[str, Any], dict[str, str]]:
+    """Config and group choices of the run that wrote `path`, from its folder or from inside the file, less what a
+    choice among the keys `given` in argv replaces."""
     file = checkpoint_of(path, ["best.ckpt", "last.ckpt"])
     folder = run_folder_of(path)
     if folder is not None:
         config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        config = {root: value for root, value in config.items() if root not in given}
         hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text())
         choices = hydra["hydra"]["runtime"]["choices"]
     else:
         from experiments.checkpoint import describe  # torch: only for a file without its run folder
 
-        config, choices = describe(file)
+        composed = _compose(overrides_in(argv)) if "algorithm" in given else None
+        algorithm: Any = None if composed is None else OmegaConf.to_container(composed.algorithm)
+        config, choices = describe(file, given=given, algorithm=algorithm)
     groups = {g.partition("@")[0]: c for g, c in choices.items()}
+    config = {root: config[root] for root in RELOADED if root in config}
     return config, {g: c for g, c in groups.items() if g.split("/")[0] in RELOADED}
 
 

@@ -58,7 +58,8 @@ def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureF
     from experiments import launch
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("HYDRA_FULL_ERROR", raising=False)
+    for name in ("HYDRA_FULL_ERROR", launch.OURS):
+        monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str) -> Outcome:
         monkeypatch.setattr(sys, "argv", ["main.py", *arguments])

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.generation import Generation
-from algorithms.common.metrics.likelihood import NegativeLogLikelihood, bits_per_character
+from algorithms.common.metrics.likelihood import Likelihood, NegativeLogLikelihood, bits_per_character
 from algorithms.common.optim import OptimizerConfig, make_adamw, warmup_cosine
 
 EVALUATION_SEED = 1234  # every evaluation draws the same noise, so that checkpoints and methods are paired
@@ -46,6 +46,7 @@ class BaseAlgorithm(LightningModule, ABC):
     config_class: ClassVar[type]
     likelihood_kind: str = "exact"
     loss_unit: str = "nats per token"
+    sees_right: ClassVar[bool] = False  # generate takes a `suffix` (B, S), known text after what is generated
 
     def __init__(self, config: Any, *, vocabulary_size: int, total_steps: int, seed: int) -> None:
         super().__init__()
@@ -83,8 +84,13 @@ class BaseAlgorithm(LightningModule, ABC):
     ) -> Generation:
         """Continue prompt (B, P) by `length` tokens; row i depends on its prompt and seeds[i] only."""
 
-    def check_generation(self, length: int) -> None:
-        """Raise ValueError if the configured decoder cannot generate `length` tokens: asked before training."""
+    def likelihoods(self) -> dict[str, Likelihood]:
+        """Every likelihood of the trained weights, by name, for the task `likelihood`."""
+        return {"nll": Likelihood(self.likelihood_kind, self.nll)}
+
+    def check_generation(self, length: int, *, prompt_length: int = 1) -> None:
+        """Raise ValueError if the configured decoder cannot generate `length` tokens so prompted: asked before
+        training."""
 
     def artifacts(self) -> dict[str, np.ndarray]:
         """Arrays worth a picture in the run folder, by name."""

@@ -197,7 +197,7 @@ class DFLM(BaseAlgorithm):
         keyword = [int(token) for token in self.encode(decoder.keyword)]
         return guidance_from_loss(keyword_loss(table, keyword), decoder.guidance_scale)
 
-    def check_generation(self, length: int) -> None:
+    def check_generation(self, length: int, *, prompt_length: int = 1) -> None:
         try:
             horizon_of(length, self.config.decoder.chunk_size, self.window)
             self.guidance(self.config.decoder, self.table())
@@ -247,4 +247,5 @@ class DFLM(BaseAlgorithm):
         )
         ids = torch.where(given, ids, round_to_tokens(sampled.x, table, decoder.rounding))
         recorded = Trace(*(torch.stack(part) for part in zip(*states, strict=True))) if trace else None
-        return Generation(ids, sampled.forwards, sampled.forwards, time.perf_counter() - began, recorded)
+        seconds = time.perf_counter() - began
+        return Generation(ids, sampled.forwards, sampled.forwards, seconds, length * len(seeds), recorded)

@@ -92,7 +92,8 @@ def decode(
             top_p=config.top_p,
         )
     seconds = time.perf_counter() - began
-    return Generation(ids, length, length, seconds, _trace(ids, P) if trace else None)
+    decided = length * ids.size(0)
+    return Generation(ids, length, length, seconds, decided, _trace(ids, P) if trace else None)
 
 
 def _trace(ids: Tensor, P: int) -> Trace:

@@ -46,7 +46,7 @@ class GPT(BaseAlgorithm):
         logits = self.model(ids[:, :-1])  # (B, T, V)
         return F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
 
-    def check_generation(self, length: int) -> None:
+    def check_generation(self, length: int, *, prompt_length: int = 1) -> None:
         self.config.decoder.check_vocabulary(self.vocabulary_size)
 
     @torch.no_grad()

@@ -23,8 +23,12 @@ class LanguageModel(nn.Module):
         if config.style == "nanogpt":
             self.lm_head.weight = self.wte.weight
 
-    def forward(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
-        """ids (B, T) -> logits (B, T, V); with `cache`, the ids follow the tokens already encoded."""
+    def hidden(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """ids (B, T) -> final hidden states (B, T, C); with `cache`, the ids follow the tokens already encoded."""
         x = self.wte(ids)  # (B, T, C)
         x = self.trunk.add_positions(x, 0 if cache is None else cache.length)
-        return self.lm_head(self.trunk(x, cache=cache))
+        return self.trunk(x, cache=cache)
+
+    def forward(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
+        """ids (B, T) -> logits (B, T, V)."""
+        return self.lm_head(self.hidden(ids, cache=cache))

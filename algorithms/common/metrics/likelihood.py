@@ -4,9 +4,20 @@ B batch, T tokens.
 """
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torchmetrics import MeanMetric
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """A likelihood that a method can state: its kind, and nats (B, T) of ids (B, T + 1) by `nll(ids, generator)`."""
+
+    kind: str
+    nll: Callable[[Tensor, torch.Generator], Tensor]
 
 
 class NegativeLogLikelihood(MeanMetric):

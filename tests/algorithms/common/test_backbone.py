@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel, Transformer
 from algorithms.common.backbone.attention import attention_mask
-from algorithms.teacher_forcing.weights import from_nanogpt
+from algorithms.common.backbone.weights import from_nanogpt, from_tiny_diffusion
 
 GOLDEN = Path(__file__).parents[2] / "golden"
 STYLES = ["nanogpt", "rope"]
@@ -23,18 +23,6 @@ def golden(file: str, case: str) -> dict[str, torch.Tensor]:
 
 def tiny(style: str, **kwargs) -> BackboneConfig:
     return BackboneConfig(n_layer=2, n_head=2, n_embd=16, block_size=12, style=style, **kwargs)
-
-
-def from_tiny_diffusion(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """tiny-diffusion's names as ours; its separate q, k and v become one matrix."""
-    renamed = {"wte.weight": state["token_emb.weight"], "lm_head.weight": state["lm_head.weight"]}
-    for key, value in state.items():
-        if key.endswith(".c_q.weight"):
-            stem = key.removesuffix("c_q.weight")
-            renamed[f"trunk.{stem}c_attn.weight"] = torch.cat([state[f"{stem}c_{part}.weight"] for part in "qkv"])
-        elif key.startswith("blocks.") and not key.endswith((".c_k.weight", ".c_v.weight")):
-            renamed[f"trunk.{key}"] = value
-    return renamed
 
 
 @pytest.mark.parametrize("bias", [False, True])
@@ -51,13 +39,34 @@ def test_logits_and_loss_equal_nanogpt(bias):
     torch.testing.assert_close(loss, values["loss"], rtol=1e-5, atol=1e-6)
 
 
-def test_logits_equal_tiny_diffusion():
-    """Catches a wrong order of RoPE and QK-norm, a wrong rotation, a missing norm behind the embedding."""
-    values = golden("tiny_diffusion_gpt.npz", "gpt")
+def tiny_diffusion(case: str, attention: str) -> tuple[LanguageModel, dict[str, torch.Tensor]]:
+    """The model of a golden case, and the case's values with the mask token as the last of the vocabulary."""
+    values = golden("tiny_diffusion_models.npz", case)
     state = {k.removeprefix("state_dict/"): v for k, v in values.items() if k.startswith("state_dict/")}
-    model = LanguageModel(BackboneConfig(n_layer=2, n_head=2, n_embd=32, block_size=24), 65)
-    model.load_state_dict(from_tiny_diffusion(state))
-    torch.testing.assert_close(model(values["idx"].long()), values["logits"], rtol=1e-5, atol=1e-6)
+    mask_first = case != "gpt"
+    size = state["token_emb.weight"].size(0)
+    model = LanguageModel(BackboneConfig(n_layer=2, n_head=2, n_embd=32, block_size=24), size, attention=attention)
+    weights = from_tiny_diffusion(state, mask_first=mask_first)
+    model.load_state_dict({k: v for k, v in weights.items() if k in model.state_dict()})
+    assert [k for k in weights if k not in model.state_dict()] == [k for k in state if k.startswith(("flow_", "t_mlp"))]
+    if mask_first:
+        values |= {key: (values[key] - 1) % size for key in ("idx", "targets")}
+        values["logits"] = values["logits"].roll(-1, dims=-1)
+    return model, values
+
+
+@pytest.mark.parametrize(
+    ("case", "attention"), [("gpt", "causal"), ("diffusion", "bidirectional"), ("diffusion_flow", "bidirectional")]
+)
+def test_logits_and_loss_equal_tiny_diffusion(case, attention):
+    """Catches a wrong order of RoPE and QK-norm, a wrong rotation, a missing norm behind the embedding; q, k and v in
+    another order; a mask token that stays in front in the embedding or in the head."""
+    model, values = tiny_diffusion(case, attention)
+    logits = model(values["idx"].long())
+    torch.testing.assert_close(logits, values["logits"], rtol=1e-5, atol=1e-6)
+    counted = values.get("mask", torch.ones_like(values["idx"])).bool()
+    loss = torch.nn.functional.cross_entropy(logits[counted], values["targets"].long()[counted])
+    torch.testing.assert_close(loss, values["loss"], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("style", STYLES)

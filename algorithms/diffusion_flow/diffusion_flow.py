@@ -1,0 +1,91 @@
+"""Diffusion + flow: masked diffusion with a flow-matching loss beside it, and decoding along the flow.
+
+Sources: see velocity.py (the reference's recipe) and posterior.py (the default). With weight 0 it is masked diffusion,
+to the bit. B batch, T tokens, W = T + 1 the window.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from algorithms.common.generation import RowRandom
+from algorithms.diffusion_flow.decoders import FlowDecoder, FlowTopConfidence
+from algorithms.diffusion_flow.flow import PlateauSwitch, warmed_up
+from algorithms.diffusion_flow.posterior import PosteriorFlow, PosteriorFlowConfig
+from algorithms.diffusion_flow.velocity import VelocityFlow, VelocityFlowConfig
+from algorithms.masked_diffusion.decoding import AnyDecoder, MaskedDecoder, Predictor
+from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
+
+
+@dataclass(frozen=True)
+class DiffusionFlowConfig(MaskedDiffusionConfig):
+    """Settings of `algorithm=diffusion_flow`: those of masked diffusion, and the flow's."""
+
+    name: str = "diffusion_flow"
+    flow: PosteriorFlowConfig | VelocityFlowConfig = field(default_factory=PosteriorFlowConfig)
+    decoder: AnyDecoder | FlowDecoder = field(default_factory=FlowTopConfidence)
+
+
+class DiffusionFlow(MaskedDiffusion):
+    """Masked diffusion with a second pass through the trunk on flow steps: the loss is CE + weight · flow loss."""
+
+    name = "diffusion_flow"
+    config_class = DiffusionFlowConfig
+    config: DiffusionFlowConfig
+
+    def __init__(
+        self, config: DiffusionFlowConfig, *, vocabulary_size: int, total_steps: int = 1, seed: int = 0
+    ) -> None:
+        super().__init__(config, vocabulary_size=vocabulary_size, total_steps=total_steps, seed=seed)
+        self.flow: PosteriorFlow | VelocityFlow
+        if isinstance(config.flow, PosteriorFlowConfig):
+            self.flow = PosteriorFlow(config.flow, self.model, self.mask_id)
+        else:
+            self.flow = VelocityFlow(config.flow, self.model, self.mask_id)
+        self.plateau = PlateauSwitch(
+            config.flow.plateau_window, config.flow.plateau_patience, config.flow.plateau_improvement
+        )
+        self.latest_flow_loss: Tensor | None = None
+        if config.flow.weight > 0:
+            self.loss_unit += " + flow loss"
+
+    def flow_weight(self, step: int) -> float:
+        """The weight of the flow loss at optimiser step `step`; 0 where it is not computed."""
+        flow = self.config.flow
+        ended = (flow.max_step is not None and step >= flow.max_step) or self.plateau.off
+        return 0.0 if ended or step % flow.interval else warmed_up(flow.weight, step, flow.warmup_steps)
+
+    def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        x, masked, weight = self.mask(ids, generator)
+        loss = self.restoration_loss(self.model(x)[:, 1:], ids[:, 1:], masked, weight)
+        parts = {"masked": loss.detach()}
+        share = self.flow_weight(0 if self._trainer is None else self._trainer.global_step)
+        if share > 0:
+            flow = self.flow.loss(self.model, ids, x, generator)
+            loss = loss + share * flow
+            self.latest_flow_loss = flow.detach()
+            if self.training:
+                self.plateau.record(self.latest_flow_loss)
+        elif self._trainer is not None and self._trainer.world_size > 1:  # DDP waits for every parameter's gradient
+            loss = loss + 0 * sum(p.sum() for p in self.flow.parameters())
+        if self.latest_flow_loss is not None:  # flow steps and logged steps need not coincide
+            parts["flow"] = self.latest_flow_loss
+        return {
+            "loss": loss,
+            **parts,
+            "flow_weight": torch.tensor(share),
+            "flow_active": torch.tensor(float(share > 0)),
+        }
+
+    def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
+        if isinstance(decoder, FlowDecoder):
+            return self.flow.predictor(self.model, decoder, random)
+        return super().predictor(decoder, random)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["flow_plateau"] = self.plateau.state()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.plateau.load(checkpoint["flow_plateau"])

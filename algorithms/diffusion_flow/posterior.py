@@ -1,0 +1,106 @@
+"""Flow matching whose velocity follows from the token posterior: masked positions carry noisy codes of their tokens.
+
+Sources: variational flow matching (arXiv:2406.04843); continuous states at masked positions as in CANDI
+(arXiv:2510.22510). In training and in decoding the trunk sees the same thing: the mask, a noisy code, and its progress.
+B batch, R rows, T tokens, W window, K chunk, C channels, D code channels, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algorithms.common.backbone import LanguageModel
+from algorithms.common.generation import RowRandom
+from algorithms.diffusion_flow.decoders import FlowDecoder
+from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
+from algorithms.masked_diffusion.decoding import ChunkState, Predictor
+
+
+@dataclass(frozen=True)
+class PosteriorFlowConfig(FlowConfig):
+    """`algorithm.flow.name=posterior`: cross-entropy of the masked tokens, given noisy codes of them."""
+
+    name: str = "posterior"
+    weight: float = 0.5
+    warmup_steps: int = 100
+    plateau_patience: int | None = None
+    code_dim: int = 32
+    code_norm: float = 2.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("code_dim", "code_norm"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"algorithm.flow.{key} is {getattr(self, key)}: it must be above 0")
+
+
+class PosteriorFlow(nn.Module):
+    """What a masked position shows beside the mask: a noisy code of its token, and how far it has come.
+
+    Codes have a fixed norm and cannot shrink. The norm of 2 leaves a code's identity open over most of the path: the
+    signal-to-noise ratio (s norm / (1 - s))² at which half of what there is to know about one of 65 tokens is known,
+    3.7, lies at s = 0.49.
+    """
+
+    def __init__(self, config: PosteriorFlowConfig, model: LanguageModel, mask_id: int) -> None:
+        super().__init__()
+        self.config = config
+        self.mask_id = mask_id
+        C = model.wte.embedding_dim
+        self.weight = nn.Parameter(torch.randn(mask_id, config.code_dim))
+        self.project = nn.Linear(config.code_dim, C, bias=False)
+        self.time = time_mlp(C)
+
+    def codes(self) -> Tensor:
+        """The code of every token: (V, D)."""
+        return F.normalize(self.weight, dim=-1) * self.config.code_norm
+
+    def logits(self, model: LanguageModel, x: Tensor, latents: Tensor, progress: Tensor) -> Tensor:
+        """Masked ids x (R, W) with latents (R, W, D) at progress (R,) -> logits (R, W, V)."""
+        s = progress[:, None, None]
+        scale = ((1 - s).square() + (s * self.config.code_norm).square() / latents.size(-1)).rsqrt()
+        shown = self.project(latents * scale) + self.time(progress[:, None])[:, None]  # (R, W, C)
+        embedded = model.wte(x) + shown * (x == self.mask_id)[..., None]
+        return model.lm_head(model.trunk(model.trunk.add_positions(embedded)))[..., : self.mask_id]
+
+    def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""
+        progress = draw_progress(self.config, ids.size(0), generator)
+        noise = torch.randn((*ids.shape, self.config.code_dim), generator=generator, device=ids.device)
+        latents = interpolate(F.embedding(ids, self.codes()), noise, progress)
+        logits = self.logits(model, x, latents, progress)
+        nats = F.cross_entropy(logits.transpose(1, 2).float(), ids, reduction="none")  # (B, W)
+        counted = x == self.mask_id
+        return (nats * counted).sum() / counted.sum().clamp(min=1)
+
+    def step(self, latents: Tensor, posterior: Tensor, progress: Tensor, following: Tensor) -> Tensor:
+        """Move latents (R, W, D) along the velocity (E[code] - z) / (1 - s) of the token posterior (R, W, V), from
+        progress to following (R,)."""
+        share = ((following - progress) / (1 - progress).clamp(min=1e-6))[:, None, None]
+        return torch.lerp(latents, posterior @ self.codes(), share)
+
+    def predictor(self, model: LanguageModel, decoder: FlowDecoder, random: RowRandom) -> Predictor:
+        """Latents start as noise with each chunk and follow the flow as its tokens are decided: progress is the share
+        decided. Once the share left is at or below flow_until, masked positions are plain masks again."""
+
+        def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
+            memory, left = state.memory, state.open.sum(1).float()  # (R,)
+            if "latents" not in memory:
+                rows = state.rows.tolist()
+                memory["latents"] = random.normal(x.size(1), self.config.code_dim, rows=rows).to(x.device)
+                memory["progress"] = torch.zeros_like(left)
+                memory["total"] = left
+            progress = 1 - left / memory["total"]
+            assisted = 1 - progress > decoder.flow_until  # (R,)
+            if not assisted.any():
+                return model.lm_head(model.hidden(x)[:, chunk])[..., : self.mask_id]
+            if "posterior" in memory:
+                begun, aim = memory["progress"], memory["progress"].lerp(progress, decoder.flow_step)
+                memory["latents"] = self.step(memory["latents"], memory["posterior"], begun, aim)
+            logits = self.logits(model, x, memory["latents"], progress)  # (R, W, V)
+            memory["posterior"], memory["progress"] = logits.softmax(-1), progress
+            return logits[:, chunk]
+
+        return predict

@@ -1,0 +1,98 @@
+"""The reference's flow: a head that regresses velocities of token embeddings, and blends them into the logits.
+
+Source: the diffusion + flow model built on nathan-barry/tiny-diffusion. Its known weaknesses are kept: embeddings of
+standard deviation 0.02 against unit noise, so that the target is nearly minus the noise; the time enters behind the
+trunk; in decoding the head sees mask embeddings, which it never saw in training. `posterior.py` is without them.
+B batch, R rows, T tokens, W window, K chunk, C channels, V vocabulary.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algorithms.common.backbone import LanguageModel
+from algorithms.common.generation import RowRandom
+from algorithms.diffusion_flow.decoders import FlowDecoder
+from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
+from algorithms.masked_diffusion.decoding import ChunkState, Predictor
+
+BLEND_BASE, BLEND_SLOPE, BLEND_MAX = 0.25, 0.55, 0.8  # share of the flow's logits, by the share still masked
+
+
+@dataclass(frozen=True)
+class VelocityFlowConfig(FlowConfig):
+    """`algorithm.flow.name=velocity`: smooth-L1 of velocities, over masked positions (`masked_only`) or all."""
+
+    name: str = "velocity"
+    max_step: int | None = 6000
+    noise_scale: float = 1.0
+    huber_beta: float = 0.1
+    bottleneck: int = 128
+    masked_only: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for key in ("noise_scale", "huber_beta", "bottleneck"):
+            if getattr(self, key) <= 0:
+                raise ValueError(f"algorithm.flow.{key} is {getattr(self, key)}: it must be above 0")
+
+
+def velocity_error(predicted: Tensor, target: Tensor, counted: Tensor, *, beta: float) -> Tensor:
+    """Smooth-L1 of velocities (B, T, C), mean over channels, averaged over the positions `counted` (B, T) bool."""
+    error = F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").mean(-1)  # (B, T)
+    return (error * counted).sum() / counted.sum().clamp(min=1)
+
+
+def assisted_logits(
+    logits: Tensor, embedded: Tensor, velocity: Tensor, table: Tensor, remaining: Tensor, decoder: FlowDecoder
+) -> Tensor:
+    """Logits (R, K, V + 1) blended with those of the embeddings (R, K, C) moved by flow_step along the velocity, read
+    off the embedding table (V + 1, C); untouched in rows whose masked share `remaining` (R,) is at most flow_until."""
+    blend = (BLEND_BASE + BLEND_SLOPE * remaining).clamp(max=BLEND_MAX) * (remaining > decoder.flow_until)
+    flow_logits = (embedded + decoder.flow_step * velocity) @ table.T
+    return torch.lerp(logits, flow_logits, blend[:, None, None])
+
+
+class VelocityFlow(nn.Module):
+    """A bottleneck head on the trunk's hidden states; the time is added to these."""
+
+    def __init__(self, config: VelocityFlowConfig, model: LanguageModel, mask_id: int) -> None:
+        super().__init__()
+        self.config = config
+        self.mask_id = mask_id
+        C = model.wte.embedding_dim
+        self.head = nn.Sequential(
+            nn.Linear(C, config.bottleneck, bias=False), nn.SiLU(), nn.Linear(config.bottleneck, C, bias=False)
+        )
+        self.time = time_mlp(C)
+
+    def velocity(self, hidden: Tensor, progress: Tensor) -> Tensor:
+        """hidden (B, T, C) at progress (B,) -> velocities (B, T, C)."""
+        return self.head(hidden + self.time(progress[:, None])[:, None])
+
+    def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+        """The flow loss of ids (B, W), whose masked form is x (B, W)."""
+        clean = model.wte(ids).detach()  # (B, W, C)
+        progress = draw_progress(self.config, ids.size(0), generator)
+        noise = torch.randn(clean.shape, generator=generator, device=ids.device) * self.config.noise_scale
+        noisy = interpolate(clean, noise, progress)
+        predicted = self.velocity(model.trunk(model.trunk.add_positions(noisy)), progress)
+        counted = x == self.mask_id if self.config.masked_only else torch.ones_like(x, dtype=torch.bool)
+        return velocity_error(predicted, clean - noise, counted, beta=self.config.huber_beta)
+
+    def predictor(self, model: LanguageModel, decoder: FlowDecoder, random: RowRandom) -> Predictor:
+        """The network with the flow's help while the share of the window that is masked is above flow_until."""
+
+        def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
+            hidden = model.hidden(x)[:, chunk]  # (R, K, C)
+            logits = model.lm_head(hidden)  # (R, K, V + 1)
+            remaining = state.remaining.to(x.device).float()  # (R,)
+            if bool((remaining > decoder.flow_until).any()):
+                velocity = self.velocity(hidden, 1 - remaining)
+                embedded = model.wte(x[:, chunk])
+                logits = assisted_logits(logits, embedded, velocity, model.wte.weight, remaining, decoder)
+            return logits[..., : self.mask_id]
+
+        return predict

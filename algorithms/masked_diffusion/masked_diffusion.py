@@ -1,0 +1,199 @@
+"""Masked diffusion: a bidirectional trunk that restores hidden tokens, any number of them at once.
+
+Source: MDLM (arXiv:2406.07524); nathan-barry/tiny-diffusion for `objective=reference`. The network is not told the
+time, which the masks tell (arXiv:2406.03736). B batch, T tokens, W = T + 1 the window, V vocabulary; the mask is V.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from algorithms.common.backbone import BackboneConfig, LanguageModel
+from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.generation import Generation, RowRandom, check_prompt
+from algorithms.common.metrics.likelihood import Likelihood
+from algorithms.common.optim import OptimizerConfig
+from algorithms.masked_diffusion.decoding import (
+    AnyDecoder,
+    ChunkState,
+    MaskedDecoder,
+    Predictor,
+    TopConfidence,
+    decode,
+)
+from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood, token_nats
+from algorithms.masked_diffusion.masking import counted_masks, independent_masks, stratified_shares
+
+OBJECTIVES = ("continuous_time", "any_order", "reference")
+
+
+@dataclass(frozen=True)
+class MaskedDiffusionConfig:
+    """Settings of `algorithm=masked_diffusion`.
+
+    `objective`: `continuous_time` is the bound with independent masks and the weight 1/p, `any_order` the same bound
+    with a drawn number of masks, `reference` the mean over all masked tokens of a batch, which is no likelihood.
+    """
+
+    backbone: BackboneConfig
+    name: str = "masked_diffusion"
+    objective: str = "continuous_time"
+    validation_masks: int = 8
+    masks_per_count: int = 1
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    decoder: AnyDecoder = field(default_factory=TopConfidence)
+
+    def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise ValueError(f"algorithm.objective is '{self.objective}': choose one of {', '.join(OBJECTIVES)}")
+        for key in ("validation_masks", "masks_per_count"):
+            if getattr(self, key) < 1:
+                raise ValueError(f"algorithm.{key} is {getattr(self, key)}: it must be at least 1")
+
+
+class MaskedDiffusion(BaseAlgorithm):
+    """A denoiser of masked text; its likelihood is an upper bound, exact only for a chosen order.
+
+    Its windows hold block_size + 1 tokens, the first of them given: those that a GPT of the same context sees and
+    predicts. There is no key-value cache: under bidirectional attention none is exact.
+    """
+
+    name = "masked_diffusion"
+    config_class: ClassVar[type] = MaskedDiffusionConfig
+    likelihood_kind = "bound"
+    sees_right = True
+    config: MaskedDiffusionConfig
+
+    def __init__(
+        self, config: MaskedDiffusionConfig, *, vocabulary_size: int, total_steps: int = 1, seed: int = 0
+    ) -> None:
+        super().__init__(config, vocabulary_size=vocabulary_size, total_steps=total_steps, seed=seed)
+        self.mask_id = vocabulary_size
+        self.window = config.backbone.block_size + 1
+        longer = replace(config.backbone, block_size=self.window)
+        self.model = LanguageModel(longer, vocabulary_size + 1, attention="bidirectional")
+        if config.objective == "reference":
+            self.loss_unit = "nats per masked token"
+
+    def logits(self, x: Tensor) -> Tensor:
+        """ids with masks (B, W) -> logits (B, W, V): the mask itself is never predicted."""
+        return self.model(x)[..., : self.mask_id]
+
+    def mask(self, ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Hide a share of the last T tokens of ids (B, T + 1), shares stratified over the batch.
+
+        Returns x (B, T + 1), masks (B, T) and the weights (B,) of their cross-entropies in the bound.
+        """
+        B, T = ids.size(0), ids.size(1) - 1
+        share = stratified_shares(B, generator)[0]  # (B,)
+        draw = counted_masks if self.config.objective == "any_order" else independent_masks
+        masked, weight = draw(share, T, generator)
+        return torch.cat([ids[:, :1], ids[:, 1:].masked_fill(masked, self.mask_id)], dim=1), masked, weight
+
+    def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        x, masked, weight = self.mask(ids, generator)
+        return {"loss": self.restoration_loss(self.model(x)[:, 1:], ids[:, 1:], masked, weight)}
+
+    def restoration_loss(self, logits: Tensor, targets: Tensor, masked: Tensor, weight: Tensor) -> Tensor:
+        """The configured objective of logits (B, T, V + 1), in nats per token, or per masked token."""
+        if self.config.objective == "reference":  # its softmax runs over the mask token, too
+            nats = token_nats(logits, targets) * masked  # (B, T)
+            return nats.sum() / masked.sum().clamp(min=1)  # a batch may be without masks
+        nats = token_nats(logits[..., : self.mask_id], targets) * masked
+        return (nats * weight[:, None]).mean()
+
+    def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+        passes = self.config.validation_masks
+        return any_order_bound(self.logits, ids, mask_id=self.mask_id, passes=passes, generator=generator)
+
+    def likelihoods(self) -> dict[str, Likelihood]:
+        """The bound with every number of masks, and the exact likelihoods of three orders."""
+
+        def bound(ids: Tensor, generator: torch.Generator) -> Tensor:
+            passes = self.config.masks_per_count * (ids.size(1) - 1)
+            return any_order_bound(self.logits, ids, mask_id=self.mask_id, passes=passes, generator=generator)
+
+        def left_to_right(ids: Tensor, generator: torch.Generator) -> Tensor:
+            return chain_rule(self.logits, ids, mask_id=self.mask_id)
+
+        def of_decoder(decoder: MaskedDecoder, ids: Tensor, generator: torch.Generator) -> Tensor:
+            return decoder_likelihood(self.logits, ids, mask_id=self.mask_id, decoder=decoder)
+
+        margin = TopConfidence(confidence="margin")
+        found = {
+            "any_order": Likelihood("bound", bound),
+            "left_to_right": Likelihood("exact for this order", left_to_right),
+            "duel_margin": Likelihood("exact for this order", partial(of_decoder, margin)),
+        }
+        if self.config.decoder.has_likelihood:
+            found["duel_decoder"] = Likelihood("exact for this decoder", partial(of_decoder, self.config.decoder))
+        return found
+
+    def check_generation(self, length: int, *, prompt_length: int = 1) -> None:
+        self.config.decoder.check(self.vocabulary_size, self.window)
+        if prompt_length > self.window:
+            raise ValueError(
+                f"the prompt has {prompt_length} tokens, the window {self.window}: shorten it to its end, or raise "
+                "algorithm.backbone.block_size in training"
+            )
+
+    def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
+        """The network as a decoder asks for it: the head runs on the chunk alone."""
+
+        def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
+            hidden = self.model.hidden(x)[:, chunk]  # (R, K, C)
+            return self.model.lm_head(hidden)[..., : self.mask_id]
+
+        return predict
+
+    @torch.no_grad()
+    def generate(
+        self,
+        prompt: Tensor,
+        *,
+        length: int,
+        seeds: Sequence[int],
+        decoder: MaskedDecoder | None = None,
+        trace: bool = False,
+        suffix: Tensor | None = None,
+    ) -> Generation:
+        check_prompt(prompt, seeds, length)
+        self.check_generation(length, prompt_length=prompt.size(1))
+        tail = prompt[:, :0] if suffix is None else suffix
+        ids = torch.cat([prompt, prompt.new_zeros(prompt.size(0), length), tail], dim=1)  # (B, L)
+        given = torch.ones_like(ids, dtype=torch.bool)
+        given[:, prompt.size(1) : prompt.size(1) + length] = False
+        return self.infill(ids, given, seeds=seeds, decoder=decoder, trace=trace, first=prompt.size(1))
+
+    @torch.no_grad()
+    def infill(
+        self,
+        ids: Tensor,
+        given: Tensor,
+        *,
+        seeds: Sequence[int],
+        decoder: MaskedDecoder | None = None,
+        trace: bool = False,
+        first: int = 0,
+    ) -> Generation:
+        """Decide the tokens of ids (B, L) that are not `given` (B, L), chunk by chunk from position `first` on, before
+        which all are given. Raises ValueError on a mask token among the given ones."""
+        decoder = decoder or self.config.decoder
+        decoder.check(self.vocabulary_size, self.window)
+        random = RowRandom(seeds)
+        return decode(
+            self.predictor(decoder, random),
+            ids,
+            given,
+            decoder=decoder,
+            random=random,
+            mask_id=self.mask_id,
+            vocabulary_size=self.vocabulary_size,
+            window=self.window,
+            first=first,
+            trace=trace,
+        )

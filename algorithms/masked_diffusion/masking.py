@@ -1,0 +1,37 @@
+"""The forward process of masked diffusion: which tokens are hidden, and what their loss weighs.
+
+Sources: MDLM (arXiv:2406.07524, eq. 10: the bound with the weight 1/p of a linear schedule); any-order form: ARDM
+(arXiv:2110.02037, eq. 6), Ou et al. (arXiv:2406.03736). B batch, T tokens that may be masked.
+"""
+
+import torch
+from torch import Tensor
+
+
+def stratified_shares(count: int, generator: torch.Generator, *, rows: int = 1) -> Tensor:
+    """Uniform draws on (0, 1], one in each of `count` equal cells: (rows, count). Low discrepancy, no draw is 0."""
+    jitter = torch.rand(rows, count, generator=generator, device=generator.device)
+    cells = torch.arange(count, device=generator.device)
+    return 1.0 - (cells + jitter) / count
+
+
+def independent_masks(shares: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mask each of `length` tokens with probability shares (B,).
+
+    Returns masks (B, T) bool and weights (B,) = 1/share, with which the masked cross-entropies of a row add up to an
+    estimate of the continuous-time bound of the row.
+    """
+    draws = torch.rand(shares.size(0), length, generator=generator, device=shares.device)
+    return draws < shares[:, None], 1.0 / shares
+
+
+def counted_masks(shares: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """Mask exactly n = ceil(share * T) tokens, chosen at random.
+
+    Returns masks (B, T) bool and weights (B,) = T/n. With uniform shares n is uniform on 1..T: the same bound as with
+    independent masks, without the variance of the number of masks.
+    """
+    counts = (shares * length).ceil().clamp(1, length)  # (B,)
+    draws = torch.rand(shares.size(0), length, generator=generator, device=shares.device)
+    ranks = draws.argsort(-1).argsort(-1)  # (B, T) a random permutation of 0..T-1
+    return ranks < counts[:, None], length / counts

@@ -1,0 +1,139 @@
+"""Rows of a decoding sweep: their schema, results.csv read back, means over seeds, and the table for people.
+
+A row is one setting of a decoder at one seed. What was not measured is blank and None, never 0.
+"""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+Row = dict[str, Any]
+
+HELD_OUT = "held-out text"  # the setting of rows that stand for real text
+SPREAD_FROM = 3  # seeds from which on a standard deviation is given
+GROUP = ("setting", "decoder", "n_samples", "length", "prompt", "weights", "judge")  # alike in rows to be averaged
+IDENTITY = (*GROUP, "seed")  # no two rows are alike in these
+COST = ("seconds", "tokens_per_second", "steps", "forwards", "tokens_per_forward")
+QUALITY = (
+    "judge_nll",  # nats per character
+    *("text_length", "distinct_1", "distinct_2", "distinct_3", "distinct_4"),
+    *("repeat_ratio", "mask_ratio", "character_entropy"),  # the last in bits
+)
+FIGURES = (*COST, *QUALITY)
+COLUMNS = ("setting", "options", "decoder", "seed", "n_samples", "length", "prompt", "weights", "judge", *FIGURES)
+JSON_COLUMNS = ("options", "decoder")
+WHOLE = ("seed", "n_samples", "length", "steps", "forwards")
+
+SHOWN = {  # column -> heading and format in the table
+    "tokens_per_forward": ("tokens/forward", ".2f"),
+    "seconds": ("seconds", ".2f"),
+    "judge_nll": ("judge, nats/char", ".3f"),
+    "distinct_2": ("distinct-2", ".3f"),
+    "repeat_ratio": ("repeat ratio", ".3f"),
+    "character_entropy": ("character entropy, bits", ".3f"),
+}
+
+
+class Spread(NamedTuple):
+    """Mean over the seeds that have the figure, and the sample standard deviation where they are enough."""
+
+    mean: float
+    sd: float | None
+    seeds: int
+
+
+def identity(row: Row) -> str:
+    """What tells a row from all others, as a key."""
+    return json.dumps([row[name] for name in IDENTITY], sort_keys=True)
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Rows of a results.csv; a last one that was cut short by a kill is left out. No file: no rows.
+
+    Raises ValueError where the file has other columns than a decoding sweep, or a value that is no number.
+    """
+    if not path.is_file():
+        return []
+    text = path.read_bytes().decode("utf-8")  # line ends as they are: a prompt may hold any
+    lines = list(csv.reader(io.StringIO(text, newline="")))
+    if lines and (len(lines[-1]) != len(COLUMNS) or not text.endswith("\n")) and len(lines) > 1:
+        lines.pop()
+    if not lines or lines[0] != list(COLUMNS) or any(len(line) != len(COLUMNS) for line in lines):
+        raise ValueError(
+            f"{path} has other columns than those of a decoding sweep: move it away, or choose another hydra.run.dir"
+        )
+    return [{name: _value(name, cell, path) for name, cell in zip(COLUMNS, line, strict=True)} for line in lines[1:]]
+
+
+def write_rows(rows: Iterable[Row], *, header: bool = False) -> str:
+    """Rows as lines of a results.csv, below their header if asked for."""
+    out = io.StringIO(newline="")
+    writer = csv.writer(out, lineterminator="\n")
+    if header:
+        writer.writerow(COLUMNS)
+    for row in rows:
+        writer.writerow([_cell(name, row[name]) for name in COLUMNS])
+    return out.getvalue()
+
+
+def aggregate(rows: Sequence[Row]) -> list[Row]:
+    """One row per setting, in order of appearance, real text last: what its rows share, `seeds`, and a Spread or None
+    for every figure. Rows of other weights, lengths, prompts or judges are never averaged together."""
+    groups: dict[str, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(json.dumps([row[name] for name in GROUP], sort_keys=True), []).append(row)
+    found = []
+    for members in groups.values():
+        shared = {name: members[0][name] for name in (*GROUP, "options")}
+        figures = {name: _spread([row[name] for row in members if row[name] is not None]) for name in FIGURES}
+        found.append(shared | {"seeds": [row["seed"] for row in members]} | figures)
+    return sorted(found, key=lambda group: group["setting"] == HELD_OUT)
+
+
+def markdown_table(groups: Sequence[Row]) -> str:
+    """Aggregated rows as a table of Markdown: mean ± standard deviation, blank where nothing was measured."""
+    header = ["setting", "seeds", *(heading for heading, _ in SHOWN.values())]
+    lines = [
+        [g["setting"], str(len(g["seeds"])), *(_shown(g[name], form) for name, (_, form) in SHOWN.items())]
+        for g in groups
+    ]
+    widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    rule = ["-" * width for width in widths]
+    padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (header, *lines)]
+    return "".join(f"| {' | '.join(line)} |\n" for line in (padded[0], rule, *padded[1:]))
+
+
+def _spread(values: list[float]) -> Spread | None:
+    if not values:
+        return None
+    sd = statistics.stdev(values) if len(values) >= SPREAD_FROM else None
+    return Spread(statistics.fmean(values), sd, len(values))
+
+
+def _shown(spread: Spread | None, form: str) -> str:
+    if spread is None:
+        return ""
+    return format(spread.mean, form) + ("" if spread.sd is None else f" ± {spread.sd:{form}}")
+
+
+def _cell(name: str, value: Any) -> str:
+    if value is None:
+        return ""
+    return json.dumps(value, ensure_ascii=False) if name in JSON_COLUMNS else str(value)
+
+
+def _value(name: str, cell: str, path: Path) -> Any:
+    if name in ("setting", "prompt"):
+        return cell
+    if not cell:
+        return None
+    if name in ("weights", "judge"):
+        return cell
+    try:
+        return json.loads(cell) if name in JSON_COLUMNS else int(cell) if name in WHOLE else float(cell)
+    except ValueError:
+        raise ValueError(f"{path}: column '{name}' holds '{cell}', which cannot be read: move the file away") from None

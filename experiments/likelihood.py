@@ -1,0 +1,56 @@
+"""The task `likelihood`: every likelihood that a method can state of its weights, window by window.
+
+likelihood.csv has a row for each, with its kind and standard error; likelihood_windows.csv the nats of every window, so
+that two models are compared pair by pair (experiments/analysis/likelihood.py). B batch, T tokens.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from algorithms.common.base_algorithm import EVALUATION_SEED, BaseAlgorithm, step_seed
+from experiments.analysis.likelihood import Windows
+
+REPORT_EVERY = 30.0  # seconds between lines that say how far a long evaluation is
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Nats of every window under each likelihood, and the kinds of these."""
+
+    windows: Windows
+    kinds: dict[str, str]
+
+
+@torch.no_grad()
+def measure(
+    algorithm: BaseAlgorithm,
+    batches: Iterable[torch.Tensor],
+    *,
+    number: int,
+    context: Callable[[], AbstractContextManager],
+    say: Callable[[str], None],
+) -> Measured:
+    """Evaluate the first `number` batches of ids (B, T + 1) under every likelihood of `algorithm`, on its device."""
+    likelihoods = algorithm.likelihoods()
+    nats: dict[str, list[np.ndarray]] = {name: [] for name in likelihoods}
+    tokens: list[np.ndarray] = []
+    began = reported = time.monotonic()
+    for index, batch in zip(range(number), batches, strict=False):
+        ids = batch.to(algorithm.device)
+        tokens.append(np.full(ids.size(0), ids.size(1) - 1))
+        for name, likelihood in likelihoods.items():
+            generator = torch.Generator(ids.device).manual_seed(step_seed(EVALUATION_SEED, index, 0))
+            with context():
+                nats[name].append(likelihood.nll(ids, generator).double().sum(1).cpu().numpy())
+        now = time.monotonic()
+        if now - reported >= REPORT_EVERY:
+            reported = now
+            left = (now - began) / (index + 1) * (number - index - 1)
+            say(f"batch {index + 1} of {number}, about {left:.0f} s left")
+    windows = Windows(np.concatenate(tokens), {name: np.concatenate(parts) for name, parts in nats.items()})
+    return Measured(windows, {name: likelihood.kind for name, likelihood in likelihoods.items()})

@@ -1,0 +1,333 @@
+"""`experiment=decoding`: the grammar of its decoders, the judge, and whole sweeps at the size of debug=smoke."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from algorithms.common.backbone import BackboneConfig
+from algorithms.common.metrics.text import text_statistics
+from algorithms.teacher_forcing.gpt import GPT, GPTConfig
+from datasets.tokenizers import ByteTokenizer, CharTokenizer
+from experiments import launch
+from experiments.analysis import decoding_table as table
+from experiments.config import SamplingConfig
+from experiments.decoder_settings import expand, label
+from experiments.decoding import DecodingConfig
+from experiments.judge import Judge, fingerprint, windowed_nats
+from tests.conftest import Main
+
+CONTEXT = 8
+TWO = "experiment.decoders=[{autoregressive: {use_cache: [true, false], top_k: 5}}]"
+SIZES = ["experiment.sampling.length=70", "experiment.seeds=[0,1]"]  # longer than the context of 64
+
+
+@pytest.fixture(scope="module")
+def gpt(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> str:
+    """The folder of a trained run, whose weights are an average."""
+    folder = tmp_path_factory.mktemp("gpt")
+    command = ["algorithm=gpt", "debug=smoke", "dataset=text_file", f"dataset.path={corpus}", "logger=csv"]
+    command += ["experiment.tasks=[training]", "experiment.training.ema_decay=0.5", f"hydra.run.dir={folder}/run"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(sys, "argv", ["main.py", *command])
+        assert launch.main() == 0
+    return str(folder / "run")
+
+
+def tiny(tokenizer: CharTokenizer | ByteTokenizer, seed: int = 0) -> Judge:
+    backbone = BackboneConfig(n_layer=1, n_head=2, n_embd=16, block_size=CONTEXT)
+    return Judge(GPT(GPTConfig(backbone), vocabulary_size=tokenizer.vocabulary_size, seed=seed), tokenizer)
+
+
+def rows_of(folder: str) -> list[table.Row]:
+    return table.read_rows(Path(folder) / "results.csv")
+
+
+def texts_of(folder: str) -> dict[str, list[str]]:
+    lines = (Path(folder) / "samples.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    assert len({table.identity(record) for record in records}) == len(records)
+    return {table.identity(record): record["texts"] for record in records}
+
+
+# --- the grammar of experiment.decoders
+
+
+def test_lists_are_swept_as_a_grid() -> None:
+    """Catches options that are zipped, a grid that a decoder's own option does not beat, and lost or nested ones."""
+    grid = {"temperature": [0.8, 1.0]}
+    found = expand(["a", {"b": {"top_k": [1, None], "flow": {"step": 0.6}}}, {"c": {"temperature": 0.5}}], grid)
+    assert [label(str(name), options) for name, options in found] == [
+        "a temperature=0.8",
+        "a temperature=1.0",
+        "b temperature=0.8 top_k=1 flow.step=0.6",
+        "b temperature=0.8 top_k=null flow.step=0.6",
+        "b temperature=1.0 top_k=1 flow.step=0.6",
+        "b temperature=1.0 top_k=null flow.step=0.6",
+        "c temperature=0.5",
+    ]
+    assert expand("a", None) == expand(["a"], {}) == [("a", {})] and expand(None, None) == [(None, {})]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"decoders": []}, "experiment.decoders is empty"),
+        ({"decoders": ["a", {"a": {}}]}, "holds 'a' twice"),
+        ({"decoders": 3}, "experiment.decoders holds 3: an entry is a decoder's name, or {name:"),
+        ({"decoders": [{"a": 3}]}, "holds {'a': 3}: an entry is a decoder's name, or {name:"),
+        ({"decoders": {"a": {"top_k": []}}}, "experiment.decoders: a: top_k has no values"),
+        ({"grid": {"temperature": []}}, "experiment.grid: temperature has no values"),
+        ({"sampling": SamplingConfig(suffix="x")}, "experiment.sampling.suffix plays no part"),
+        ({"seeds": []}, "experiment.seeds is empty"),
+        ({"seeds": [1, 1]}, "experiment.seeds is [1, 1]: give different whole numbers"),
+    ],
+)
+def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> None:
+    """Catches a sweep of nothing, of one thing twice, or of something else than was meant."""
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        DecodingConfig(**options)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("experiment.decoders=[]", "experiment.decoders is empty"),
+        ("experiment.decoders=[autoregresive]", "no decoder 'autoregresive': did you mean 'autoregressive'?"),
+        ("experiment.decoders=[pyramid]", "pyramid does not fit algorithm=gpt: choose from autoregressive"),
+        ("experiment.decoders={autoregressive: {topk: 3}}", "topk=3: unknown config key 'algorithm.decoder.topk'"),
+        ("experiment.decoders={autoregressive: {top_k: [3, 999]}}", "top_k=999: algorithm.decoder.top_k is 999, above"),
+        ("experiment.grid={temperature: [1, -1]}", "temperature=-1: algorithm.decoder.temperature is -1"),
+        ("experiment.judge=nowhere", "experiment.judge: there is no run folder or checkpoint at nowhere"),
+    ],
+)
+def test_bad_input_is_one_sentence_before_any_work(smoke: Main, override: str, sentence: str) -> None:
+    """Catches a mistake that is found in the middle of a sweep, or after the training before it."""
+    outcome = smoke("experiment=decoding", "experiment.tasks=[training,sweep]", override)
+    assert outcome.status == 1 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert sentence in outcome.err and "--- training" not in outcome.out
+
+
+# --- the judge
+
+
+def test_one_window_is_the_gpts_own_likelihood() -> None:
+    """Catches a shift by one token, a scored prompt, and a mean over tokens for one over characters."""
+    judge = tiny(CharTokenizer("abcd"))
+    ids = torch.tensor([judge.tokenizer.encode("abadcabd").tolist()])
+    nll = judge.algorithm.nll(ids, torch.Generator())[0].detach()  # (7,)
+    assert judge.nats_per_character(["dcabd"], ["aba"]) == pytest.approx(float(nll[2:].mean()))
+    assert judge.nats_per_character(["badcabd"], [""]) == pytest.approx(float(nll.mean()))  # "a" is the start token
+    both = judge.nats_per_character(["dcabd", "badcabd"], ["aba", ""])
+    assert both == pytest.approx(float(nll[2:].sum() + nll.sum()) / 12)
+
+
+def test_a_prompt_beyond_the_context_is_cut_to_its_end() -> None:
+    """Catches a long prompt that is scored, or whose beginning is kept."""
+    judge = tiny(CharTokenizer("abcd"))
+    text, prompt = ["bd"], "abcdabcdab"
+    assert judge.nats_per_character(text, ["dd" + prompt]) == judge.nats_per_character(text, [prompt[-CONTEXT:]])
+
+
+@pytest.mark.parametrize("stride", [1, 3, 4, 8])
+@pytest.mark.parametrize("given", [1, 5, 8])
+@pytest.mark.parametrize("length", [8, 9, 10, 17, 40])
+def test_every_token_is_scored_once_whatever_the_stride(length: int, given: int, stride: int) -> None:
+    """Catches tokens that are skipped or counted twice where windows meet: with nats that depend on the last token
+    alone, no stride changes the sum."""
+    ids = torch.randint(0, 5, (length,), generator=torch.Generator().manual_seed(length))
+    table_of_nats = torch.rand(5, 5, generator=torch.Generator().manual_seed(0))
+    whole = table_of_nats[ids[:-1], ids[1:]][given - 1 :].double().sum()
+    found = windowed_nats(lambda x: table_of_nats[x[:, :-1], x[:, 1:]], ids, given, CONTEXT, stride)
+    assert found == pytest.approx(float(whole))
+
+
+@torch.no_grad()
+def test_windows_give_each_token_its_context() -> None:
+    """Catches windows cut short: at stride 1 every token has the whole context, by default at least half of it."""
+    judge = tiny(CharTokenizer("abcd"))
+    model, generator = judge.algorithm, torch.Generator()
+    ids = torch.randint(0, 4, (30,), generator=torch.Generator().manual_seed(1))
+
+    def nll(x: torch.Tensor) -> torch.Tensor:
+        return model.nll(x, generator)
+
+    slow = sum(float(nll(ids[None, max(0, i - CONTEXT) : i + 1])[0, -1]) for i in range(2, 30))
+    assert windowed_nats(nll, ids, 2, CONTEXT, stride=1) == pytest.approx(slow, rel=1e-5)
+    seen: list[int] = []
+
+    def tokens_before(x: torch.Tensor) -> torch.Tensor:
+        seen.append(x.size(1))
+        return torch.arange(1, x.size(1)).expand(x.size(0), -1).float()
+
+    # 8 tokens of the first window have 1..8 before them; the windows after it begin at 4, 8, ..., 20 and 21.
+    expected = sum(range(2, 9)) + 4 * sum(range(5, 9)) + sum(range(5, 9)) + 8
+    assert windowed_nats(tokens_before, ids, 2, CONTEXT) == expected and set(seen) == {CONTEXT + 1}
+
+
+def test_unknown_characters_are_named() -> None:
+    """Catches a judge of other characters, and one whose figure is blank or made up for a text it cannot read."""
+    judge = tiny(CharTokenizer("abcd"))
+    judge.check_writer(CharTokenizer("bad"))
+    with pytest.raises(ValueError, match=r"experiment\.judge has never seen 'x', 'y', which the model can write"):
+        judge.check_writer(CharTokenizer("axby"))
+    with pytest.raises(ValueError, match="the model may write any"):
+        judge.check_writer(ByteTokenizer())
+    with pytest.raises(ValueError, match=r"experiment\.judge cannot read a text: the vocabulary .* has no '_'"):
+        judge.nats_per_character(["ab_"], [""])
+    assert judge.nats_per_character([""], ["ab"]) is None
+    reader = tiny(ByteTokenizer())
+    reader.check_writer(CharTokenizer("Σ"))
+    per_byte = reader.nats_per_character(["aa"], ["a"])
+    per_character = reader.nats_per_character(["ΣΣ"], ["a"])
+    assert per_byte is not None and per_character is not None and per_character > 1.5 * per_byte
+
+
+def test_a_fingerprint_follows_the_weights() -> None:
+    """Catches rows of other weights that count as done."""
+    prints = [fingerprint(tiny(CharTokenizer("abcd"), seed).algorithm) for seed in (0, 0, 1)]
+    assert prints[0] == prints[1] != prints[2]
+
+
+# --- whole sweeps
+
+
+def test_a_sweep_leaves_everything_behind(gpt: str, main: Main) -> None:
+    """Catches a missing file or row, settings with other sampling seeds, and figures of other texts."""
+    command = [f"load={gpt}", f"experiment.judge={gpt}", "hydra.run.dir=sweep", "experiment=decoding"]
+    outcome = main(*command, TWO, *SIZES)
+    assert (outcome.status, outcome.err) == (0, "")
+    rows, texts = rows_of("sweep"), texts_of("sweep")
+    assert json.loads(Path("sweep/results.json").read_text()) == rows
+    cached, plain = (f"autoregressive use_cache={flag} top_k=5" for flag in ("true", "false"))
+    order = [(row["setting"], row["seed"]) for row in rows]
+    real, zero, one = [(table.HELD_OUT, 0), (table.HELD_OUT, 1)], [(cached, 0), (plain, 0)], [(cached, 1), (plain, 1)]
+    assert order == real + zero + one
+    at = {key: texts[table.identity(row)] for key, row in zip(order, rows, strict=True)}
+    assert at[cached, 0] == at[plain, 0] and at[cached, 1] == at[plain, 1] and at[cached, 0] != at[cached, 1]
+    for row in rows:
+        found = texts[table.identity(row)]
+        assert len(found) == row["n_samples"] == 4 and all(len(text) == row["length"] == 70 for text in found)
+        mean = sum(text_statistics(text)["distinct_2"] for text in found) / 4
+        assert row["distinct_2"] == pytest.approx(mean)
+        assert row["judge_nll"] > 0
+        assert [row[name] is None for name in table.COST] == [row["setting"] == table.HELD_OUT] * len(table.COST)
+    assert rows[2]["forwards"] == 70 and rows[2]["tokens_per_forward"] == 1.0
+    assert rows[2]["options"] == {"use_cache": True, "top_k": 5} and rows[2]["decoder"]["temperature"] == 1.0
+    written = Path("sweep/results.md").read_text()
+    assert table.markdown_table(table.aggregate(rows)) in written and table.HELD_OUT in outcome.out
+    assert "4/4  autoregressive use_cache=false top_k=5, seed 1" in outcome.out and "0:00 left" in outcome.out
+    assert at[cached, 0][0] in Path("sweep/samples.txt").read_text()
+    assert json.loads(Path("sweep/summary.json").read_text())["sweep"]["rows"] == 6
+
+
+def test_training_and_sweep_in_one_run_without_a_judge(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a sweep that samples from untrained weights, a prompt that is ignored, and a likelihood of 0 for none."""
+    prompts, real_generate = [], GPT.generate
+    monkeypatch.setattr(GPT, "generate", lambda *a, **k: prompts.append(a[1].tolist()) or real_generate(*a, **k))
+    outcome = smoke(
+        "experiment=decoding",
+        *("experiment.tasks=[training,sweep]", "hydra.run.dir=run", "experiment.sampling.prompt='the '"),
+        *("experiment.decoders=null", "experiment.grid={temperature: [0]}", "experiment.seeds=[0]"),
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    real, row = rows_of("run")
+    best = torch.load("run/checkpoints/best.ckpt", weights_only=True)
+    model = torch.nn.Module()
+    model.state_dict = lambda: best["state_dict"]
+    assert row["weights"] == fingerprint(model)
+    assert prompts == [[CharTokenizer(best["tokenizer"]["characters"]).encode("the ").tolist()] * 2] * 2
+    assert row["setting"] == "autoregressive temperature=0" and row["prompt"] == "the "
+    assert row["judge"] is None and row["judge_nll"] is None and real["judge_nll"] is None
+    assert "----- autoregressive temperature=0, seed 0, text 1\nthe " in Path("run/samples.txt").read_text()
+
+
+def test_a_killed_sweep_goes_on_where_it_was(gpt: str, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a row that is lost, stands twice or is measured twice, and half a row that counts as done."""
+    command = [f"load={gpt}", f"experiment.judge={gpt}", "experiment=decoding", TWO, *SIZES]
+    main("hydra.run.dir=whole", *command)
+    calls, limit, real = 0, 3, GPT.generate
+
+    def generate(self, *arguments, **options):
+        nonlocal calls
+        if calls == limit:
+            raise KeyboardInterrupt
+        calls += 1
+        return real(self, *arguments, **options)
+
+    monkeypatch.setattr(GPT, "generate", generate)
+    outcome = main("hydra.run.dir=killed", *command)
+    assert outcome.status == 130 and "killed goes on from its last" in outcome.err
+    assert len(rows_of("killed")) == 4  # two of real text, and two after the pass that is not recorded
+    content = Path("killed/results.csv").read_bytes()
+    Path("killed/results.csv").write_bytes(content[:-20])
+    samples = Path("killed/samples.jsonl").read_bytes()
+    Path("killed/samples.jsonl").write_bytes(samples + samples[: len(samples) // 3])
+    calls, limit = 0, 99
+    outcome = main("resume=killed")
+    assert (outcome.status, outcome.err) == (0, "") and "3 of 6 rows are there already" in outcome.out
+    assert calls == 1 + 3
+    for file in ("results.csv", "results.json"):
+        assert (Path("killed") / file).read_bytes().startswith(content[:-200] if file.endswith("csv") else b"[")
+
+    def quality(folder: str) -> dict[str, list[float]]:
+        return {table.identity(row): [row[name] for name in (*table.QUALITY, "forwards")] for row in rows_of(folder)}
+
+    assert quality("killed") == quality("whole") and texts_of("killed") == texts_of("whole")
+    assert len(rows_of("killed")) == len(rows_of("whole")) == 6
+    assert Path("killed/samples.txt").read_text() == Path("whole/samples.txt").read_text()
+    calls = 0
+    assert main("resume=killed", "experiment.seeds=[0,1,2]").status == 0
+    assert calls == 1 + 2 and len(rows_of("killed")) == 9
+    calls = 0
+    assert main("resume=killed", "experiment.seeds=[0,1,2]").status == 0
+    assert calls == 0 and len(rows_of("killed")) == 9
+
+
+def test_a_folder_with_other_results_is_left_alone(gpt: str, main: Main) -> None:
+    """Catches the table of another program that is overwritten."""
+    shutil.copytree(gpt, "run")
+    Path("run/results.csv").write_text("job,overrides\n0,seed=0\n")
+    outcome = main("resume=run", "experiment=decoding")
+    assert outcome.status == 1 and "other columns than those of a decoding sweep" in outcome.err
+    assert outcome.err.count("\n") == 1 and Path("run/results.csv").read_text() == "job,overrides\n0,seed=0\n"
+
+
+def test_matrices_of_diffusion_forcing_and_a_judge_that_is_none(smoke: Main, main: Main) -> None:
+    """Catches a decoder's file composed without its parents, and a judge whose likelihood is no GPT's."""
+    smoke("algorithm=df_lm", "hydra.run.dir=run", "experiment.tasks=[training]")
+    decoders = "experiment.decoders=[full_sequence, {trapezoid: {chunk_size: [8]}}]"
+    command = ["load=run", "experiment=decoding", decoders, "experiment.grid={sampling_timesteps: 2}"]
+    command += ["experiment.seeds=[0]", "experiment.sampling.length=16"]
+    outcome = main(*command, "experiment.judge=run")
+    assert outcome.status == 1 and "experiment.judge=run holds algorithm=df_lm: a judge is a GPT" in outcome.err
+    assert main(*command, "hydra.run.dir=sweep").status == 0
+    _, full, trapezoid = rows_of("sweep")
+    assert (full["decoder"]["schedule"], trapezoid["decoder"]["schedule"]) == ("full_sequence", "trapezoid")
+    assert full["decoder"]["sampling_timesteps"] == trapezoid["decoder"]["sampling_timesteps"] == 2
+    assert full["tokens_per_forward"] > trapezoid["tokens_per_forward"]
+
+
+def test_a_judge_of_other_characters_is_refused(gpt: str, main: Main) -> None:
+    """Catches a sweep that fails at its first row, or scores what the judge cannot read."""
+    checkpoint = torch.load(f"{gpt}/checkpoints/best.ckpt", weights_only=True)
+    known = checkpoint["tokenizer"]["characters"]
+    checkpoint["tokenizer"]["characters"] = "".join(sorted(known.replace("a", "Σ").replace("d", "Δ")))
+    torch.save(checkpoint, "judge.ckpt")
+    outcome = main(f"load={gpt}", "experiment=decoding", "experiment.judge=judge.ckpt")
+    assert outcome.status == 1 and "experiment.judge has never seen 'a', 'd', which the model can write" in outcome.err
+    assert outcome.err.count("\n") == 1 and "--- sweep" not in outcome.out
+
+
+def test_a_short_validation_split_gives_no_row_of_real_text(smoke: Main) -> None:
+    """Catches a sweep that fails, or compares with shorter texts, where real text is scarce."""
+    Path("short.txt").write_text("to be or not to be " * 120)
+    sizes = ["dataset.path=short.txt", "experiment.sampling.length=150", "experiment.seeds=[0]"]
+    outcome = smoke("experiment=decoding", "experiment.tasks=[training,sweep]", "hydra.run.dir=run", *sizes)
+    assert outcome.status == 0 and "no row of real text" in outcome.out
+    assert [row["setting"] for row in rows_of("run")] == ["autoregressive"]
