@@ -19,8 +19,6 @@ from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments import callbacks as callback
 from experiments.analysis import plots
-from experiments.analysis.likelihood import FILE as WINDOWS_FILE
-from experiments.analysis.likelihood import mean_per_token, write_windows
 from experiments.base_experiment import BaseExperiment, rank_zero_only, say
 from experiments.checkpoint import load_weights, read_checkpoint
 from experiments.checkpoint_callback import Checkpoints
@@ -156,16 +154,10 @@ class LanguageModeling(BaseExperiment):
             context=strategy.precision_plugin.forward_context,
             say=say,
         )
-        write_windows(self.run_dir / WINDOWS_FILE, measured.windows)
-        tokens = measured.windows.tokens
-        lines = ["split,likelihood,kind,nats_per_token,standard_error,windows,tokens"]
-        for name, nats in measured.windows.nats.items():
-            kind, (mean, error) = measured.kinds[name], mean_per_token(nats, tokens)
-            lines.append(f"{split},{name},{kind},{mean!r},{error!r},{len(tokens)},{int(tokens.sum())}")
+        for name, (kind, mean, error) in measured.write(self.run_dir, split).items():
             self.summary["figures"] |= {f"{split}/{name}": mean, f"{split}/{name}_error": error}
             self.summary["kinds"][f"{split}/{name}"] = kind
             say(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
-        (self.run_dir / "likelihood.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
     @rank_zero_only
     def sampling(self) -> None:

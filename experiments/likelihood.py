@@ -8,12 +8,13 @@ import time
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 
 from algorithms.common.base_algorithm import EVALUATION_SEED, BaseAlgorithm, step_seed
-from experiments.analysis.likelihood import Windows
+from experiments.analysis.likelihood import FILE, Windows, mean_per_token, write_windows
 
 REPORT_EVERY = 30.0  # seconds between lines that say how far a long evaluation is
 
@@ -24,6 +25,17 @@ class Measured:
 
     windows: Windows
     kinds: dict[str, str]
+
+    def write(self, folder: Path, split: str) -> dict[str, tuple[str, float, float]]:
+        """Write both files; (kind, nats per token, standard error) of each likelihood."""
+        write_windows(folder / FILE, self.windows)
+        tokens = self.windows.tokens
+        found = {name: (self.kinds[name], *mean_per_token(v, tokens)) for name, v in self.windows.nats.items()}
+        lines = ["split,likelihood,kind,nats_per_token,standard_error,windows,tokens"]
+        for name, (kind, mean, error) in found.items():
+            lines.append(f"{split},{name},{kind},{mean!r},{error!r},{len(tokens)},{int(tokens.sum())}")
+        (folder / "likelihood.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return found
 
 
 @torch.no_grad()

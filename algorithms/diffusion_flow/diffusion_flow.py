@@ -52,17 +52,18 @@ class DiffusionFlow(MaskedDiffusion):
             self.loss_unit += " + flow loss"
 
     def flow_weight(self, step: int) -> float:
-        """The weight of the flow loss at optimiser step `step`; 0 where it is not computed."""
+        """The weight of the flow loss at optimiser step `step`; 0 once it has ended."""
         flow = self.config.flow
         ended = (flow.max_step is not None and step >= flow.max_step) or self.plateau.off
-        return 0.0 if ended or step % flow.interval else warmed_up(flow.weight, step, flow.warmup_steps)
+        return 0.0 if ended else warmed_up(flow.weight, step, flow.warmup_steps)
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         x, masked, weight = self.mask(ids, generator)
         loss = self.restoration_loss(self.model(x)[:, 1:], ids[:, 1:], masked, weight)
         parts = {"masked": loss.detach()}
-        share = self.flow_weight(0 if self._trainer is None else self._trainer.global_step)
-        if share > 0:
+        step = 0 if self._trainer is None else self._trainer.global_step
+        share = self.flow_weight(step)
+        if share > 0 and step % self.config.flow.interval == 0:
             flow = self.flow.loss(self.model, ids, x, generator)
             loss = loss + share * flow
             self.latest_flow_loss = flow.detach()

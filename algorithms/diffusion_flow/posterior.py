@@ -52,6 +52,8 @@ class PosteriorFlow(nn.Module):
         self.weight = nn.Parameter(torch.randn(mask_id, config.code_dim))
         self.project = nn.Linear(config.code_dim, C, bias=False)
         self.time = time_mlp(C)
+        for parameter in (self.project.weight, self.time[-1].weight, self.time[-1].bias):
+            nn.init.zeros_(parameter)  # at first the trunk sees plain masks
 
     def codes(self) -> Tensor:
         """The code of every token: (V, D)."""
@@ -63,7 +65,9 @@ class PosteriorFlow(nn.Module):
         scale = ((1 - s).square() + (s * self.config.code_norm).square() / latents.size(-1)).rsqrt()
         shown = self.project(latents * scale) + self.time(progress[:, None])[:, None]  # (R, W, C)
         embedded = model.wte(x) + shown * (x == self.mask_id)[..., None]
-        return model.lm_head(model.trunk(model.trunk.add_positions(embedded)))[..., : self.mask_id]
+        logits = model.lm_head(model.trunk(model.trunk.add_positions(embedded)))[..., : self.mask_id]
+        evidence = s / (1 - s).clamp(min=1e-2).square()
+        return logits + evidence * (latents @ self.codes().T)  # a position's own latent, by Bayes' rule
 
     def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""

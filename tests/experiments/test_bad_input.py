@@ -1,5 +1,6 @@
 """Mistakes on the command line: one line on stderr that names the thing and the remedy, exit status 1, no work done."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,25 @@ CONVERSION = [
     ("load=corpus.txt", "corpus.txt is not a checkpoint"),
     ("resume=nowhere", "there is no run folder or checkpoint at nowhere"),
     ("algorithm.decoder.top_k=100", "top_k is 100, above the vocabulary of"),
+    ("experiment.sampling.suffix=king", "experiment.sampling.suffix cannot be seen by algorithm=gpt"),
+    ("experiment.evaluation.likelihood_split=train", "likelihood_split is 'train': choose one of val, val_whole, test"),
+]
+MASKED = [
+    ("algorithm/decoder=pyramid", "algorithm.decoder.name is 'matrix', which does not fit"),
+    ("algorithm/decoder=flow_quality", "algorithm.decoder.name is 'flow_threshold', which does not fit"),
+    ("algorithm/decoder=threshold algorithm.decoder.threshold=1.5", "threshold is 1.5: it must lie in [0, 1]"),
+    ("algorithm/decoder=two_stage algorithm.decoder.draft_threshold=0.95", "draft_threshold is 0.95, above"),
+    (
+        "algorithm/decoder=two_stage algorithm.decoder.treshold=0.9",
+        "unknown config key 'algorithm.decoder.treshold': did you mean",
+    ),
+    ("algorithm.decoder.top_k=100", "top_k is 100, above the vocabulary of"),
+    ("algorithm.decoder.chunk_len=0", "chunk_len is 0: it must be at least 1"),
+    ("algorithm.decoder.chunk_len=66", "chunk_len is 66: the window holds 65"),
+    ("algorithm.decoder.context_len=65", "context_len is 65"),
+    (f"experiment.sampling.prompt={'a' * 66}", "the prompt has 66 tokens, the window 65"),
+    ("experiment.sampling.prompt=a_king", "experiment.sampling.prompt: the vocabulary of"),
+    ("algorithm.objective=mean", "algorithm.objective is 'mean': choose one of"),
 ]
 
 
@@ -52,6 +72,30 @@ def test_one_sentence_and_no_work(smoke: Main, override: str, sentence: str) -> 
     assert sentence in outcome.err
     assert "--- training" not in outcome.out
     assert not list(Path.cwd().glob("outputs/*/*/metrics.csv"))
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), MASKED)
+def test_decoders_that_cannot_work_are_refused(smoke: Main, overrides: str, sentence: str) -> None:
+    """Catches a setting of a decoder that is found out only when the training is done."""
+    outcome = smoke("algorithm=masked_diffusion", *overrides.split(" "))
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1 and sentence in outcome.err
+    assert "--- training" not in outcome.out
+
+
+def test_text_between_two_texts(smoke: Main) -> None:
+    """Catches a suffix that is not where it was asked for."""
+    outcome = smoke(
+        "algorithm=masked_diffusion",
+        "experiment.tasks=[training,sampling]",
+        "experiment.sampling.prompt=king",
+        "experiment.sampling.suffix=queen",
+        "hydra.run.dir=run",
+    )
+    assert outcome.status == 0, outcome.err
+    record = json.loads(Path("run/samples/samples.json").read_text())
+    assert all(t.startswith("king") and t.endswith("queen") and len(t) == 4 + 32 + 5 for t in record["texts"])
+    assert record["tokens_per_forward"] == 1.0
 
 
 @pytest.mark.parametrize(

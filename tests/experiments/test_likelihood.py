@@ -1,0 +1,72 @@
+"""The task `likelihood`, and the paired comparison of two runs from their files alone."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from experiments.analysis import likelihood
+from tests.conftest import Main
+
+
+def test_every_likelihood_of_a_masked_model_is_stated_with_its_kind(smoke: Main) -> None:
+    """Catches a bound that is called exact, and likelihoods that are not of the windows that a GPT's is of."""
+    assert smoke("algorithm=masked_diffusion", "experiment.tasks=[training,likelihood]", "hydra.run.dir=m").status == 0
+    assert smoke("experiment.tasks=[training,test,likelihood]", "hydra.run.dir=g").status == 0
+    summary = json.loads(Path("m/summary.json").read_text())
+    assert summary["kinds"]["test/any_order"] == "bound"
+    assert summary["kinds"]["test/left_to_right"] == "exact for this order"
+    gpt = json.loads(Path("g/summary.json").read_text())
+    assert gpt["kinds"]["test/nll"] == "exact"
+    masked, exact = likelihood.read_windows(Path("m")), likelihood.read_windows(Path("g"))
+    assert np.array_equal(masked.tokens, exact.tokens)
+    assert set(masked.nats) == {"any_order", "left_to_right", "duel_margin", "duel_decoder"}
+    mean, _ = likelihood.mean_per_token(exact.nats["nll"], exact.tokens)
+    assert mean == pytest.approx(gpt["figures"]["test/nll"], abs=1e-6)
+    assert Path("m/likelihood.csv").read_text().startswith("split,likelihood,kind,nats_per_token,standard_error")
+
+
+def test_a_paired_gap_is_that_of_the_pairs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Catches errors of the two means taken for the error of their difference, which is far smaller."""
+    draw = np.random.default_rng(0)
+    tokens = np.array([64] * 99 + [10])
+    first = draw.normal(100, 20, 100) * tokens / 64
+    second = first + 0.05 * tokens + draw.normal(0, 0.1, 100)
+    for name, nats in (("a", first), ("b", second)):
+        (tmp_path / name).mkdir()
+        likelihood.write_windows(tmp_path / name / likelihood.FILE, likelihood.Windows(tokens, {"nll": nats}))
+    assert likelihood.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 0
+    found = re.fullmatch(r"nll - nll: \+([\d.]+) ± ([\d.]+) nats per token\n", capsys.readouterr().out)
+    assert found is not None
+    assert float(found[1]) == pytest.approx(0.05, abs=0.001) and float(found[2]) < 0.001
+    assert likelihood.mean_per_token(first, tokens)[1] > 0.01
+
+
+def test_standard_error_is_that_of_independent_windows() -> None:
+    """Catches a standard deviation given out for the error of the mean."""
+    nats = np.random.default_rng(0).normal(100, 20, 10_000)
+    mean, error = likelihood.mean_per_token(nats, np.full(10_000, 50))
+    assert mean == pytest.approx(2.0, abs=0.02) and error == pytest.approx(20 / 50 / 100, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("make", "sentence"),
+    [
+        (lambda a, b: None, "run the task likelihood first"),
+        (lambda a, b: (write(a, 3), write(b, 4)), "different windows"),
+    ],
+)
+def test_runs_that_do_not_go_together_are_named(make, sentence: str, tmp_path: Path, capsys) -> None:
+    """Catches a traceback, or a gap between other windows."""
+    make(tmp_path / "a", tmp_path / "b")
+    assert likelihood.main([str(tmp_path / "a"), str(tmp_path / "b")]) == 1
+    said = capsys.readouterr().err
+    assert sentence in said and said.count("\n") == 1
+
+
+def write(folder: Path, windows: int) -> None:
+    folder.mkdir()
+    values = likelihood.Windows(np.full(windows, 8), {"nll": np.ones(windows)})
+    likelihood.write_windows(folder / likelihood.FILE, values)
