@@ -3,46 +3,40 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from algorithms.masked_diffusion.decoding import Threshold, TopConfidence
+from algorithms.masked_diffusion.decoding import MaskedDecoder, Threshold, TopConfidence
 
 
 @dataclass(frozen=True)
-class FlowThreshold(Threshold):
-    """`threshold` with the flow: steps of `flow_step` along the velocity while more than the share `flow_until` is
-    masked."""
+class FlowAssisted(MaskedDecoder):
+    """What the flow adds to a commit rule.
+
+    `flow_step` is how far the flow goes: with flow.name=posterior the progress of the latents of a chunk that is all but
+    decided, with flow.name=velocity the length of the step along the velocity. It helps while a share of more than
+    `flow_until` is masked.
+    """
 
     order_follows_text: ClassVar[bool] = False  # the latents are drawn, and the logits not those of the likelihood
 
-    name: str = "flow_threshold"
-    flow_step: float = 1.0
+    flow_step: float = 0.5
     flow_until: float = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_flow(self)
+        if not 0 <= self.flow_step <= 1:
+            raise ValueError(f"algorithm.decoder.flow_step is {self.flow_step}: it must lie in [0, 1]")
+        if not 0 <= self.flow_until <= 1:
+            raise ValueError(f"algorithm.decoder.flow_until is {self.flow_until}: it must lie in [0, 1]")
 
 
 @dataclass(frozen=True)
-class FlowTopConfidence(TopConfidence):
+class FlowTopConfidence(FlowAssisted, TopConfidence):
     """`top_confidence` with the flow."""
 
-    order_follows_text: ClassVar[bool] = False
-
     name: str = "flow_top_confidence"
-    flow_step: float = 1.0
-    flow_until: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_flow(self)
 
 
-FlowDecoder = FlowThreshold | FlowTopConfidence
+@dataclass(frozen=True)
+class FlowThreshold(FlowAssisted, Threshold):
+    """`threshold` with the flow."""
 
-
-def check_flow(decoder: FlowDecoder) -> None:
-    """Raise ValueError, naming the key, on options of the flow out of range."""
-    if decoder.flow_step < 0:
-        raise ValueError(f"algorithm.decoder.flow_step is {decoder.flow_step}: it cannot be negative")
-    if not 0 <= decoder.flow_until <= 1:
-        raise ValueError(f"algorithm.decoder.flow_until is {decoder.flow_until}: it must lie in [0, 1]")
+    name: str = "flow_threshold"

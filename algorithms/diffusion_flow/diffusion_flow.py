@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from algorithms.common.generation import RowRandom
-from algorithms.diffusion_flow.decoders import FlowDecoder, FlowTopConfidence
+from algorithms.diffusion_flow.decoders import FlowAssisted, FlowThreshold, FlowTopConfidence
 from algorithms.diffusion_flow.flow import PlateauSwitch, warmed_up
 from algorithms.diffusion_flow.posterior import PosteriorFlow, PosteriorFlowConfig
 from algorithms.diffusion_flow.velocity import VelocityFlow, VelocityFlowConfig
@@ -25,7 +25,7 @@ class DiffusionFlowConfig(MaskedDiffusionConfig):
 
     name: str = "diffusion_flow"
     flow: PosteriorFlowConfig | VelocityFlowConfig = field(default_factory=PosteriorFlowConfig)
-    decoder: AnyDecoder | FlowDecoder = field(default_factory=FlowTopConfidence)
+    decoder: AnyDecoder | FlowTopConfidence | FlowThreshold = field(default_factory=FlowTopConfidence)
 
 
 class DiffusionFlow(MaskedDiffusion):
@@ -81,12 +81,15 @@ class DiffusionFlow(MaskedDiffusion):
         }
 
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
-        if isinstance(decoder, FlowDecoder):
+        if isinstance(decoder, FlowAssisted):
             return self.flow.predictor(self.model, decoder, random)
         return super().predictor(decoder, random)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["flow_plateau"] = self.plateau.state()
+        latest = None if self.latest_flow_loss is None else float(self.latest_flow_loss)
+        checkpoint["flow"] = {"plateau": self.plateau.state(), "latest": latest}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.plateau.load(checkpoint["flow_plateau"])
+        self.plateau.load(checkpoint["flow"]["plateau"])
+        latest = checkpoint["flow"]["latest"]
+        self.latest_flow_loss = None if latest is None else torch.tensor(latest)

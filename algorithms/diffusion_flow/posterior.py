@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
 from algorithms.common.generation import RowRandom
-from algorithms.diffusion_flow.decoders import FlowDecoder
+from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
 
@@ -52,8 +52,9 @@ class PosteriorFlow(nn.Module):
         self.weight = nn.Parameter(torch.randn(mask_id, config.code_dim))
         self.project = nn.Linear(config.code_dim, C, bias=False)
         self.time = time_mlp(C)
-        for parameter in (self.project.weight, self.time[-1].weight, self.time[-1].bias):
-            nn.init.zeros_(parameter)  # at first the trunk sees plain masks
+        for layer in (self.project, self.time[-1]):  # at first the trunk sees plain masks
+            for parameter in layer.parameters():
+                nn.init.zeros_(parameter)
 
     def codes(self) -> Tensor:
         """The code of every token: (V, D)."""
@@ -85,9 +86,9 @@ class PosteriorFlow(nn.Module):
         share = ((following - progress) / (1 - progress).clamp(min=1e-6))[:, None, None]
         return torch.lerp(latents, posterior @ self.codes(), share)
 
-    def predictor(self, model: LanguageModel, decoder: FlowDecoder, random: RowRandom) -> Predictor:
-        """Latents start as noise with each chunk and follow the flow as its tokens are decided: progress is the share
-        decided. Once the share left is at or below flow_until, masked positions are plain masks again."""
+    def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
+        """Latents start as noise with each chunk and follow the flow while its tokens are decided, to progress flow_step
+        at its end. Once the share left is at or below flow_until, masked positions are plain masks again."""
 
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
             memory, left = state.memory, state.open.sum(1).float()  # (R,)
@@ -96,13 +97,12 @@ class PosteriorFlow(nn.Module):
                 memory["latents"] = random.normal(x.size(1), self.config.code_dim, rows=rows).to(x.device)
                 memory["progress"] = torch.zeros_like(left)
                 memory["total"] = left
-            progress = 1 - left / memory["total"]
-            assisted = 1 - progress > decoder.flow_until  # (R,)
-            if not assisted.any():
+            share = left / memory["total"]  # (R,) still to be decided
+            progress = decoder.flow_step * (1 - share)
+            if not bool((share > decoder.flow_until).any()):
                 return model.lm_head(model.hidden(x)[:, chunk])[..., : self.mask_id]
             if "posterior" in memory:
-                begun, aim = memory["progress"], memory["progress"].lerp(progress, decoder.flow_step)
-                memory["latents"] = self.step(memory["latents"], memory["posterior"], begun, aim)
+                memory["latents"] = self.step(memory["latents"], memory["posterior"], memory["progress"], progress)
             logits = self.logits(model, x, memory["latents"], progress)  # (R, W, V)
             memory["posterior"], memory["progress"] = logits.softmax(-1), progress
             return logits[:, chunk]

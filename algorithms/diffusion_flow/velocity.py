@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
 from algorithms.common.generation import RowRandom
-from algorithms.diffusion_flow.decoders import FlowDecoder
+from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
 
@@ -46,7 +46,7 @@ def velocity_error(predicted: Tensor, target: Tensor, counted: Tensor, *, beta: 
 
 
 def assisted_logits(
-    logits: Tensor, embedded: Tensor, velocity: Tensor, table: Tensor, remaining: Tensor, decoder: FlowDecoder
+    logits: Tensor, embedded: Tensor, velocity: Tensor, table: Tensor, remaining: Tensor, decoder: FlowAssisted
 ) -> Tensor:
     """Logits (R, K, V + 1) blended with those of the embeddings (R, K, C) moved by flow_step along the velocity, read
     off the embedding table (V + 1, C); untouched in rows whose masked share `remaining` (R,) is at most flow_until."""
@@ -82,7 +82,7 @@ class VelocityFlow(nn.Module):
         counted = x == self.mask_id if self.config.masked_only else torch.ones_like(x, dtype=torch.bool)
         return velocity_error(predicted, clean - noise, counted, beta=self.config.huber_beta)
 
-    def predictor(self, model: LanguageModel, decoder: FlowDecoder, random: RowRandom) -> Predictor:
+    def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
         """The network with the flow's help while the share of the window that is masked is above flow_until."""
 
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
