@@ -10,9 +10,9 @@ from algorithms.masked_diffusion.decoding import MaskedDecoder, Threshold, TopCo
 class FlowAssisted(MaskedDecoder):
     """What the flow adds to a commit rule.
 
-    `flow_step` is how far the flow goes: with flow.name=posterior the progress of the latents of a chunk that is all but
-    decided, with flow.name=velocity the length of the step along the velocity. It helps while a share of more than
-    `flow_until` is masked.
+    `flow_step` is how far the flow goes: with flow.name=posterior the progress of the latents at the end of a chunk,
+    with flow.name=velocity the length of the step along the velocity. It helps while more than the share `flow_until`
+    is masked.
     """
 
     order_follows_text: ClassVar[bool] = False  # the latents are drawn, and the logits not those of the likelihood

@@ -87,8 +87,8 @@ class PosteriorFlow(nn.Module):
         return torch.lerp(latents, posterior @ self.codes(), share)
 
     def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
-        """Latents start as noise with each chunk and follow the flow while its tokens are decided, to progress flow_step
-        at its end. Once the share left is at or below flow_until, masked positions are plain masks again."""
+        """Latents start as noise with each chunk and follow the flow while its tokens are decided, to flow_step at its
+        end. Once the share left is at or below flow_until, masked positions are plain masks again."""
 
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
             memory, left = state.memory, state.open.sum(1).float()  # (R,)
