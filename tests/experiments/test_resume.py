@@ -29,7 +29,7 @@ OVERRIDES = [
     "experiment.tasks=[training,test]",
     "logger.log_every_steps=3",
 ]
-CASES = [*(("gpt", kill) for kill in KILLS), ("df_lm", "between_checkpoints")]
+CASES = [*(("gpt", kill) for kill in KILLS), *((m, "between_checkpoints") for m in ("df_lm", "diffusion_flow"))]
 
 
 @pytest.fixture(scope="module")
