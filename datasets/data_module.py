@@ -4,6 +4,7 @@ B windows a batch, T block size: every batch is int64 (B, T + 1).
 """
 
 from collections.abc import Callable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -98,7 +99,11 @@ class TextDataModule(LightningDataModule):
 
     def train_dataloader(self) -> Batches:
         """Endless batches (B, T + 1); the first is that of the current micro-step, so a resumed run goes on."""
-        return Batches(self._training_batches)
+        return Batches(lambda: self._training_batches(self._micro_step()))
+
+    def repeated_dataloader(self, count: int) -> Batches:
+        """The first `count` batches over and over, to see a method memorise; a resumed run goes on where it stopped."""
+        return Batches(lambda: self._repeated_batches(count))
 
     def eval_dataloader(self, split: str) -> SizedBatches:
         """This process's share of the windows that predict every token of a split but its first exactly once."""
@@ -113,12 +118,21 @@ class TextDataModule(LightningDataModule):
         """The split that models are selected on."""
         return self.eval_dataloader("val")
 
-    def _training_batches(self) -> Iterator[torch.Tensor]:
+    def _micro_step(self) -> int:
+        """Training batches seen so far."""
+        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
+
+    def _repeated_batches(self, count: int) -> Iterator[torch.Tensor]:
+        batches = list(islice(self._training_batches(0), count))
+        index = self._micro_step()
+        while True:
+            yield batches[index % count]
+            index += 1
+
+    def _training_batches(self, step: int) -> Iterator[torch.Tensor]:
+        """The batches from micro-step `step` on."""
         ids = self.splits["train"].view(np.ndarray)  # a plain array: indexing a memmap costs a wrapper each time
         rank, world_size = self._place()
-        step = 0
-        if self.trainer is not None:
-            step = self.trainer.global_step * self.trainer.accumulate_grad_batches
         while True:
             starts = training_starts(
                 len(ids),

@@ -5,7 +5,6 @@ B batch, P prompt tokens, L tokens in all.
 
 import dataclasses
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
@@ -116,8 +115,8 @@ class LanguageModeling(BaseExperiment):
                 trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             else:
                 self.data.trainer = trainer
-                few = Repeated(self.data, config.overfit_batches)
-                trainer.fit(self.algorithm, few, self.data.eval_dataloader("val"), ckpt_path=ckpt_path)
+                few = self.data.repeated_dataloader(config.overfit_batches)
+                trainer.fit(self.algorithm, few, self.data.val_dataloader(), ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
                 say(trainer.profiler.summary())
@@ -329,26 +328,6 @@ class LanguageModeling(BaseExperiment):
                 plots.plot_scheduling_matrix(array, out, self.run.algorithm.decoder.sampling_timesteps)
                 drawn.append(out)
         return drawn
-
-
-class Repeated:
-    """The first `count` training batches over and over; a resumed run goes on where it stopped."""
-
-    def __init__(self, data: TextDataModule, count: int) -> None:
-        self.data = data
-        self.count = count
-
-    def __iter__(self) -> Iterator[torch.Tensor]:
-        trainer = self.data.trainer
-        assert trainer is not None
-        self.data.trainer = None  # the batches from the beginning, whatever step the trainer is at
-        stream = iter(self.data.train_dataloader())
-        batches = [next(stream) for _ in range(self.count)]
-        self.data.trainer = trainer
-        index = trainer.global_step * trainer.accumulate_grad_batches
-        while True:
-            yield batches[index % self.count]
-            index += 1
 
 
 def _readable(seeds: list[int], texts: list[str]) -> str:
