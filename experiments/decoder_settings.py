@@ -93,6 +93,15 @@ def build_settings(run: RunConfig, decoders: Any, grid: Options | None) -> list[
     return settings
 
 
+def misfit(run: RunConfig, name: str) -> str | None:
+    """Why the decoder of the file `name` cannot be the run's; None if it can."""
+    try:
+        _with_decoder(run, _composed(name))
+    except ValueError as error:
+        return str(error)
+    return None
+
+
 def _entry(entry: Any) -> list[tuple[str | None, Options]]:
     pairs = [(entry, {})] if isinstance(entry, str) else list(entry.items()) if isinstance(entry, dict) else []
     if not pairs or not all(isinstance(name, str) and isinstance(own or {}, dict) for name, own in pairs):
@@ -121,18 +130,10 @@ def _fitting(run: RunConfig, name: str) -> Options:
     try:
         _with_decoder(run, node)
     except ValueError as error:
-        others = [path.stem for path in sorted(DECODERS.glob("*.yaml")) if _fits(run, path.stem)]
+        others = [path.stem for path in sorted(DECODERS.glob("*.yaml")) if misfit(run, path.stem) is None]
         remedy = f"choose from {', '.join(others)}" if others else str(error)
         raise ValueError(f"{KEY}: {name} does not fit algorithm={run.algorithm.name}: {remedy}") from error
     return node
-
-
-def _fits(run: RunConfig, name: str) -> bool:
-    try:
-        _with_decoder(run, _composed(name))
-    except ValueError:
-        return False
-    return True
 
 
 def _composed(name: str) -> Options:

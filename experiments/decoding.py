@@ -7,53 +7,28 @@ import copy
 import statistics
 import time
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from algorithms.common.metrics.text import text_statistics
 from experiments.analysis import decoding_table as table
+from experiments.analysis import paired
 from experiments.base_experiment import rank_zero_only, say
-from experiments.config import LanguageModelingConfig
-from experiments.decoder_settings import Setting, build_settings, expand
+from experiments.decoder_settings import KEY, Setting, build_settings
+from experiments.decoding_config import DecodingConfig
+from experiments.decoding_plan import Job, Plan, jobs_of, preset_settings
 from experiments.decoding_records import DecodingRecords
 from experiments.judge import Judge, fingerprint, load_judge
 from experiments.language_modeling import LanguageModeling
+from experiments.summary import write_json
 
 HELD_OUT_SPLIT = "val"
-
-
-@dataclass(frozen=True)
-class DecodingConfig(LanguageModelingConfig):
-    """`experiment=decoding`: decoders x grid x seeds, `sampling.n_samples` texts of `sampling.length` tokens each."""
-
-    name: str = "decoding"
-    tasks: list[str] = field(default_factory=lambda: ["sweep"])
-    decoders: Any = None
-    grid: dict[str, Any] | None = None
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    judge: str | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        expand(self.decoders, self.grid)
-        if self.sampling.suffix:
-            raise ValueError(
-                "experiment.sampling.suffix plays no part in a sweep, which continues prompts: leave it empty"
-            )
-        if not self.seeds:
-            raise ValueError("experiment.seeds is empty: give at least one, and three for a spread")
-        if min(self.seeds) < 0 or len(set(self.seeds)) < len(self.seeds):
-            raise ValueError(f"experiment.seeds is {self.seeds}: give different whole numbers, 0 or above")
-
-
-class Job(NamedTuple):
-    """One row to be made: its identity, and its setting, None for real text."""
-
-    identity: table.Row
-    setting: Setting | None
+FRONTS = (
+    "Front: no other setting beats the row in tokens per second and tokens per forward at once (speed), or in seconds "
+    "and the judge's nats (judge), distinct-2 without a judge."
+)
 
 
 class Texts(NamedTuple):
@@ -66,59 +41,89 @@ class Texts(NamedTuple):
 
 
 class Decoding(LanguageModeling):
-    """`sweep` writes results.csv, results.json, results.md, samples.jsonl and samples.txt into the run folder.
+    """`sweep`, `ab` and `presets` write results.csv, results.json, results.md, samples.jsonl and samples.txt into the
+    run folder, and `ab` also ab.json and ab.md.
 
-    A sweep that was stopped goes on with resume=; no row is measured twice.
+    What was stopped goes on with resume=; no row is measured twice.
     """
 
     config_class = DecodingConfig
     config: DecodingConfig
-    tasks = (*LanguageModeling.tasks, "sweep")
-    generating_tasks = ("sampling", "sweep")
+    tasks = (*LanguageModeling.tasks, "sweep", "ab", "presets")
+    generating_tasks = ("sampling", "sweep", "ab", "presets")
 
     def prepare(self) -> None:
         config = self.config
         self.records = DecodingRecords(self.run_dir)
-        self.settings = build_settings(self.run, config.decoders, config.grid)
+        self.tables: list[str] = []
+        own = build_settings(self.run, config.decoders, config.grid) if {"sweep", "ab"} & set(config.tasks) else []
+        presets, left_out = preset_settings(self.run) if "presets" in config.tasks else ([], {})
         self.judge: Judge | None = None if config.judge is None else load_judge(config.judge)
         super().prepare()
         if self.judge is not None:
             self.judge.check_writer(self.tokenizer)
-        for setting in self.settings:
-            probe = copy.copy(self.algorithm)  # the same weights
-            probe.config = setting.algorithm
-            try:
-                probe.check_generation(config.sampling.length, prompt_length=len(self.prompt))
-            except ValueError as error:
-                raise ValueError(f"experiment.decoders: {setting.label}: {error}") from error
+        self.plans: dict[str, Plan] = {}
+        if own:
+            plan = Plan(own, self.prompt, config.sampling.prompt, config.sampling.length, KEY, {})
+            self.plans |= {"sweep": plan, "ab": plan}
+        if presets:
+            prompt, text = self._preset_prompt()
+            self.plans["presets"] = Plan(presets, prompt, text, config.presets.length, "task presets", left_out)
+        for plan in self.plans.values():
+            self._check_plan(plan)
 
     @rank_zero_only
     def sweep(self) -> None:
         """Measure every setting at every seed, after one pass that is not recorded, and real text beside them."""
+        self._measure_plan("sweep")
+
+    @rank_zero_only
+    def ab(self) -> None:
+        """The same with two settings, after a pass of each; then their differences, paired by seed, and wins."""
+        rows = self._measure_plan("ab", unrecorded=2)
+        labels = [*(setting.label for setting in self.plans["ab"].settings), table.HELD_OUT]
+        compared = paired.compare(*([row for row in rows if row["setting"] == label] for label in labels))
+        write_json(self.run_dir / "ab.json", {"seeds": self.config.seeds, "weights": rows[0]["weights"]} | compared)
+        shown = paired.markdown(compared)
+        (self.run_dir / "ab.md").write_text(f"{self._about(self.plans['ab'], rows)}\n\n{shown}", encoding="utf-8")
+        say(f"\n{shown}")
+
+    @rank_zero_only
+    def presets(self) -> None:
+        """Measure tiny-diffusion's presets, those that fit the algorithm."""
+        for name, reason in self.plans["presets"].left_out.items():
+            say(f"{name} is left out: {reason}")
+        self._measure_plan("presets")
+
+    def _measure_plan(self, task: str, unrecorded: int = 1) -> list[table.Row]:
+        """All rows of a task's plan, those that are not there yet measured after some passes that warm up."""
+        plan = self.plans[task]
         self._keep_weights()
         self.records.begin()
         self.algorithm.to(self.device).eval()
         if self.judge is not None:
             self.judge.algorithm.to(self.device)
-        jobs = self._jobs()
+        jobs = self._jobs(plan)
         todo = [job for job in jobs if job.identity not in self.records]
         if len(todo) < len(jobs):
             say(f"{len(jobs) - len(todo)} of {len(jobs)} rows are there already")
         for job in todo:
             if job.setting is None:
-                self._measure(job, self._held_out(job.identity["seed"]))
+                self._measure(job, self._held_out(plan, job.identity["seed"]))
         passes = [(job, job.setting) for job in todo if job.setting is not None]
-        if passes:
-            self._generate(passes[0][1], passes[0][0].identity["seed"])
+        for job, setting in passes[:unrecorded]:
+            self._generate(plan, setting, job.identity["seed"])
         began = time.perf_counter()
         for done, (job, setting) in enumerate(passes, 1):
-            row = self._measure(job, self._generate(setting, job.identity["seed"]))
+            row = self._measure(job, self._generate(plan, setting, job.identity["seed"]))
             left = int((time.perf_counter() - began) / done * (len(passes) - done))
             if self.run.callbacks.progress:
                 cost = f"{row['seconds']:.2f} s, {row['tokens_per_forward']:.2f} tokens/forward"
                 where = f"{done}/{len(passes)}  {setting.label}, seed {row['seed']}"
                 say(f"{where}: {cost}, {left // 60}:{left % 60:02d} left")
-        self._conclude([self.records.rows[table.identity(job.identity)] for job in jobs])
+        rows = [self.records.rows[table.identity(job.identity)] for job in jobs]
+        self._conclude(task, plan, rows)
+        return rows
 
     @property
     def device(self) -> torch.device:
@@ -139,40 +144,47 @@ class Decoding(LanguageModeling):
             with suppress(OSError):
                 link.symlink_to(self.source.resolve())
 
-    def _jobs(self) -> list[Job]:
-        """All rows of the sweep: real text, then every setting at the first seed, at the second, ..."""
-        sampling = self.config.sampling
+    def _preset_prompt(self) -> tuple[list[int], str]:
+        """The prompt of the presets: the configured one, or how the validation split begins."""
+        if self.config.sampling.prompt:
+            return self.prompt, self.config.sampling.prompt
+        assert self.data is not None
+        ids = self.data.splits[HELD_OUT_SPLIT][: self.config.presets.prompt_tokens].astype(np.int64)  # (P,)
+        return ids.tolist(), self.tokenizer.decode(ids)
+
+    def _check_plan(self, plan: Plan) -> None:
+        """Raise ValueError, with the setting's label, on what does not fit the model."""
+        for setting in plan.settings:
+            probe = copy.copy(self.algorithm)  # the same weights
+            probe.config = setting.algorithm
+            try:
+                probe.check_generation(plan.length, prompt_length=len(plan.prompt))
+            except ValueError as error:
+                raise ValueError(f"{plan.key}: {setting.label}: {error}") from error
+
+    def _jobs(self, plan: Plan) -> list[Job]:
+        assert self.data is not None
+        real = len(self.data.splits[HELD_OUT_SPLIT]) >= len(plan.prompt) + plan.length
+        if not real:
+            say(f"the {HELD_OUT_SPLIT} split is shorter than a sample: the table has no row of real text")
         shared = {
-            "n_samples": sampling.n_samples,
-            "length": sampling.length,
-            "prompt": sampling.prompt,
+            "n_samples": self.config.sampling.n_samples,
             "weights": fingerprint(self.algorithm),
             "judge": self.judge.fingerprint if self.judge else None,
         }
-        assert self.data is not None
-        jobs = []
-        if len(self.data.splits[HELD_OUT_SPLIT]) >= len(self.prompt) + sampling.length:
-            real = {"setting": table.HELD_OUT, "options": None, "decoder": None}
-            jobs = [Job(real | {"seed": seed} | shared, None) for seed in self.config.seeds]
-        else:
-            say(f"the {HELD_OUT_SPLIT} split is shorter than a sample: the table has no row of real text")
-        for seed in self.config.seeds:
-            for setting in self.settings:
-                own = {"setting": setting.label, "options": setting.options, "decoder": setting.plain}
-                jobs.append(Job(own | {"seed": seed} | shared, setting))
-        return jobs
+        return jobs_of(plan, self.config.seeds, shared, real=real)
 
-    def _generate(self, setting: Setting, seed: int) -> Texts:
+    def _generate(self, plan: Plan, setting: Setting, seed: int) -> Texts:
         """Continue the prompt n_samples times; every setting gets the same sampling seeds."""
-        B, length = self.config.sampling.n_samples, self.config.sampling.length
+        B, length = self.config.sampling.n_samples, plan.length
         seeds = [seed * 1_000_000 + i for i in range(B)]
-        prompt = torch.tensor(self.prompt, device=self.device).expand(B, -1)  # (B, P)
+        prompt = torch.tensor(plan.prompt, device=self.device).expand(B, -1)  # (B, P)
         compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             began = _now(self.device)
             out = self.algorithm.generate(prompt, length=length, seeds=seeds, decoder=setting.decoder)
             seconds = _now(self.device) - began
-        texts = [self.tokenizer.decode(row[len(self.prompt) :]) for row in out.ids.cpu()]
+        texts = [self.tokenizer.decode(row[len(plan.prompt) :]) for row in out.ids.cpu()]
         cost = {
             "seconds": seconds,
             "tokens_per_second": B * length / seconds,
@@ -180,15 +192,15 @@ class Decoding(LanguageModeling):
             "forwards": out.forwards,
             "tokens_per_forward": out.tokens_per_forward,
         }
-        return Texts(texts, [self.config.sampling.prompt] * B, seeds, cost)
+        return Texts(texts, [plan.text] * B, seeds, cost)
 
-    def _held_out(self, seed: int) -> Texts:
+    def _held_out(self, plan: Plan, seed: int) -> Texts:
         """As much real text: windows of the validation split, their first P tokens in the place of the prompt."""
         assert self.data is not None
         split = self.data.splits[HELD_OUT_SPLIT]
-        P, length = len(self.prompt), self.config.sampling.length
-        starts = np.random.default_rng(seed).integers(len(split) - P - length + 1, size=self.config.sampling.n_samples)
-        windows = [split[start : start + P + length].astype(np.int64) for start in starts]  # (P + length,) each
+        P, width = len(plan.prompt), len(plan.prompt) + plan.length
+        starts = np.random.default_rng(seed).integers(len(split) - width + 1, size=self.config.sampling.n_samples)
+        windows = [split[start : start + width].astype(np.int64) for start in starts]  # (P + length,) each
         texts = [self.tokenizer.decode(window[P:]) for window in windows]
         return Texts(texts, [self.tokenizer.decode(window[:P]) for window in windows], starts.tolist(), {})
 
@@ -201,21 +213,27 @@ class Decoding(LanguageModeling):
         self.records.add(row, found.origins, found.texts)
         return row
 
-    def _conclude(self, rows: list[table.Row]) -> None:
+    def _conclude(self, task: str, plan: Plan, rows: list[table.Row]) -> None:
         """results.md, the same table printed, and where the figures are from in summary.json."""
         config = self.config
-        judge = config.judge or "none, so its column is blank"
-        prompt = f" after {config.sampling.prompt!r}" if config.sampling.prompt else ""
-        about = (
-            f"{config.sampling.n_samples} × {config.sampling.length} tokens{prompt} for each of the seeds "
-            f"{', '.join(map(str, config.seeds))}; mean ± standard deviation over seeds from three seeds on.\n"
+        shown = table.markdown_table(table.aggregate(rows))
+        self.tables.append(f"{self._about(plan, rows)}\n{FRONTS}\n\n{shown}")  # of every task of the run
+        (self.run_dir / "results.md").write_text("\n".join(dict.fromkeys(self.tables)), encoding="utf-8")
+        say(f"\n{shown}")
+        self.summary[task] = {"rows": len(rows), "settings": [setting.label for setting in plan.settings]}
+        self.summary[task] |= {"seeds": config.seeds, "weights": rows[0]["weights"], "judge": config.judge}
+        if plan.left_out:
+            self.summary[task]["left_out"] = plan.left_out
+
+    def _about(self, plan: Plan, rows: list[table.Row]) -> str:
+        """What stands above a table: amounts, seeds, weights, judge."""
+        judge = self.config.judge or "none, so its column is blank"
+        prompt = f" after {plan.text!r}" if plan.text else ""
+        return (
+            f"{self.config.sampling.n_samples} × {plan.length} tokens{prompt} for each of the seeds "
+            f"{', '.join(map(str, self.config.seeds))}; mean ± standard deviation over seeds from three seeds on.\n"
             f"Weights: {self.source or self.run_dir} ({rows[0]['weights']}). Judge: {judge}."
         )
-        shown = table.markdown_table(table.aggregate(rows))
-        (self.run_dir / "results.md").write_text(f"{about}\n\n{shown}", encoding="utf-8")
-        say(f"\n{shown}")
-        self.summary["sweep"] = {"rows": len(rows), "settings": [setting.label for setting in self.settings]}
-        self.summary["sweep"] |= {"seeds": config.seeds, "weights": rows[0]["weights"], "judge": config.judge}
 
 
 def _now(device: torch.device) -> float:

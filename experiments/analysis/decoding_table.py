@@ -11,6 +11,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.analysis.pareto import fronts
+
 Row = dict[str, Any]
 
 HELD_OUT = "held-out text"  # the setting of rows that stand for real text
@@ -89,35 +91,42 @@ def aggregate(rows: Sequence[Row]) -> list[Row]:
     found = []
     for members in groups.values():
         shared = {name: members[0][name] for name in (*GROUP, "options")}
-        figures = {name: _spread([row[name] for row in members if row[name] is not None]) for name in FIGURES}
+        figures = {name: spread([row[name] for row in members if row[name] is not None]) for name in FIGURES}
         found.append(shared | {"seeds": [row["seed"] for row in members]} | figures)
     return sorted(found, key=lambda group: group["setting"] == HELD_OUT)
 
 
 def markdown_table(groups: Sequence[Row]) -> str:
-    """Aggregated rows as a table of Markdown: mean ± standard deviation, blank where nothing was measured."""
-    header = ["setting", "seeds", *(heading for heading, _ in SHOWN.values())]
-    lines = [
-        [g["setting"], str(len(g["seeds"])), *(_shown(g[name], form) for name, (_, form) in SHOWN.items())]
-        for g in groups
-    ]
+    """Aggregated rows as a table of Markdown: mean ± standard deviation, blank where nothing was measured; last the
+    Pareto fronts that a row is on."""
+    header = ["setting", "seeds", *(heading for heading, _ in SHOWN.values()), "front"]
+    lines = []
+    for group, on in zip(groups, fronts(groups), strict=True):
+        cells = [_shown(group[name], form) for name, (_, form) in SHOWN.items()]
+        lines.append([group["setting"], str(len(group["seeds"])), *cells, ", ".join(on)])
+    return render(header, lines)
+
+
+def render(header: list[str], lines: Sequence[list[str]]) -> str:
+    """A table of Markdown with columns of equal width."""
     widths = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     rule = ["-" * width for width in widths]
     padded = [[cell.ljust(width) for cell, width in zip(line, widths, strict=True)] for line in (header, *lines)]
     return "".join(f"| {' | '.join(line)} |\n" for line in (padded[0], rule, *padded[1:]))
 
 
-def _spread(values: list[float]) -> Spread | None:
+def spread(values: Sequence[float]) -> Spread | None:
+    """Of the figures of several seeds; None without one."""
     if not values:
         return None
     sd = statistics.stdev(values) if len(values) >= SPREAD_FROM else None
     return Spread(statistics.fmean(values), sd, len(values))
 
 
-def _shown(spread: Spread | None, form: str) -> str:
-    if spread is None:
+def _shown(found: Spread | None, form: str) -> str:
+    if found is None:
         return ""
-    return format(spread.mean, form) + ("" if spread.sd is None else f" ± {spread.sd:{form}}")
+    return format(found.mean, form) + ("" if found.sd is None else f" ± {found.sd:{form}}")
 
 
 def _cell(name: str, value: Any) -> str:

@@ -15,15 +15,18 @@ from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from datasets.tokenizers import ByteTokenizer, CharTokenizer
 from experiments import launch
 from experiments.analysis import decoding_table as table
+from experiments.analysis import paired
 from experiments.config import SamplingConfig
 from experiments.decoder_settings import expand, label
-from experiments.decoding import DecodingConfig
+from experiments.decoding_config import DecodingConfig
 from experiments.judge import Judge, fingerprint, windowed_nats
 from tests.conftest import Main
 
 CONTEXT = 8
 TWO = "experiment.decoders=[{autoregressive: {use_cache: [true, false], top_k: 5}}]"
 SIZES = ["experiment.sampling.length=70", "experiment.seeds=[0,1]"]  # longer than the context of 64
+ONE = ["experiment.seeds=[0]"]
+DRAFT = ["experiment.decoders=[two_stage]", "experiment.sampling.length=8"]
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,8 @@ def test_lists_are_swept_as_a_grid() -> None:
         ({"decoders": {"a": {"top_k": []}}}, "experiment.decoders: a: top_k has no values"),
         ({"grid": {"temperature": []}}, "experiment.grid: temperature has no values"),
         ({"sampling": SamplingConfig(suffix="x")}, "experiment.sampling.suffix plays no part"),
+        ({"tasks": ["ab"]}, "experiment.decoders makes 1 setting, and the task ab compares two"),
+        ({"tasks": ["ab"], "decoders": ["a", "b", "c"]}, "makes 3 settings, and the task ab compares two"),
         ({"seeds": []}, "experiment.seeds is empty"),
         ({"seeds": [1, 1]}, "experiment.seeds is [1, 1]: give different whole numbers"),
     ],
@@ -103,6 +108,7 @@ def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> Non
         ("experiment.decoders={autoregressive: {topk: 3}}", "topk=3: unknown config key 'algorithm.decoder.topk'"),
         ("experiment.decoders={autoregressive: {top_k: [3, 999]}}", "top_k=999: algorithm.decoder.top_k is 999, above"),
         ("experiment.grid={temperature: [1, -1]}", "temperature=-1: algorithm.decoder.temperature is -1"),
+        ("experiment.presets.length=0", "experiment.presets.length is 0: it must be at least 1"),
         ("experiment.judge=nowhere", "experiment.judge: there is no run folder or checkpoint at nowhere"),
     ],
 )
@@ -331,3 +337,74 @@ def test_a_short_validation_split_gives_no_row_of_real_text(smoke: Main) -> None
     outcome = smoke("experiment=decoding", "experiment.tasks=[training,sweep]", "hydra.run.dir=run", *sizes)
     assert outcome.status == 0 and "no row of real text" in outcome.out
     assert [row["setting"] for row in rows_of("run")] == ["autoregressive"]
+
+
+# --- two settings, and the presets
+
+
+def test_ab_compares_two_settings_seed_by_seed(gpt: str, main: Main) -> None:
+    """Catches a loop of its own with other rows, settings that are swapped, and rows measured again by either task."""
+    command = [f"load={gpt}", "experiment=decoding", "experiment.sampling.length=24", f"experiment.judge={gpt}"]
+    command += ["experiment.decoders=[{autoregressive: {temperature: [0.5, 1.5]}}]"]
+    outcome = main("hydra.run.dir=run", "experiment.tasks=[ab]", *command)
+    assert (outcome.status, outcome.err) == (0, "")
+    rows = rows_of("run")
+    assert len(rows) == 9 and len(texts_of("run")) == 9
+    compared = json.loads(Path("run/ab.json").read_text())
+    cold, hot = ([row for row in rows if row["options"] == {"temperature": heat}] for heat in (0.5, 1.5))
+    real = [row for row in rows if row["setting"] == table.HELD_OUT]
+    assert compared.pop("seeds") == [0, 1, 2] and compared.pop("weights") == rows[0]["weights"]
+    assert compared == json.loads(json.dumps(paired.compare(cold, hot, real)))
+    assert compared["claims"]["forwards"] == paired.NO_DIFFERENCE
+    assert compared["figures"]["judge_nll"]["difference"]["low"] > 0  # hotter is less likely
+    page = Path("run/ab.md").read_text()
+    assert "A: autoregressive temperature=0.5  \nB: autoregressive temperature=1.5" in page
+    assert paired.markdown(compared) in page and paired.markdown(compared) in outcome.out
+    again = main("resume=run", "experiment.tasks=[sweep]")
+    assert again.status == 0 and "9 of 9 rows are there already" in again.out and rows_of("run") == rows
+
+
+def test_too_few_seeds_leave_the_intervals_blank(gpt: str, main: Main) -> None:
+    """Catches a comparison that fails without a spread, or claims something."""
+    command = [f"load={gpt}", "experiment=decoding", "experiment.tasks=[ab]", "experiment.sampling.length=8"]
+    outcome = main(
+        *command, "experiment.decoders=[autoregressive, {autoregressive: {top_k: 1}}]", *ONE, "hydra.run.dir=r"
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    compared = json.loads(Path("r/ab.json").read_text())
+    assert {figure["difference"]["low"] for figure in compared["figures"].values() if figure["difference"]} == {None}
+    assert set(compared["claims"].values()) == {paired.TOO_FEW}
+
+
+def test_the_presets_that_fit_are_measured(smoke: Main, main: Main, corpus: Path) -> None:
+    """Catches a preset with other settings, a prompt that is not the split's, and one left out without a word."""
+    assert smoke("algorithm=masked_diffusion", "hydra.run.dir=run", "experiment.tasks=[training]").status == 0
+    command = ["load=run", "experiment=decoding", "experiment.tasks=[presets]", *ONE]
+    outcome = main(*command, "experiment.presets.length=40", "hydra.run.dir=presets")
+    assert (outcome.status, outcome.err) == (0, "")
+    real, row = rows_of("presets")
+    assert (real["setting"], row["setting"]) == (table.HELD_OUT, "baseline_fast")
+    text = corpus.read_text()
+    assert row["length"] == 40 and row["prompt"] == text[int(0.9 * len(text)) :][:16]
+    assert row["prompt"] in Path("presets/samples.txt").read_text()
+    decoder = row["decoder"]
+    assert (decoder["temperature"], decoder["threshold"], decoder["top_k"]) == (0.7, 0.75, 3)
+    for name in ("flow_quality", "flow_balanced"):
+        assert f"{name} is left out: algorithm.decoder.name is 'flow_threshold', which does not fit" in outcome.out
+    kept = json.loads(Path("presets/summary.json").read_text())["presets"]
+    assert kept["settings"] == ["baseline_fast"] and list(kept["left_out"]) == ["flow_quality", "flow_balanced"]
+    more = main("resume=presets", "experiment.tasks=[sweep,presets]", "experiment.sampling.prompt='the '", *DRAFT)
+    assert (more.status, more.err) == (0, "")
+    assert [(row["setting"], row["prompt"], row["length"]) for row in rows_of("presets")[2:]] == [
+        *[(table.HELD_OUT, "the ", 8), ("two_stage", "the ", 8)],
+        *[(table.HELD_OUT, "the ", 40), ("baseline_fast", "the ", 40)],
+    ]
+    page = Path("presets/results.md").read_text()
+    assert "× 8 tokens" in page and "× 40 tokens" in page and "| front" in page
+
+
+def test_presets_of_another_algorithm_are_refused(gpt: str, main: Main) -> None:
+    """Catches a task that measures nothing and says nothing."""
+    outcome = main(f"load={gpt}", "experiment=decoding", "experiment.tasks=[presets]")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert "no preset of the task presets fits algorithm=gpt" in outcome.err

@@ -79,10 +79,11 @@ def test_unlike_rows_are_never_averaged(name: str) -> None:
 
 
 def test_the_table_leaves_blank_what_is_missing() -> None:
-    """Catches a column out of line, a zero for nothing, and a spread of fewer than three seeds."""
+    """Catches a column out of line, a zero for nothing, a spread of fewer than three seeds, and a front of none."""
     lines = table.markdown_table(table.aggregate(ROWS)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(line) for line in lines}) == 1
     assert cells[0][:4] == ["setting", "seeds", "tokens/forward", "seconds"]
-    assert cells[2] == ["b", "3", "", "2.00 ± 1.00", "", "0.500", "", ""]
-    assert cells[4] == [table.HELD_OUT, "1", "", "", "", "0.800", "", ""]
+    assert cells[2] == ["b", "3", "", "2.00 ± 1.00", "", "0.500", "", "", "distinct-2"]
+    assert cells[4] == [table.HELD_OUT, "1", "", "", "", "0.800", "", "", ""]
+    assert cells[0][-1] == "front" and cells[3][-1] == ""

@@ -1,0 +1,161 @@
+"""Two settings, A and B, on the same weights and seeds: paired differences with intervals, and wins seed by seed.
+
+From the rows of a decoding sweep alone. Costs and texts are told apart, and no figure is an overall score. n seeds.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experiments.analysis import decoding_table as table
+
+LOWER, HIGHER, NEAREST = "lower", "higher", "nearest to real text"
+
+# Which text is better by which figure: a point each. No figure stands alone, as loops get a low likelihood under a
+# judge, and random characters a high diversity. Without a point: text_length, which is as asked for; distinct_1 and
+# distinct_4, which repeat what their neighbours say.
+POINTS = {
+    "judge_nll": LOWER,
+    "distinct_2": HIGHER,
+    "distinct_3": HIGHER,
+    "repeat_ratio": NEAREST,
+    "mask_ratio": NEAREST,
+    "character_entropy": NEAREST,
+}
+CLAIMS = {  # figure of cost -> better direction, and what is then said
+    "seconds": (LOWER, "is faster"),
+    "forwards": (LOWER, "needs fewer forwards"),
+    "tokens_per_forward": (HIGHER, "decodes more tokens per forward"),
+}
+LEVEL = 0.95
+RESAMPLES = 10_000
+NO_DIFFERENCE = "no difference seen"
+TOO_FEW = f"open: an interval needs {table.SPREAD_FROM} seeds"
+
+
+def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
+    """Percentile bootstrap interval of the mean of n differences at LEVEL; None with fewer than three.
+
+    Too narrow for few seeds: of three it is their range.
+    """
+    d = np.asarray(differences, dtype=np.float64)  # (n,)
+    if len(d) < table.SPREAD_FROM:
+        return None
+    drawn = np.random.default_rng(seed).integers(len(d), size=(RESAMPLES, len(d)))
+    low, high = np.quantile(d[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    # A mean lies within its range but for rounding, which would make an interval of a constant.
+    return float(np.clip(low, d.min(), d.max())), float(np.clip(high, d.min(), d.max()))
+
+
+def compare(a: Sequence[table.Row], b: Sequence[table.Row], real: Sequence[table.Row] = ()) -> dict[str, Any]:
+    """What ab.json holds of the rows of two settings, one per seed, and of real text's.
+
+    Figures with means, deviations and the paired difference B - A; claims about cost; wins. Missing figures are None.
+    """
+    by_seed = {row["seed"]: row for row in b}
+    pairs = [(row, by_seed[row["seed"]]) for row in a if row["seed"] in by_seed]
+    figures: dict[str, Any] = {}
+    for name in table.FIGURES:
+        means = {key: _spread(rows, name) for key, rows in (("a", a), ("b", b), ("real_text", real))}
+        figures[name] = means | {"difference": _difference(pairs, name)}
+    targets = {name: (figures[name]["real_text"] or {"mean": None})["mean"] for name in POINTS}
+    seeds = [_wins(one, other, targets) for one, other in pairs]
+    winners = [seed["winner"] for seed in seeds]
+    return {
+        "a": {name: a[0][name] for name in ("setting", "options", "decoder")},
+        "b": {name: b[0][name] for name in ("setting", "options", "decoder")},
+        "figures": figures,
+        "claims": {name: claim(name, figures[name]["difference"]) for name in CLAIMS},
+        "wins": {
+            "better": POINTS,
+            "seeds": seeds,
+            "won": {"A": winners.count("A"), "B": winners.count("B"), "tie": winners.count("tie")},
+        },
+    }
+
+
+def claim(name: str, difference: dict[str, Any] | None) -> str | None:
+    """What a paired difference B - A of cost allows to say; None where the figure is missing."""
+    if difference is None:
+        return None
+    low, high = difference["low"], difference["high"]
+    if low is None:
+        return TOO_FEW
+    if low <= 0 <= high:
+        return NO_DIFFERENCE
+    direction, words = CLAIMS[name]
+    return f"{'B' if (low > 0) == (direction == HIGHER) else 'A'} {words}"
+
+
+def point(direction: str, a: float | None, b: float | None, target: float | None) -> str | None:
+    """A, B or tie for one figure; None, and no point, where it or the real text that it is held against is missing."""
+    if a is None or b is None or (direction == NEAREST and target is None):
+        return None
+    if direction == NEAREST:
+        assert target is not None
+        a, b = abs(a - target), abs(b - target)
+    if a == b:
+        return "tie"
+    return "A" if (a > b) == (direction == HIGHER) else "B"
+
+
+def markdown(compared: dict[str, Any]) -> str:
+    """ab.md: both settings, the table of figures, the claims, and the wins with what counts as better."""
+    lines = []
+    for name, figure in compared["figures"].items():
+        means = [_shown(figure[key]) for key in ("a", "b", "real_text")]
+        if not any(means):
+            continue
+        difference = figure["difference"] or {"mean": None, "low": None}
+        gap = "" if difference["mean"] is None else f"{difference['mean']:+.4g}"
+        interval = "" if difference["low"] is None else f"{difference['low']:+.4g} to {difference['high']:+.4g}"
+        lines.append([name, *means, gap, interval])
+    head = [f"A: {compared['a']['setting']}", f"B: {compared['b']['setting']}"]
+    figures = table.render(["figure", "A", "B", table.HELD_OUT, "B - A", f"{LEVEL:.0%} interval"], lines)
+    about = (
+        f"Intervals: percentile bootstrap of the differences paired by seed, {RESAMPLES:,} resamples; too narrow for "
+        f"few seeds (of three it is their range), blank below {table.SPREAD_FROM}."
+    )
+    claims = [f"{name}: {text}" for name, text in compared["claims"].items() if text is not None]
+    wins = compared["wins"]
+    seeds = [
+        [str(s["seed"]), str(s["A"]), str(s["B"]), s["winner"], *(s["points"][name] or "" for name in wins["better"])]
+        for s in wins["seeds"]
+    ]
+    won = table.render(["seed", "A", "B", "winner", *wins["better"]], seeds)
+    better = "Better: " + "; ".join(f"{name} {direction}" for name, direction in wins["better"].items()) + "."
+    tally = "Seeds won by points: " + ", ".join(f"{name} {count}" for name, count in wins["won"].items()) + "."
+    return (
+        "\n\n".join(["  \n".join(head), figures.rstrip(), about, "  \n".join(claims), won.rstrip(), tally, better])
+        + "\n"
+    )
+
+
+def _spread(rows: Sequence[table.Row], name: str) -> dict[str, Any] | None:
+    found = table.spread([row[name] for row in rows if row[name] is not None])
+    return None if found is None else found._asdict()
+
+
+def _difference(pairs: Sequence[tuple[table.Row, table.Row]], name: str) -> dict[str, Any] | None:
+    """Mean of B - A over the seeds at which both have the figure, with its interval."""
+    found = [b[name] - a[name] for a, b in pairs if a[name] is not None and b[name] is not None]
+    if not found:
+        return None
+    low, high = bootstrap_interval(found) or (None, None)
+    return {"mean": float(np.mean(found)), "low": low, "high": high, "seeds": len(found)}
+
+
+def _wins(a: table.Row, b: table.Row, targets: dict[str, float | None]) -> dict[str, Any]:
+    """Points of one seed, and who has more of them."""
+    points = {name: point(direction, a[name], b[name], targets[name]) for name, direction in POINTS.items()}
+    count = {side: list(points.values()).count(side) for side in ("A", "B")}
+    winner = "tie" if count["A"] == count["B"] else max(count, key=lambda side: count[side])
+    return {"seed": a["seed"], **count, "winner": winner, "points": points}
+
+
+def _shown(spread: dict[str, Any] | None) -> str:
+    if spread is None:
+        return ""
+    sd = "" if spread["sd"] is None else f" ± {float(format(spread['sd'], '.2g')):g}"  # 500 and not 5e+02
+    return f"{spread['mean']:.4g}{sd}"
