@@ -7,11 +7,13 @@ import copy
 import statistics
 import time
 from contextlib import nullcontext, suppress
+from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from algorithms.common.metrics.corpus import FIGURES, CorpusReference, unlike_real_text
 from algorithms.common.metrics.text import text_statistics
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired
@@ -25,6 +27,8 @@ from experiments.language_modeling import LanguageModeling
 from experiments.summary import write_json
 
 HELD_OUT_SPLIT = "val"
+REAL_DRAWS = 8  # samples of real text that say how far its figures range
+REFERENCE_TOKENS = 5_000_000  # of each split, for the figures of a text against its corpus: 60 bytes each while sorted
 FRONTS = (
     "Front: no other setting beats the row in tokens per second and tokens per forward at once (speed), or in seconds "
     "and the judge's nats (judge), distinct-2 without a judge."
@@ -125,6 +129,13 @@ class Decoding(LanguageModeling):
         self._conclude(task, plan, rows)
         return rows
 
+    @cached_property
+    def reference(self) -> CorpusReference:
+        """The corpus that texts are measured by; of a large one the beginning, so that a copy rate is a lower bound."""
+        assert self.data is not None
+        parts = [self.data.splits[name][:REFERENCE_TOKENS].astype(np.int64) for name in ("train", HELD_OUT_SPLIT)]
+        return CorpusReference(*map(self.tokenizer.decode, parts))
+
     @property
     def device(self) -> torch.device:
         return self._evaluation_trainer().strategy.root_device
@@ -208,6 +219,10 @@ class Decoding(LanguageModeling):
         """The row of a job, kept in the records: what was not measured stays None."""
         statistic = [text_statistics(text) for text in found.texts]
         means = {name: statistics.fmean(each[name] for each in statistic) for name in statistic[0]}
+        if job.setting is None:  # real text is measured by the other half of its split
+            means |= self.reference.real_text([len(text) for text in found.texts], draw=job.identity["seed"])
+        else:
+            means |= self.reference.score(found.texts)
         judged = self.judge.nats_per_character(found.texts, found.prompts) if self.judge else None
         row = dict.fromkeys(table.COLUMNS) | job.identity | found.cost | means | {"judge_nll": judged}
         self.records.add(row, found.origins, found.texts)
@@ -216,7 +231,8 @@ class Decoding(LanguageModeling):
     def _conclude(self, task: str, plan: Plan, rows: list[table.Row]) -> None:
         """results.md, the same table printed, and where the figures are from in summary.json."""
         config = self.config
-        shown = table.markdown_table(table.aggregate(rows))
+        groups = table.aggregate(rows)
+        shown = f"{table.markdown_table(groups)}\n{self._flags(groups)}"
         self.tables.append(f"{self._about(plan, rows)}\n{FRONTS}\n\n{shown}")  # of every task of the run
         (self.run_dir / "results.md").write_text("\n".join(dict.fromkeys(self.tables)), encoding="utf-8")
         say(f"\n{shown}")
@@ -224,6 +240,18 @@ class Decoding(LanguageModeling):
         self.summary[task] |= {"seeds": config.seeds, "weights": rows[0]["weights"], "judge": config.judge}
         if plan.left_out:
             self.summary[task]["left_out"] = plan.left_out
+
+    def _flags(self, groups: list[table.Row]) -> str:
+        """Which figures of each setting lie clearly outside of what real text of the same size has."""
+        lines = [f"Unlike real text of the same size, by {REAL_DRAWS} draws of it:"]
+        for group in groups:
+            if group["setting"] == table.HELD_OUT:
+                continue
+            lengths = [round(group["text_length"].mean)] * group["n_samples"]
+            real = [self.reference.real_text(lengths, draw) for draw in range(REAL_DRAWS)]
+            figures = {name: group[name].mean for name in FIGURES if group[name] is not None}
+            lines.append(f"- {group['setting']}: {', '.join(unlike_real_text(figures, real)) or 'nothing'}")
+        return "\n".join(lines) + "\n"
 
     def _about(self, plan: Plan, rows: list[table.Row]) -> str:
         """What stands above a table: amounts, seeds, weights, judge."""

@@ -24,6 +24,8 @@ QUALITY = (
     "judge_nll",  # nats per character
     *("text_length", "distinct_1", "distinct_2", "distinct_3", "distinct_4"),
     *("repeat_ratio", "mask_ratio", "character_entropy"),  # the last in bits
+    *("js_3", "js_4", "js_5", "valid_words", "unique_words"),  # divergences of n-grams from held-out text, in bits
+    *("copy_rate", "longest_copy", "self_bleu", "held_out_bleu", "shared_windows"),
 )
 FIGURES = (*COST, *QUALITY)
 COLUMNS = ("setting", "options", "decoder", "seed", "n_samples", "length", "prompt", "weights", "judge", *FIGURES)
@@ -37,6 +39,9 @@ SHOWN = {  # column -> heading and format in the table
     "distinct_2": ("distinct-2", ".3f"),
     "repeat_ratio": ("repeat ratio", ".3f"),
     "character_entropy": ("character entropy, bits", ".3f"),
+    "js_4": ("4-gram divergence, bits", ".3f"),
+    "valid_words": ("valid words", ".3f"),
+    "copy_rate": ("copied", ".3f"),
 }
 
 

@@ -84,6 +84,14 @@ def test_the_table_leaves_blank_what_is_missing() -> None:
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(line) for line in lines}) == 1
     assert cells[0][:4] == ["setting", "seeds", "tokens/forward", "seconds"]
-    assert cells[2] == ["b", "3", "", "2.00 ± 1.00", "", "0.500", "", "", "distinct-2"]
-    assert cells[4] == [table.HELD_OUT, "1", "", "", "", "0.800", "", "", ""]
+    assert cells[2] == ["b", "3", "", "2.00 ± 1.00", "", "0.500", *[""] * 5, "distinct-2"]
+    assert cells[4] == [table.HELD_OUT, "1", "", "", "", "0.800", *[""] * 6]
     assert cells[0][-1] == "front" and cells[3][-1] == ""
+
+
+def test_every_figure_of_a_text_has_its_column() -> None:
+    """Catches a figure that is computed and then dropped, or a column that nothing fills."""
+    from algorithms.common.metrics.corpus import FIGURES
+    from algorithms.common.metrics.text import text_statistics
+
+    assert {*text_statistics("a"), *FIGURES, "judge_nll"} == set(table.QUALITY)
