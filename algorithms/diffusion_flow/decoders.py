@@ -33,6 +33,7 @@ class FlowTopConfidence(FlowAssisted, TopConfidence):
     """`top_confidence` with the flow."""
 
     name: str = "flow_top_confidence"
+    tokens_per_step: int = 4
 
 
 @dataclass(frozen=True)
