@@ -61,15 +61,16 @@ class DiffusionFlow(MaskedDiffusion):
         x, masked, weight = self.mask(ids, generator)
         loss = self.restoration_loss(self.model(x)[:, 1:], ids[:, 1:], masked, weight)
         parts = {"masked": loss.detach()}
-        step = 0 if self._trainer is None else self._trainer.global_step
+        trainer = self._trainer  # None outside of a training
+        step = 0 if trainer is None else trainer.global_step
         share = self.flow_weight(step)
         if share > 0 and step % self.config.flow.interval == 0:
             flow = self.flow.loss(self.model, ids, x, generator)
             loss = loss + share * flow
             self.latest_flow_loss = flow.detach()
-            if self.training:
-                self.plateau.record(self.latest_flow_loss)
-        elif self._trainer is not None and self._trainer.world_size > 1:  # DDP waits for every parameter's gradient
+            if trainer is not None:
+                self.plateau.record(self.latest_flow_loss, trainer.strategy.reduce)
+        elif trainer is not None and trainer.world_size > 1:  # DDP waits for every parameter's gradient
             loss = loss + 0 * sum(p.sum() for p in self.flow.parameters())
         if self.latest_flow_loss is not None:  # flow steps and logged steps need not coincide
             parts["flow"] = self.latest_flow_loss

@@ -3,6 +3,7 @@
 Source: flow matching (arXiv:2210.02747). Progress s runs from noise (0) to clean (1). B batch, T tokens, D channels.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -80,12 +81,13 @@ class PlateauSwitch:
     def off(self) -> bool:
         return self.patience is not None and self.stale >= self.patience
 
-    def record(self, loss: Tensor) -> None:
-        """Add the loss of a flow step; numbers are read from the device once a window."""
+    def record(self, loss: Tensor, average: Callable[[Tensor], Tensor] = lambda mean: mean) -> None:
+        """Add the loss of a flow step; numbers are read from the device once a window. `average` takes the mean over
+        processes, so that all of them switch off together."""
         self.losses.append(loss.detach())
         if len(self.losses) < self.window:
             return
-        mean = float(torch.stack(self.losses).mean())
+        mean = float(average(torch.stack(self.losses).mean()))
         if self.previous is not None:
             gain = (self.previous - mean) / max(abs(self.previous), 1e-12)
             self.stale = self.stale + 1 if gain < self.improvement else 0

@@ -130,7 +130,7 @@ def test_flow_loss_trains_its_own_weights(flow) -> None:
 
 
 def at_step(method: DiffusionFlow, step: int) -> dict[str, torch.Tensor]:
-    method._trainer = SimpleNamespace(global_step=step, world_size=1)
+    method._trainer = SimpleNamespace(global_step=step, world_size=1, strategy=SimpleNamespace(reduce=torch.clone))
     parts = method.loss(ids(), torch.Generator().manual_seed(0))
     method._trainer = None
     return parts
@@ -154,6 +154,14 @@ def test_interval_end_and_plateau_switch_the_flow_off() -> None:
     method = make(VelocityFlowConfig(interval=1, plateau_window=2, plateau_patience=2, bottleneck=8))
     steady = [float(at_step(method, step)["flow_active"]) for step in range(8)]
     assert steady == [1, 1, 1, 1, 1, 1, 0, 0]  # three windows, the last two without a gain: the losses are the same
+
+
+def test_processes_switch_off_together() -> None:
+    """Catches a switch that each process throws by its own losses: gradients would be averaged with missing ones."""
+    switch = PlateauSwitch(1, 1, 0.01)
+    switch.record(torch.tensor(1.0), lambda mean: mean)
+    switch.record(torch.tensor(0.1), lambda mean: mean / 0.1)  # this process gained, all together did not
+    assert switch.off
 
 
 def test_parts_of_the_loss_are_logged() -> None:
