@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from experiments.run_folder import ROOT, key_of, quote
 
-COLUMNS = ("val/nll", "test/nll", "tokens/s", "minutes", "status")
+COLUMNS = ("val/nll", "test/nll", "likelihood", "tokens/s", "minutes", "status")
 
 
 def run_child(settings: Any, folder: Path) -> float:
@@ -77,6 +77,7 @@ def collect(folder: Path) -> list[dict[str, str]]:
                 "overrides": [o for o in overrides if key_of(o) != "logger.group"],
                 "val/nll": _number(figures.get("val/nll"), ".4f"),
                 "test/nll": _number(figures.get("test/nll"), ".4f"),
+                "likelihood": summary.get("likelihood_kind", ""),  # exact, or a bound: not to be ranked together
                 "tokens/s": _number(training.get("tokens_per_second"), ".0f"),
                 "minutes": _number(record["seconds"] / 60, ".1f"),
                 "status": "ok" if record["exit_status"] == 0 else f"failed ({record['exit_status']})",

@@ -16,12 +16,13 @@ def write_job(folder: Path, number: int, overrides: list[str], status: int, figu
     (job / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
     (job / "job.json").write_text(json.dumps({"exit_status": status, "seconds": 90}))
     if figures:
-        summary = {"figures": figures, "training": {"tokens_per_second": 1234.5}}
+        summary = {"figures": figures, "likelihood_kind": "bound", "training": {"tokens_per_second": 1234.5}}
         (job / "summary.json").write_text(json.dumps(summary))
 
 
 def test_table_of_jobs(tmp_path: Path) -> None:
-    """Catches jobs out of order (10 before 2), a failed job that is left out, and columns of constants."""
+    """Catches jobs out of order (10 before 2), a failed job that is left out, columns of constants, and a bound that
+    stands among exact likelihoods as if it were one."""
     for number in (0, 2, 10):
         write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, {"val/nll": 1.5, "test/nll": 1.75})
     write_job(tmp_path, 3, ["algorithm=gpt", "seed=3"], 1, {})
@@ -32,6 +33,7 @@ def test_table_of_jobs(tmp_path: Path) -> None:
         "overrides": "seed=0",
         "val/nll": "1.5000",
         "test/nll": "1.7500",
+        "likelihood": "bound",
         "tokens/s": "1234",
         "minutes": "1.5",
         "status": "ok",
