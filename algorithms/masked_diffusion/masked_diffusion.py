@@ -112,7 +112,7 @@ class MaskedDiffusion(BaseAlgorithm):
         return any_order_bound(self.logits, ids, mask_id=self.mask_id, passes=passes, generator=generator)
 
     def likelihoods(self) -> dict[str, Likelihood]:
-        """The bound with every number of masks, and the exact likelihoods of three orders."""
+        """The bound with every number of masks, and exact likelihoods of single orders, the decoder's if it has one."""
 
         def bound(ids: Tensor, generator: torch.Generator) -> Tensor:
             passes = self.config.masks_per_count * (ids.size(1) - 1)

@@ -13,12 +13,12 @@ from experiments.analysis import decoding_table as table
 LOWER, HIGHER, NEAREST = "lower", "higher", "nearest to real text"
 
 # Which text is better by which figure: a point each. No figure stands alone, as loops get a low likelihood under a
-# judge, and random characters a high diversity. Without a point: text_length, which is as asked for; distinct_1 and
-# distinct_4, which repeat what their neighbours say.
+# judge; and more diversity is not better in itself, as random characters have the most. Without a point: text_length,
+# which is as asked for; distinct_1 and distinct_4, which repeat what their neighbours say.
 POINTS = {
     "judge_nll": LOWER,
-    "distinct_2": HIGHER,
-    "distinct_3": HIGHER,
+    "distinct_2": NEAREST,
+    "distinct_3": NEAREST,
     "repeat_ratio": NEAREST,
     "mask_ratio": NEAREST,
     "character_entropy": NEAREST,

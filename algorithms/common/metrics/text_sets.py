@@ -74,16 +74,12 @@ def shared_windows(texts: Sequence[str], window: int = REPEAT_WINDOW) -> float |
     return shared / sum(counts.total() for counts in own)
 
 
-def bleu(hypothesis: Tokens, references: Sequence[Tokens], orders: int = BLEU_ORDERS) -> float | None:
-    """BLEU of one text of characters, or of a tuple of words, with even weights and no smoothing, in [0, 1].
-
-    None without references, or where the text has no n-gram of the highest order.
-    """
-    return mean_bleu([hypothesis], references, orders)
-
-
 def mean_bleu(texts: Sequence[Tokens], references: Sequence[Tokens], orders: int = BLEU_ORDERS) -> float | None:
-    """Mean over texts of their BLEU against all references; those without one are left out."""
+    """Mean over texts of their BLEU against all references, with even weights and no smoothing, in [0, 1].
+
+    Texts are of characters, or tuples of words. One without an n-gram of the highest order is left out; None where none
+    is left, or without references.
+    """
     ceilings = [_two_highest([ngrams(text, n) for text in references])[0] for n in range(1, orders + 1)]
     others = Counter(map(len, references))
     return mean_of_known(

@@ -15,7 +15,10 @@ def row(setting: str, seed: int, **figures: float) -> table.Row:
     return dict.fromkeys(table.COLUMNS) | own | figures
 
 
-REAL = [row(table.HELD_OUT, seed, distinct_2=0.6, repeat_ratio=0.02 + 0.01 * seed, mask_ratio=0.0) for seed in (0, 2)]
+REAL = [
+    row(table.HELD_OUT, seed, distinct_2=0.6, distinct_3=0.75, repeat_ratio=0.02 + 0.01 * seed, mask_ratio=0.0)
+    for seed in (0, 2)
+]
 
 
 @pytest.mark.parametrize("constant", [0.1, 0.0, -3.3, 1e-7])
@@ -74,16 +77,17 @@ def test_only_what_the_interval_allows_is_claimed(name: str, differences: list[f
 def test_wins_counted_by_hand() -> None:
     """Catches a direction turned round, ties and missing figures that give points, and a majority of all figures."""
     a = [
-        row("a", 0, judge_nll=2.0, distinct_2=0.5, distinct_3=0.7, repeat_ratio=0.01, mask_ratio=0.0, text_length=9),
+        row("a", 0, judge_nll=2.0, distinct_2=0.5, distinct_3=0.9, repeat_ratio=0.01, mask_ratio=0.0, text_length=9),
         row("a", 1, judge_nll=2.0, distinct_2=0.5, repeat_ratio=0.05),
         row("a", 2, distinct_2=0.5),
     ]
     b = [
-        row("b", 0, judge_nll=1.9, distinct_2=0.4, distinct_3=0.9, repeat_ratio=0.04, mask_ratio=0.0, text_length=8),
+        row("b", 0, judge_nll=1.9, distinct_2=0.4, distinct_3=0.7, repeat_ratio=0.04, mask_ratio=0.0, text_length=8),
         row("b", 1, judge_nll=2.0, distinct_2=0.4, repeat_ratio=0.02),
         row("b", 2, distinct_2=0.5),
     ]
-    wins = paired.compare(a, b, REAL)["wins"]  # repeat ratio of real text: 0.03 on average
+    # Real text: distinct-2 0.6, which more diversity is nearer to; distinct-3 0.75, which less is; repeat ratio 0.03.
+    wins = paired.compare(a, b, REAL)["wins"]
     first, second, third = wins["seeds"]
     none = dict.fromkeys(paired.POINTS)
     assert first["points"] == none | {
@@ -96,7 +100,8 @@ def test_wins_counted_by_hand() -> None:
     assert third["points"] == none | {"distinct_2": "tie"} and third["winner"] == "tie"
     assert wins["won"] == {"A": 0, "B": 1, "tie": 2}
     without = paired.compare(a, b)["wins"]["seeds"][0]["points"]
-    assert without["repeat_ratio"] is None and without["mask_ratio"] is None and without["distinct_2"] == "A"
+    assert all(without[name] is None for name in ("repeat_ratio", "mask_ratio", "distinct_2", "distinct_3"))
+    assert without["judge_nll"] == "B"
 
 
 def test_the_page_says_what_was_found() -> None:
@@ -109,7 +114,7 @@ def test_the_page_says_what_was_found() -> None:
     assert cells[2] == ["seconds", "5 ± 1", "3 ± 1", "", "-2", "-2 to -2"]
     assert cells[3] == ["steps", "500 ± 500", "", "", "", ""]
     assert cells[4] == ["distinct_2", "0.5 ± 0", "0.5 ± 0", "0.6", "+0", "+0 to +0"]
-    assert [line[0] for line in cells[5:7]] == ["repeat_ratio", "mask_ratio"]  # real text's alone
+    assert [line[0] for line in cells[5:8]] == ["distinct_3", "repeat_ratio", "mask_ratio"]  # real text's alone
     assert "seconds: B is faster" in page and "forwards:" not in page and "judge_nll lower" in page
     few = paired.markdown(paired.compare(a[:2], b[:2]))
     assert re.search(r"\| seconds +\| 4.5 +\| 2.5 +\| +\| -2 +\| +\|", few) and paired.TOO_FEW in few
