@@ -51,6 +51,8 @@ class BaseExperiment:
     config_class: ClassVar[type]
     tasks: ClassVar[tuple[str, ...]]
     training_tasks: ClassVar[tuple[str, ...]] = ("training",)  # those after which there are weights
+    needs_weights: ClassVar[bool] = True  # of one model, by training first or from load= or resume=
+    folders: ClassVar[tuple[str, ...]] = ("checkpoints", "samples", "plots")  # of the run folder
 
     def __init__(self, run: RunConfig, run_dir: Path) -> None:
         self.run = run
@@ -61,7 +63,9 @@ class BaseExperiment:
         self._loggers: list[Logger] | None = None
         self._check_tasks()
         check_settings(run.trainer)
-        if run.resume is not None:
+        if not self.needs_weights:
+            pass
+        elif run.resume is not None:
             self.source = checkpoint_of(Path(run.resume), ["last.ckpt"] if self.trains else ["best.ckpt", "last.ckpt"])
         elif run.load is not None:
             self.source = checkpoint_of(Path(run.load), ["best.ckpt", "last.ckpt"])
@@ -103,7 +107,8 @@ class BaseExperiment:
             self.write_summary("running")
         self.write_summary("finished")
         if self._loggers is not None:
-            loggers.close(self._loggers, self.summary["figures"])
+            kind = {"likelihood_kind": self.summary["likelihood_kind"]} if "likelihood_kind" in self.summary else {}
+            loggers.close(self._loggers, self.summary["figures"] | kind)
         say(f"run folder: {self.run_dir}")
 
     @rank_zero_only
@@ -134,16 +139,21 @@ class BaseExperiment:
             if task not in self.tasks:
                 raise ValueError(f"experiment.tasks has no task '{task}'{near_miss(task, self.tasks)}")
         first = tasks[0]
-        if first not in self.training_tasks and self.run.load is None and self.run.resume is None:
+        if (
+            self.needs_weights
+            and first not in self.training_tasks
+            and self.run.load is None
+            and self.run.resume is None
+        ):
             raise ValueError(
                 f"the task '{first}' needs trained weights: say load=RUN_FOLDER, or put training before it"
             )
 
     def _check_folder(self) -> None:
         """The run folder takes files. (How much room the checkpoints need is known once the model is.)"""
-        for name in ("checkpoints", "samples", "plots"):
+        for name in self.folders:
             (self.run_dir / name).mkdir(parents=True, exist_ok=True)
-        probe = self.run_dir / "checkpoints" / ".probe.tmp"
+        probe = self.run_dir / self.folders[0] / ".probe.tmp"
         probe.write_bytes(b"x")
         probe.unlink(missing_ok=True)
 

@@ -59,7 +59,7 @@ class NanGuard(Callback):
 
 
 class Speed(Callback):
-    """Logs learning rate, tokens seen, tokens per second and the norm of the gradient before clipping."""
+    """Logs learning rate, tokens seen, time spent, tokens per second and the norm of the gradient before clipping."""
 
     def __init__(self, every: int) -> None:
         self.every = every
@@ -107,6 +107,7 @@ class Speed(Callback):
             figures["train/tokens_per_second"] = (self.tokens - self._tokens_then) / elapsed
         self._pause()
         self._restart()
+        figures["train/seconds"] = self.seconds
         self._pass_tokens(trainer)
         for logger in trainer.loggers:
             logger.log_metrics(figures, trainer.global_step)

@@ -25,7 +25,8 @@ ALGORITHMS = {
 EXPERIMENTS = {
     "language_modeling": "experiments.language_modeling:LanguageModeling",
     "benchmark": "experiments.benchmark:Benchmark",
-    "decoding": "experiments.decoding:Decoding",
+    "decoding": "experiments.decoding.experiment:Decoding",
+    "comparison": "experiments.comparison.experiment:Comparison",
 }
 
 
@@ -66,8 +67,21 @@ def _construct(cls: Any, values: Any, where: str) -> Any:
         for key, value in values.items()
         if inner[key]
     }
-    leaves = {key: value for key, value in values.items() if not inner[key]}
+    for key, entry in _tables(cls).items():
+        if isinstance(values.get(key), dict):
+            given = {name: value for name, value in values[key].items() if value is not None}  # null takes one out
+            made[key] = {name: _construct(entry, value, f"{where}.{key}.{name}") for name, value in given.items()}
+    leaves = {key: value for key, value in values.items() if not inner[key] and key not in made}
     return cls(**_convert(cls, leaves, where), **made)
+
+
+def _tables(cls: Any) -> dict[str, Any]:
+    """Fields of `cls` that hold dataclasses by name, dict[str, D], with their D."""
+    return {
+        f.name: typing.get_args(f.type)[1]
+        for f in dataclasses.fields(cls)
+        if typing.get_origin(f.type) is dict and dataclasses.is_dataclass(typing.get_args(f.type)[1])
+    }
 
 
 def _convert(cls: Any, leaves: dict[str, Any], where: str) -> dict[str, Any]:

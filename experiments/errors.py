@@ -5,12 +5,12 @@ import errno
 import re
 from collections.abc import Iterable
 
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments.run_folder import CONFIGS, key_of, overrides_in
+from experiments.run_folder import CONFIGS, composing, key_of, overrides_in
 
 PLUGINS = {
     "joblib": "hydra-joblib-launcher",
@@ -80,7 +80,7 @@ def _unknown_key(key: str, argv: list[str]) -> str:
 def _known_keys(argv: list[str]) -> list[str]:
     """All keys and groups of the config that the group choices of `argv` compose to."""
     groups = [o for o in overrides_in(argv) if (CONFIGS / key_of(o)).is_dir()]
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+    with composing():
         try:
             config = compose("config", overrides=groups)
         except (HydraException, OmegaConfBaseException):

@@ -1,37 +1,106 @@
-"""A judge: how likely a trained GPT of this project finds texts, in nats per character.
+"""Judges: how likely language models that are not under test find texts, in nats per character.
 
-It reads them with its own tokenizer, so that any model can be judged by any GPT; a low figure alone is no quality, as
-loops have one, too. N tokens of a text, k windows of it, W tokens of the judge's context.
+They read texts with their own tokenizers, so that any model can be judged by any GPT; a low figure alone is no quality,
+as loops have one, too. What one judge likes another may not: several show how far the figure depends on the judge.
+
+B texts, N tokens of a text, k windows of it, W tokens of the judge's context, C channels.
 """
 
 import hashlib
+import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.metrics.text_sets import mean_of_known
 from datasets.tokenizers import CharTokenizer, Tokenizer, tokenizer_from_state
-from experiments.checkpoint import load_weights, read_checkpoint
+from experiments.checkpoint import load_weights
 from experiments.config import ALGORITHMS, build, look_up
-from experiments.run_folder import checkpoint_of
+from experiments.judge_windows import TOKENS, windowed_nats, windowed_sums
+from experiments.models import read_model_checkpoint
 
-BATCH = 64  # windows read at once
+__all__ = ["Judge", "Judges", "Reader", "fingerprint", "load_judge", "load_judges", "windowed_nats"]
+
 KEY = "experiment.judge"
+LOGITS = 2**26  # the most numbers that a judge gives out at once
+HUGGING_FACE = "hf:"  # how the path of a judge from there begins
 
 
-class Judge:
-    """A GPT with its tokenizer, in evaluation mode; `fingerprint` tells its weights from others."""
+class Reader(ABC):
+    """A causal language model in evaluation mode that texts are put before; `fingerprint` tells its weights from
+    others, `context` is how many tokens it sees."""
 
-    def __init__(self, algorithm: BaseAlgorithm, tokenizer: Tokenizer) -> None:
-        self.algorithm = algorithm.eval()
-        self.tokenizer = tokenizer
-        self.context = algorithm.backbone.block_size
-        self.fingerprint = fingerprint(algorithm)
+    def __init__(self, network: nn.Module, *, context: int, start_id: int, vocabulary_size: int) -> None:
+        self.network = network.eval()
+        self.context = context
+        self.start_id = start_id
+        self.tokens = min(TOKENS, LOGITS // vocabulary_size)  # read at once
+        self.fingerprint = fingerprint(network)
 
+    @abstractmethod
     def check_writer(self, tokenizer: Tokenizer) -> None:
         """Raise ValueError if a model with `tokenizer` can write characters that this judge does not know."""
+
+    @abstractmethod
+    def encode(self, text: str) -> list[int]:
+        """Ids (N,). Raises ValueError naming characters that the judge does not know."""
+
+    @abstractmethod
+    def nll(self, ids: Tensor) -> Tensor:
+        """ids (k, W + 1) -> nats (k, W) of each token after the first."""
+
+    @abstractmethod
+    def hidden(self, ids: Tensor) -> Tensor:
+        """ids (k, W) -> last hidden states (k, W, C), those that the head sees."""
+
+    def nats(self, texts: Sequence[str], prompts: Sequence[str]) -> list[float]:
+        """Nats (B,) of each text given its prompt, of which the last tokens that fit into the context count. An empty
+        prompt stands for the judge's start token."""
+        given = [self.encode(prompt)[-self.context :] if prompt else [self.start_id] for prompt in prompts]
+        return self._sums(self.nll, texts, given).tolist()
+
+    def nats_per_character(self, texts: Sequence[str], prompts: Sequence[str]) -> float | None:
+        """Nats of all texts over their number of characters; None without a character."""
+        characters = sum(map(len, texts))
+        return math.fsum(self.nats(texts, prompts)) / characters if characters else None
+
+    def features(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Mean hidden state (B, C) of each text, over the positions that its tokens are predicted from; a text without
+        characters has none and is left out."""
+        texts = [text for text in texts if text]
+        sums = self._sums(lambda ids: self.hidden(ids[:, :-1]), texts, [[self.start_id]] * len(texts))  # (B, C)
+        return (sums / torch.tensor([[len(self.encode(text))] for text in texts])).numpy()
+
+    @torch.no_grad()
+    def _sums(
+        self, network: Callable[[Tensor], Tensor], texts: Sequence[str], given: Sequence[Sequence[int]]
+    ) -> Tensor:
+        """Sums (B, ...) of what `network` says of each text's tokens."""
+        device = next(self.network.parameters()).device
+        ids = [torch.tensor([*first, *self.encode(text)]) for first, text in zip(given, texts, strict=True)]
+        lengths = [len(first) for first in given]
+        return windowed_sums(lambda x: network(x.to(device)), ids, lengths, self.context, tokens=self.tokens)
+
+
+class Judge(Reader):
+    """A GPT of this project with its tokenizer."""
+
+    def __init__(self, algorithm: BaseAlgorithm, tokenizer: Tokenizer) -> None:
+        super().__init__(
+            algorithm,
+            context=algorithm.backbone.block_size,
+            start_id=tokenizer.start_id,
+            vocabulary_size=tokenizer.vocabulary_size,
+        )
+        self.algorithm = algorithm
+        self.tokenizer = tokenizer
+
+    def check_writer(self, tokenizer: Tokenizer) -> None:
         if not isinstance(self.tokenizer, CharTokenizer):
             return
         remedy = "take a judge trained on the same characters, or with dataset.tokenizer=byte"
@@ -43,72 +112,86 @@ class Judge:
         if unknown:
             raise ValueError(f"{KEY} has never seen {_named(unknown)}, which the model can write: {remedy}")
 
-    @torch.no_grad()
-    def nats_per_character(self, texts: Sequence[str], prompts: Sequence[str]) -> float | None:
-        """Nats of all texts, each given its prompt, over their number of characters; None without a character.
-
-        An empty prompt stands for the judge's start token. Raises ValueError naming characters it does not know.
-        """
-        device = next(self.algorithm.parameters()).device
-        generator = torch.Generator(device)  # asked for by every nll, and not drawn from by an exact one
-        total = 0.0
-        for text, prompt in zip(texts, prompts, strict=True):
-            given = self._encode(prompt)[-self.context :] if prompt else [self.tokenizer.start_id]
-            ids = torch.tensor([*given, *self._encode(text)], device=device)  # (N,)
-            total += windowed_nats(lambda x: self.algorithm.nll(x, generator), ids, len(given), self.context)
-        characters = sum(map(len, texts))
-        return total / characters if characters else None
-
-    def _encode(self, text: str) -> list[int]:
+    def encode(self, text: str) -> list[int]:
         try:
             return self.tokenizer.encode(text).tolist()
         except ValueError as error:
             raise ValueError(f"{KEY} cannot read a text: {error}") from error
 
+    def nll(self, ids: Tensor) -> Tensor:
+        return self.algorithm.nll(ids, torch.Generator(ids.device))  # not drawn from by an exact likelihood
 
-def windowed_nats(
-    nll: Callable[[Tensor], Tensor], ids: Tensor, given: int, context: int, stride: int | None = None
-) -> float:
-    """Nats of ids[given:] (N - given,), read in windows of `context` + 1 tokens, each token scored once.
+    def hidden(self, ids: Tensor) -> Tensor:
+        return self.algorithm.model.hidden(ids)  # type: ignore[operator, union-attr]  # a GPT's
 
-    Windows advance by `stride`, by default half a context: after the first of them every token has at least
-    `context` - `stride` + 1 tokens before it. `nll` maps ids (k, W + 1) to nats (k, W); 1 <= `given` <= `context`.
+
+class Judges:
+    """One judge or several over the same texts."""
+
+    def __init__(self, judges: Sequence[Reader]) -> None:
+        self.judges = list(judges)
+        self.fingerprint = "+".join(judge.fingerprint for judge in judges)
+
+    def check_writer(self, tokenizer: Tokenizer) -> None:
+        """Raise ValueError if a model with `tokenizer` can write characters that one of the judges does not know."""
+        for judge in self.judges:
+            judge.check_writer(tokenizer)
+
+    def to(self, device: torch.device) -> None:
+        for judge in self.judges:
+            judge.network.to(device)
+
+    def score(self, texts: Sequence[str], prompts: Sequence[str]) -> dict[str, float | None]:
+        """Of texts given their prompts, in nats per character: `judge_nll`, the mean over judges of all nats over all
+        characters; `judge_gap`, the largest of these less the smallest, None with one judge; `judge_text_sd`, the
+        sample standard deviation over texts of each text's own figure, averaged over judges, None where fewer than two
+        texts have characters. Raises ValueError naming characters that a judge does not know."""
+        read = [(judge.nats(texts, prompts), texts) for judge in self.judges]
+        characters = sum(map(len, texts))
+        each = [math.fsum(nats) / characters for nats, _ in read] if characters else []
+        own = [[one / len(text) for one, text in zip(nats, texts, strict=True) if text] for nats, _ in read]
+        return {
+            "judge_nll": mean_of_known(each),
+            "judge_gap": max(each) - min(each) if len(each) > 1 else None,
+            "judge_text_sd": mean_of_known(float(np.std(of, ddof=1)) if len(of) > 1 else None for of in own),
+        }
+
+    def features(self, texts: Sequence[str]) -> NDArray[np.float64]:
+        """Mean hidden states (B, C) of the texts that have characters, those of several judges side by side, each of
+        length 1 so that all weigh the same."""
+        found = [judge.features(texts) for judge in self.judges]
+        return np.concatenate([each / np.linalg.norm(each, axis=1, keepdims=True) for each in found], axis=1)
+
+
+def load_judges(paths: Sequence[str]) -> Judges:
+    """The judges of run folders, checkpoints or hf:NAME. Raises as load_judge, and ValueError on the same one twice."""
+    judges = [load_judge(path) for path in paths]
+    for i, judge in enumerate(judges):
+        for other in range(i):
+            if judges[other].fingerprint == judge.fingerprint:
+                raise ValueError(
+                    f"{KEY} holds the same weights twice, as {paths[other]} and {paths[i]}: give another seed's"
+                )
+    return Judges(judges)
+
+
+def load_judge(path: str) -> Reader:
+    """The judge of a run folder or checkpoint, or of Hugging Face as hf:NAME_OR_FOLDER.
+
+    Raises ValueError or FileNotFoundError in one sentence.
     """
-    stride = stride or max(1, context // 2)
-    N = len(ids)
-    width = min(context + 1, N)
-    if given >= N:
-        return 0.0
-    starts = [*range(0, N - width, stride), N - width]
-    fresh = [given, *(start + width for start in starts[:-1])]  # first position that each window scores
-    total = 0.0
-    for first in range(0, len(starts), BATCH):
-        begin = torch.tensor(starts[first : first + BATCH], device=ids.device)[:, None]  # (k, 1)
-        positions = begin + torch.arange(width, device=ids.device)  # (k, W + 1)
-        scored = positions[:, 1:] >= torch.tensor(fresh[first : first + BATCH], device=ids.device)[:, None]  # (k, W)
-        total += float(nll(ids[positions])[scored].double().sum())
-    return total
+    if path.startswith(HUGGING_FACE):
+        from experiments.hf_judge import load_hf_judge
 
-
-def load_judge(path: str) -> Judge:
-    """The judge of a run folder or checkpoint. Raises ValueError or FileNotFoundError in one sentence."""
-    try:
-        file = checkpoint_of(Path(path), ["best.ckpt", "last.ckpt"])
-    except FileNotFoundError as error:
-        raise FileNotFoundError(f"{KEY}: {error}") from error
-    checkpoint = read_checkpoint(file)
-    if not {"algorithm", "config", "tokenizer"} <= checkpoint.keys():
-        raise ValueError(
-            f"{KEY}={path} carries no tokenizer: give a run or checkpoint of algorithm=gpt of this project"
-        )
+        return load_hf_judge(path.removeprefix(HUGGING_FACE))
+    file, checkpoint = read_model_checkpoint(path, KEY)
     name = checkpoint["algorithm"]
     if name != "gpt":
         raise ValueError(f"{KEY}={path} holds algorithm={name}: a judge is a GPT, whose likelihood is exact and cheap")
     cls = look_up(ALGORITHMS, name, f"{KEY}: algorithm.name")
     tokenizer = tokenizer_from_state(checkpoint["tokenizer"])
     backbone = {"backbone": checkpoint["config"]["algorithm"]["backbone"]}  # all that a judge needs of its settings
-    config = build(cls.config_class, backbone, f"{KEY}: algorithm")
-    algorithm = cls(config, vocabulary_size=tokenizer.vocabulary_size)
+    algorithm = cls(build(cls.config_class, backbone, f"{KEY}: algorithm"), vocabulary_size=tokenizer.vocabulary_size)
     load_weights(algorithm, checkpoint, file, tokenizer=tokenizer)
     return Judge(algorithm, tokenizer)
 

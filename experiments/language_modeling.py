@@ -17,7 +17,7 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments import callbacks as callback
-from experiments.analysis import plots
+from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment, rank_zero_only, say
 from experiments.checkpoint import load_weights, read_checkpoint
 from experiments.checkpoint_callback import Checkpoints
@@ -197,7 +197,8 @@ class LanguageModeling(BaseExperiment):
         self.summary["sampling"]["n_samples"] = len(seeds)
         drawn = self._draw_artifacts()
         if self._loggers is not None or self.run.logger.wandb is not None:
-            log_media(self.loggers, self.run_dir, list(zip(seeds, texts, strict=True)), drawn)
+            rows = [[str(seed), text] for seed, text in zip(seeds, texts, strict=True)]
+            log_media(self.loggers, self.run_dir, tables={"samples": (["seed", "text"], rows)}, files=drawn)
 
     def _build_algorithm(self) -> BaseAlgorithm:
         """The configured model with fresh weights."""
@@ -317,8 +318,8 @@ class LanguageModeling(BaseExperiment):
     def _draw_curve(self) -> None:
         self.write_summary("running")  # the plot reads the kind of likelihood from it
         out = self.run_dir / "plots" / "training_curve.png"
-        plots.plot_training_curve(self.run_dir / "metrics.csv", out)
-        log_media(self.loggers, self.run_dir, [], [out])
+        curves.plot_training(self.run_dir, out)
+        log_media(self.loggers, self.run_dir, files=[out])
 
     def _draw_artifacts(self) -> list[Path]:
         drawn = []

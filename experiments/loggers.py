@@ -10,6 +10,7 @@ import json
 import netrc
 import os
 import secrets
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -20,6 +21,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.config import LoggerConfig, RunConfig
 
+Table = tuple[list[str], list[list[Any]]]  # names of columns, rows
 SKIPPED = ("epoch",)  # one endless epoch
 
 
@@ -206,14 +208,25 @@ def _logged_in() -> bool:
     return False
 
 
-def log_media(loggers: list[Logger], run_dir: Path, texts: list[tuple[int, str]], plots: list[Path]) -> None:
-    """Samples as a table and plots as pictures, where W&B is on."""
+def log_media(
+    loggers: list[Logger], run_dir: Path, *, tables: Mapping[str, Table] | None = None, files: Sequence[Path] = ()
+) -> None:
+    """Tables by name, and files of the run folder as pictures, animations or pages, where W&B is on."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger):
-            if texts:
-                logger.log_text("samples", columns=["seed", "text"], data=[[str(seed), text] for seed, text in texts])
-            for plot in plots:
-                logger.log_image(f"plots/{plot.stem}", [str(plot)])
+        if not isinstance(logger, WandbLogger) or rank_zero_only.rank != 0:
+            continue
+        for name, (columns, rows) in (tables or {}).items():
+            logger.log_table(name, columns=columns, data=rows)
+        for file in files:
+            key = file.relative_to(run_dir).with_suffix("").as_posix()
+            if file.suffix == ".html":
+                import wandb
+
+                logger.experiment.log({key: wandb.Html(file.read_text(encoding="utf-8"))})
+            elif file.suffix == ".gif":
+                logger.log_video(key, [str(file)], format=["gif"])
+            else:
+                logger.log_image(key, [str(file)])
 
 
 def close(loggers: list[Logger], figures: dict[str, Any]) -> None:

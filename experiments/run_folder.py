@@ -7,7 +7,8 @@ checkpoint that lies outside a run folder.
 import os
 import secrets
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from omegaconf import OmegaConf
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = ROOT / "configs"
 LATEST = Path("latest-run")
+COMPARISON = "comparison.json"  # marks the folder of a comparison, which goes on without a checkpoint of its own
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
 
 OmegaConf.register_new_resolver("unique_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
@@ -141,13 +143,14 @@ def _check_fresh(argv: list[str]) -> None:
         given = _value(argv, key)
         if given is None or not is_first_process():
             continue
-        for trace in ("metrics.csv", "summary.json", "checkpoints", "multirun.yaml"):
+        for trace in ("metrics.csv", "summary.json", "checkpoints", COMPARISON, "multirun.yaml"):
             found = Path(given) / trace
             if found.is_file() or (found.is_dir() and any(found.iterdir())):
                 raise ValueError(f"{given} already holds a run ({trace}): choose another {key}, or resume={given}")
 
 
-def _stored_overrides(folder: Path) -> list[str]:
+def stored_overrides(folder: Path) -> list[str]:
+    """What was said on the command line of a run, but for load= and resume=."""
     stored = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) or []
     return [o for o in stored if key_of(o) not in ("resume", "load")]
 
@@ -165,7 +168,8 @@ def _expand_resume(argv: list[str], resume: str) -> list[str]:
         path = found
     else:
         path = Path(resume)
-        checkpoint_of(path, ["last.ckpt"])
+        if not (path / COMPARISON).is_file():
+            checkpoint_of(path, ["last.ckpt"])
         found = run_folder_of(path)
         if found is None:
             raise ValueError(
@@ -173,19 +177,20 @@ def _expand_resume(argv: list[str], resume: str) -> list[str]:
                 f"resume continues a run in its folder; load={path} takes its weights into a new run"
             )
     keys = {key_of(o) for o in own}
-    stored = [o for o in _stored_overrides(found) if key_of(o) not in keys]
+    stored = [o for o in stored_overrides(found) if key_of(o) not in keys]
     place = [] if _value(argv, "hydra.run.dir") else [f"hydra.run.dir={quote(str(found))}"]
     return _splice(argv, "resume", [*stored, *place, f"resume={quote(str(path))}"])
 
 
 def _latest(own: list[str]) -> Path | None:
-    """The newest run with a last.ckpt; given overrides, the newest that was begun with the same ones."""
-    runs = sorted(Path("outputs").glob("*/*/checkpoints/last.ckpt"), key=lambda p: p.parts, reverse=True)
-    folders = [p.parent.parent for p in runs]
-    if not own and (LATEST / "checkpoints" / "last.ckpt").is_file():
+    """The newest run with a last.ckpt, or comparison; given overrides, the newest that was begun with the same ones."""
+    marks = ("checkpoints/last.ckpt", COMPARISON)
+    found = [folder for folder in Path("outputs").glob("*/*") if any((folder / mark).is_file() for mark in marks)]
+    folders = sorted(found, key=lambda p: p.parts, reverse=True)
+    if not own and any((LATEST / mark).is_file() for mark in marks):
         folders.insert(0, Path(os.path.relpath(LATEST.resolve())))
     for folder in folders:
-        if run_folder_of(folder) and (not own or sorted(_stored_overrides(folder)) == sorted(own)):
+        if run_folder_of(folder) and (not own or sorted(stored_overrides(folder)) == sorted(own)):
             return folder
     return None
 
@@ -233,16 +238,30 @@ def _stored_config(path: Path, argv: list[str], given: set[str]) -> tuple[dict[s
     return config, {g: c for g, c in groups.items() if g.split("/")[0] in RELOADED}
 
 
+@contextmanager
+def composing() -> Iterator[None]:
+    """Lets hydra.compose find the configuration; inside a job of Hydra it does already, by that one's search path."""
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    with (
+        nullcontext()
+        if GlobalHydra.instance().is_initialized()
+        else initialize_config_dir(str(CONFIGS), version_base="1.3")
+    ):
+        yield
+
+
 def _compose(overrides: list[str]) -> Any:
     """The config of these overrides, or None where they do not compose."""
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     parser = OverridesParser.create()
     try:
         single = [o for o in overrides if not parser.parse_override(o).is_sweep_override()]
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        with composing():
             return compose("config", overrides=single)
     except (HydraException, OmegaConfBaseException):
         return None

@@ -15,7 +15,12 @@ from experiments.run_folder import ROOT
 
 
 def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    write_json(path, summary | {"versions": _versions(), "machine": _machine(), "git_commit": _commit()})
+    write_json(path, summary | describe_machine())
+
+
+def describe_machine() -> dict[str, Any]:
+    """Where figures come from: versions, machine and commit."""
+    return {"versions": _versions(), "machine": _machine(), "git_commit": _commit()}
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -28,15 +28,20 @@ def run_child(settings: Any, folder: Path) -> float:
         overrides.append(f"logger.group={quote(folder.parent.name)}")
     overrides.append(f"hydra.run.dir={quote(str(folder))}")
     overrides += [o for o in settings.overrides.hydra if key_of(o) == "hydra.searchpath"]
-    environment = dict(os.environ)
-    if environment.pop("HYDRA_FULL_ERROR_SET_BY_MAIN", None):
-        del environment["HYDRA_FULL_ERROR"]
     began = time.time()
-    child = subprocess.run([sys.executable, str(ROOT / "main.py"), *overrides], env=environment)
+    child = subprocess.run([sys.executable, str(ROOT / "main.py"), *overrides], env=child_environment())
     record = {"exit_status": child.returncode, "seconds": time.time() - began}
     (folder / "job.json").write_text(json.dumps(record))
     value = _read_json(folder / "summary.json").get("figures", {}).get("val/nll")
     return float("nan") if child.returncode or value is None else float(value)
+
+
+def child_environment() -> dict[str, str]:
+    """This process's, without what main() has put into it for itself."""
+    environment = dict(os.environ)
+    if environment.pop("HYDRA_FULL_ERROR_SET_BY_MAIN", None):
+        del environment["HYDRA_FULL_ERROR"]
+    return environment
 
 
 class ResultsTable(Callback):
@@ -89,15 +94,15 @@ def collect(folder: Path) -> list[dict[str, str]]:
 
 def _draw_curves(folder: Path, rows: list[dict[str, str]]) -> None:
     """The validation curves of the jobs that trained, over each other."""
-    from experiments.analysis import plots, records  # matplotlib: only where a sweep has ended
+    from experiments.analysis import curves  # matplotlib: only where a sweep has ended
 
     trained = {}
     for row in rows:
         metrics = folder / row["job"] / "metrics.csv"
-        if row["status"] == "ok" and metrics.is_file() and "val/nll" in records.read_metrics(metrics):
+        if row["status"] == "ok" and metrics.is_file() and curves.validated(metrics):
             trained[f"{row['job']}: {row['overrides']}"] = metrics.parent
     if trained:
-        plots.plot_comparison(trained, folder / "comparison.png")
+        curves.plot_curves(trained, folder / "comparison.png")
 
 
 def _read_json(path: Path) -> dict[str, Any]:

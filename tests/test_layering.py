@@ -31,7 +31,7 @@ TABLE: dict[str, tuple[str, ...]] = {
 }
 TORCH = {"torch", "lightning", "pytorch_lightning", "torchmetrics"}
 CONFIGURATION = {"hydra", "omegaconf"}
-SLOW_TO_IMPORT = TORCH | {"matplotlib", "pyarrow", "tensorboard", "tokenizers", "wandb"}
+SLOW_TO_IMPORT = TORCH | {"matplotlib", "pyarrow", "tensorboard", "tokenizers", "transformers", "wandb"}
 
 
 @dataclass(frozen=True)

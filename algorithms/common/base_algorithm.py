@@ -46,6 +46,7 @@ class BaseAlgorithm(LightningModule, ABC):
     config_class: ClassVar[type]
     likelihood_kind: str = "exact"
     loss_unit: str = "nats per token"
+    trace_scale: ClassVar[str] = "states"  # a trace's levels: 1 masked, 0.5 a draft, 0 decided; "noise": noise levels
     sees_right: ClassVar[bool] = False  # generate takes a `suffix` (B, S), known text after what is generated
 
     def __init__(self, config: Any, *, vocabulary_size: int, total_steps: int, seed: int) -> None:

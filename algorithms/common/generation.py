@@ -32,13 +32,16 @@ class RowRandom:
 
 @dataclass(frozen=True)
 class Trace:
-    """What a decoder did: after each of S steps, the tokens (S, B, L) and each position's noise level
-    (S, B, L) in [0, 1], 0 for given or finished ones; `tokens` of unfinished positions are current best guesses.
+    """What a decoder did: in S states the tokens (S, B, L) and each position's level (S, B, L) in [0, 1], 0 for given
+    or finished ones; `tokens` of unfinished positions are current best guesses.
 
-    In masked diffusion a masked position is at level 1 and a draft at 0.5."""
+    `forwards` (S,), on the CPU, counts the passes of the network up to each state. What the levels mean, the
+    algorithm's `trace_scale` tells.
+    """
 
     tokens: Tensor
     states: Tensor
+    forwards: Tensor
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class DFLM(BaseAlgorithm):
     """
 
     name = "df_lm"
+    trace_scale = "noise"
     config_class = DFLMConfig
     config: DFLMConfig
 
@@ -227,11 +228,11 @@ class DFLM(BaseAlgorithm):
         process = self.make_process(denoiser, decoder).to(prompt.device)
         ids = torch.cat([prompt, prompt.new_zeros(len(seeds), length)], dim=1)  # (B, L)
         given = torch.arange(ids.size(1), device=ids.device).expand_as(ids) < prompt.size(1)
-        states: list[tuple[Tensor, Tensor]] = []
+        states: list[tuple[Tensor, Tensor, Tensor]] = []
 
-        def record(x: Tensor, levels: Tensor, row: int) -> None:
+        def record(x: Tensor, levels: Tensor, forwards: int) -> None:
             tokens = torch.where(given, ids, round_to_tokens(x, table, decoder.rounding))
-            states.append((tokens, levels / decoder.sampling_timesteps))
+            states.append((tokens, levels / decoder.sampling_timesteps, torch.tensor(forwards)))
 
         sampled = sample(
             process,

@@ -52,8 +52,9 @@ def sample(
     `window_offset(start, W)` -> (W, C) is what the denoiser's x0 holds beside the token, such as learned
     positions: only the denoiser's window has it, while x here, in `guidance_fn(x0_hat (B, W, C))`, in
     `on_row` and in the result is free of it, so that a finished token can move along in the window. `on_row(x
-    (B, L, C), levels (B, L), row)` sees every row of each chunk's matrix, row 0 being its noise; positions
-    whose chunk has not begun are 0, at level S. Raises ValueError where a chunk does not fit the window.
+    (B, L, C), levels (B, L), forwards)` sees every row of each chunk's matrix, the first being its noise, which
+    costs no run of the denoiser, and the runs so far; positions whose chunk has not begun are 0, at level S.
+    Raises ValueError where a chunk does not fit the window.
     """
     total = given.shape[1]
     prompt = int(given.all(dim=0).long().cumprod(dim=0).sum())
@@ -88,7 +89,7 @@ def sample(
                 steps += 1
             levels = following
             if on_row is not None:
-                on_row(x.clone(), levels.clone(), row)
+                on_row(x.clone(), levels.clone(), steps)
     return Sampled(x, steps, forwards=steps)
 
 

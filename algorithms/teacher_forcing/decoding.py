@@ -97,8 +97,8 @@ def decode(
 
 
 def _trace(ids: Tensor, P: int) -> Trace:
-    """States after each step: positions up to the newest are done (0), the rest unknown (1)."""
+    """States after each step, which is one pass: positions up to the newest are done (0), the rest unknown (1)."""
     L = ids.size(1)
     done = torch.arange(L, device=ids.device) < torch.arange(P + 1, L + 1, device=ids.device)[:, None]  # (S, L)
     states = (~done).float()[:, None].expand(-1, ids.size(0), -1)  # (S, B, L)
-    return Trace(torch.where(states == 0, ids, 0), states)
+    return Trace(torch.where(states == 0, ids, 0), states, forwards=torch.arange(1, L - P + 1))

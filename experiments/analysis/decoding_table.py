@@ -1,6 +1,7 @@
 """Rows of a decoding sweep: their schema, results.csv read back, means over seeds, and the table for people.
 
-A row is one setting of a decoder at one seed. What was not measured is blank and None, never 0.
+A row is one setting of a method's decoder at one seed, or as much real text, or what a sampler without a model wrote.
+What was not measured is blank and None, never 0.
 """
 
 import csv
@@ -15,20 +16,44 @@ from experiments.analysis.pareto import fronts
 
 Row = dict[str, Any]
 
-HELD_OUT = "held-out text"  # the setting of rows that stand for real text
+REAL = "real text"  # in the place of a method, with one of the next two as setting
+HELD_OUT, TRAINING_TEXT = "held-out text", "training text"
+CONTROL = "control"  # in the place of a method: samplers without a model, which no figure should take for language
 SPREAD_FROM = 3  # seeds from which on a standard deviation is given
-GROUP = ("setting", "decoder", "n_samples", "length", "prompt", "weights", "judge")  # alike in rows to be averaged
+GROUP = (
+    "method",
+    "setting",
+    "decoder",
+    "n_samples",
+    "length",
+    "prompt",
+    "weights",
+    "judge",
+)  # alike in rows to be averaged
 IDENTITY = (*GROUP, "seed")  # no two rows are alike in these
 COST = ("seconds", "tokens_per_second", "steps", "forwards", "tokens_per_forward")
 QUALITY = (
-    "judge_nll",  # nats per character
+    *("judge_nll", "judge_gap", "judge_text_sd"),  # nats per character: mean, range of the judges, spread of the texts
     *("text_length", "distinct_1", "distinct_2", "distinct_3", "distinct_4"),
     *("repeat_ratio", "mask_ratio", "character_entropy"),  # the last in bits
     *("js_3", "js_4", "js_5", "valid_words", "unique_words"),  # divergences of n-grams from held-out text, in bits
-    *("copy_rate", "longest_copy", "self_bleu", "held_out_bleu", "shared_windows"),
+    *("copy_rate", "longest_copy", "self_bleu", "held_out_bleu", "shared_windows", "mauve"),
 )
 FIGURES = (*COST, *QUALITY)
-COLUMNS = ("setting", "options", "decoder", "seed", "n_samples", "length", "prompt", "weights", "judge", *FIGURES)
+COLUMNS = (
+    "method",
+    "setting",
+    "options",
+    "decoder",
+    "seed",
+    "n_samples",
+    "length",
+    "prompt",
+    "weights",
+    "judge",
+    *FIGURES,
+)
+MODELLESS = (CONTROL, REAL)
 JSON_COLUMNS = ("options", "decoder")
 WHOLE = ("seed", "n_samples", "length", "steps", "forwards")
 
@@ -70,8 +95,10 @@ def read_rows(path: Path) -> list[Row]:
     if lines and (len(lines[-1]) != len(COLUMNS) or not text.endswith("\n")) and len(lines) > 1:
         lines.pop()
     if not lines or lines[0] != list(COLUMNS) or any(len(line) != len(COLUMNS) for line in lines):
+        of = "another version of this schema" if lines and {"setting", "seed"} <= set(lines[0]) else "something else"
         raise ValueError(
-            f"{path} has other columns than those of a decoding sweep: move it away, or choose another hydra.run.dir"
+            f"{path} has other columns than those of a decoding sweep, it is of {of}: move it away, or choose another "
+            "hydra.run.dir"
         )
     return [{name: _value(name, cell, path) for name, cell in zip(COLUMNS, line, strict=True)} for line in lines[1:]]
 
@@ -88,8 +115,8 @@ def write_rows(rows: Iterable[Row], *, header: bool = False) -> str:
 
 
 def aggregate(rows: Sequence[Row]) -> list[Row]:
-    """One row per setting, in order of appearance, real text last: what its rows share, `seeds`, and a Spread or None
-    for every figure. Rows of other weights, lengths, prompts or judges are never averaged together."""
+    """One row per setting, in order of appearance, controls and then real text last: what its rows share, `seeds`, and
+    a Spread or None for every figure. Rows of other weights, lengths, prompts or judges are never averaged together."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(json.dumps([row[name] for name in GROUP], sort_keys=True), []).append(row)
@@ -98,17 +125,29 @@ def aggregate(rows: Sequence[Row]) -> list[Row]:
         shared = {name: members[0][name] for name in (*GROUP, "options")}
         figures = {name: spread([row[name] for row in members if row[name] is not None]) for name in FIGURES}
         found.append(shared | {"seeds": [row["seed"] for row in members]} | figures)
-    return sorted(found, key=lambda group: group["setting"] == HELD_OUT)
+    return sorted(found, key=lambda group: MODELLESS.index(group["method"]) if group["method"] in MODELLESS else -1)
+
+
+def summary_figures(groups: Sequence[Row]) -> dict[str, float]:
+    """`method/setting/figure` -> mean, of the figures that the table shows: as summary.json and W&B name them."""
+    return {
+        f"{group['method']}/{group['setting']}/{name}": group[name].mean
+        for group in groups
+        for name in SHOWN
+        if group[name] is not None
+    }
 
 
 def markdown_table(groups: Sequence[Row]) -> str:
     """Aggregated rows as a table of Markdown: mean ± standard deviation, blank where nothing was measured; last the
     Pareto fronts that a row is on."""
-    header = ["setting", "seeds", *(heading for heading, _ in SHOWN.values()), "front"]
+    several = len({group["method"] for group in groups} - {*MODELLESS}) > 1
+    header = [*["method"] * several, "setting", "seeds", *(heading for heading, _ in SHOWN.values()), "front"]
     lines = []
     for group, on in zip(groups, fronts(groups), strict=True):
         cells = [_shown(group[name], form) for name, (_, form) in SHOWN.items()]
-        lines.append([group["setting"], str(len(group["seeds"])), *cells, ", ".join(on)])
+        own = [*[group["method"]] * several, group["setting"]]
+        lines.append([*own, str(len(group["seeds"])), *cells, ", ".join(on)])
     return render(header, lines)
 
 
@@ -141,7 +180,7 @@ def _cell(name: str, value: Any) -> str:
 
 
 def _value(name: str, cell: str, path: Path) -> Any:
-    if name in ("setting", "prompt"):
+    if name in ("method", "setting", "prompt"):
         return cell
     if not cell:
         return None

@@ -23,16 +23,25 @@ def fronts(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
     A row without one of the two figures, as that of real text, is on no front and keeps no other from it.
     """
     found: list[list[str]] = [[] for _ in groups]
-    classes: dict[str, list[int]] = {}
-    for index, group in enumerate(groups):
-        classes.setdefault(json.dumps([group[name] for name in ALIKE]), []).append(index)
-    for members in classes.values():
+    for members in classes(groups):
         judged = groups[members[0]]["judge"] is not None
         for name, axes in (("speed", SPEED), ("judge", JUDGE) if judged else ("distinct-2", DISTINCT)):
-            points = [_point(groups[index], axes) for index in members]
-            for index, on_front in zip(members, undominated(points), strict=True):
+            for index, on_front in zip(members, front([groups[index] for index in members], axes), strict=True):
                 found[index] += [name] * on_front
     return found
+
+
+def classes(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
+    """Indices of the rows that may be held against each other, as they are alike in ALIKE; in order of appearance."""
+    found: dict[str, list[int]] = {}
+    for index, row in enumerate(rows):
+        found.setdefault(json.dumps([row[name] for name in ALIKE]), []).append(index)
+    return list(found.values())
+
+
+def front(groups: Sequence[dict[str, Any]], axes: Axes) -> list[bool]:
+    """Whether each aggregated row, all of one class, is on the front of two figures."""
+    return undominated([_point(group, axes) for group in groups])
 
 
 def undominated(points: Sequence[Sequence[float] | None]) -> list[bool]:

@@ -13,12 +13,13 @@ from algorithms.common.backbone import BackboneConfig
 from algorithms.common.metrics.text import text_statistics
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from datasets.tokenizers import ByteTokenizer, CharTokenizer
-from experiments import launch
+from experiments import launch, loggers
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired
+from experiments.analysis.trace import read_trace
 from experiments.config import SamplingConfig
-from experiments.decoder_settings import expand, label
-from experiments.decoding_config import DecodingConfig
+from experiments.decoding.config import DecodingConfig
+from experiments.decoding.settings import expand, label
 from experiments.judge import Judge, fingerprint, windowed_nats
 from tests.conftest import Main
 
@@ -109,6 +110,13 @@ def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> Non
         ("experiment.decoders={autoregressive: {top_k: [3, 999]}}", "top_k=999: algorithm.decoder.top_k is 999, above"),
         ("experiment.grid={temperature: [1, -1]}", "temperature=-1: algorithm.decoder.temperature is -1"),
         ("experiment.presets.length=0", "experiment.presets.length is 0: it must be at least 1"),
+        ("experiment.visualize.blocks=0", "experiment.visualize.blocks is 0: it must be at least 1"),
+        ("experiment.visualize.fps=0", "experiment.visualize.fps is 0: it must lie in 0.1 to 50"),
+        (
+            "experiment.baseline=greedy",
+            "experiment.baseline is 'greedy', which is no setting here: choose from autoreg",
+        ),
+        ("experiment.judge=3", "experiment.judge is 3: give a run folder, a list of them, or null"),
         ("experiment.judge=nowhere", "experiment.judge: there is no run folder or checkpoint at nowhere"),
     ],
 )
@@ -229,7 +237,10 @@ def test_a_sweep_leaves_everything_behind(gpt: str, main: Main) -> None:
     assert table.markdown_table(table.aggregate(rows)) in written and table.HELD_OUT in outcome.out
     assert "4/4  autoregressive use_cache=false top_k=5, seed 1" in outcome.out and "0:00 left" in outcome.out
     assert at[cached, 0][0] in Path("sweep/samples.txt").read_text()
-    assert json.loads(Path("sweep/summary.json").read_text())["sweep"]["rows"] == 6
+    summary = json.loads(Path("sweep/summary.json").read_text())
+    assert summary["sweep"]["rows"] == 6
+    mean = summary["figures"][f"gpt/{cached}/distinct_2"]
+    assert mean == pytest.approx((rows[2]["distinct_2"] + rows[4]["distinct_2"]) / 2)
 
 
 def test_training_and_sweep_in_one_run_without_a_judge(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -250,7 +261,7 @@ def test_training_and_sweep_in_one_run_without_a_judge(smoke: Main, monkeypatch:
     assert prompts == [[CharTokenizer(best["tokenizer"]["characters"]).encode("the ").tolist()] * 2] * 2
     assert row["setting"] == "autoregressive temperature=0" and row["prompt"] == "the "
     assert row["judge"] is None and row["judge_nll"] is None and real["judge_nll"] is None
-    assert "----- autoregressive temperature=0, seed 0, text 1\nthe " in Path("run/samples.txt").read_text()
+    assert "----- gpt, autoregressive temperature=0, seed 0, text 1\nthe " in Path("run/samples.txt").read_text()
 
 
 def test_a_killed_sweep_goes_on_where_it_was(gpt: str, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -354,7 +365,7 @@ def test_ab_compares_two_settings_seed_by_seed(gpt: str, main: Main) -> None:
     compared = json.loads(Path("run/ab.json").read_text())
     cold, hot = ([row for row in rows if row["options"] == {"temperature": heat}] for heat in (0.5, 1.5))
     real = [row for row in rows if row["setting"] == table.HELD_OUT]
-    assert compared.pop("seeds") == [0, 1, 2] and compared.pop("weights") == rows[0]["weights"]
+    assert compared.pop("seeds") == [0, 1, 2] and compared.pop("weights") == rows[-1]["weights"]
     assert compared == json.loads(json.dumps(paired.compare(cold, hot, real)))
     assert compared["claims"]["forwards"] == paired.NO_DIFFERENCE
     assert compared["figures"]["judge_nll"]["difference"]["low"] > 0  # hotter is less likely
@@ -402,6 +413,39 @@ def test_the_presets_that_fit_are_measured(smoke: Main, main: Main, corpus: Path
     ]
     page = Path("presets/results.md").read_text()
     assert "× 8 tokens" in page and "× 40 tokens" in page and "| front" in page
+
+
+def test_a_baseline_is_what_others_are_held_against(gpt: str, main: Main) -> None:
+    """Catches an analysis that is not written, or holds the settings against another one."""
+    command = [f"load={gpt}", "experiment=decoding", "experiment.sampling.length=16", "hydra.run.dir=run"]
+    command += ["experiment.decoders=[autoregressive, {autoregressive: {top_k: [1, 3]}}]"]
+    outcome = main(*command, "experiment.baseline='autoregressive top_k=3'")
+    assert (outcome.status, outcome.err) == (0, "")
+    page = Path("run/analysis/differences.md").read_text()
+    assert page.startswith("# Differences from autoregressive top_k=3\n") and "| autoregressive top_k=1 |" in page
+    assert Path("run/analysis/speed_quality.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_visualize_records_every_setting(gpt: str, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a trace of other texts than the sweep would sample, a wrong length, and tables that W&B never gets."""
+    tables: dict[str, loggers.Table] = {}
+    monkeypatch.setattr(loggers.WandbLogger, "log_table", lambda self, key, columns, data: tables.update({key: data}))
+    outcome = main(
+        *(f"load={gpt}", "experiment=decoding", "experiment.tasks=[sweep,visualize]", "hydra.run.dir=run", *ONE),
+        *("experiment.decoders=[autoregressive, {autoregressive: {top_k: 1}}]", "experiment.visualize.blocks=1"),
+        *("experiment.sampling.prompt='the '", "experiment.sampling.length=64", "logger=wandb"),
+        "logger.wandb.mode=offline",
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    traces = [read_trace(path) for path in sorted(Path("run/traces").iterdir())]
+    assert [trace.decoder for trace in traces] == ["autoregressive", "autoregressive top_k=1"]
+    at = {key: texts[0] for key, texts in texts_of("run").items()}
+    for row, trace in zip(rows_of("run")[1:], traces, strict=True):
+        assert "".join(trace.tokens[-1]) == "the " + at[table.identity(row)]
+    assert Path("run/animation.gif").read_bytes().startswith(b"GIF8")
+    assert "autoregressive top_k=1" in Path("run/animation.html").read_text()
+    assert len(tables["results"]) == 3 and len(tables["samples"]) == 3 * 4
+    assert tables["traces/gpt autoregressive"][-1] == [64, 64, "the " + at[table.identity(rows_of("run")[1])]]
 
 
 def test_presets_of_another_algorithm_are_refused(gpt: str, main: Main) -> None:

@@ -32,6 +32,8 @@ FIGURES = (
     *("copy_rate", "longest_copy"),  # the last in characters
     *("self_bleu", "held_out_bleu", "shared_windows"),
 )
+FLOOR = 0.02  # of a share, bits or nats: less is no deviation from real text however little that varies
+FLOORS = {"text_length": 1.0, "longest_copy": 16.0}  # the same in characters
 Figures = dict[str, float | None]
 
 
@@ -73,7 +75,7 @@ class CorpusReference:
         fit = self.fitting(map(len, texts))
         used = texts[:fit] or texts
         lengths = [len(text) for text in texts[:fit]]
-        drawn = [_against(used, self._windows(lengths, draw, draw % 2)) for draw in range(self.draws)]
+        drawn = [_against(used, self.comparison(lengths, draw)) for draw in range(self.draws)]
         means = {name: mean_of_known(each[name] for each in drawn) for name in drawn[0]}
         return self._complete(means, used, self.train_words.union(*self.half_words))
 
@@ -86,9 +88,18 @@ class CorpusReference:
         lengths = lengths[: self.fitting(lengths)]
         if not lengths:
             return dict.fromkeys(FIGURES)
-        other = draw % 2
-        sample, comparison = self._windows(lengths, draw, 1 - other), self._windows(lengths, draw, other)
-        return self._complete(_against(sample, comparison), sample, self.train_words | self.half_words[other])
+        sample = self.sample(lengths, draw)
+        known = self.train_words | self.half_words[draw % 2]
+        return self._complete(_against(sample, self.comparison(lengths, draw)), sample, known)
+
+    def comparison(self, lengths: Sequence[int], draw: int) -> list[str]:
+        """Windows of held-out text of just these lengths, all of which must fit, to compare texts with; draws take the
+        halves in turn."""
+        return self._windows(lengths, draw, draw % 2)
+
+    def sample(self, lengths: Sequence[int], draw: int) -> list[str]:
+        """The real text that meets comparison(lengths, draw): as many windows from the other half."""
+        return self._windows(lengths, draw, 1 - draw % 2)
 
     def _windows(self, lengths: Sequence[int], draw: int, half: int) -> list[str]:
         text, random = self.halves[half], np.random.default_rng((draw, half))
@@ -111,19 +122,30 @@ class CorpusReference:
 
 
 def unlike_real_text(figures: Figures, real: Sequence[Figures]) -> list[str]:
-    """Names of the figures that lie clearly outside the range of real text: by more than the width of the range over
-    the draws `real`, or by 0.02 (shares, bits) or 16 characters where that is more. None, on either side, is no flag.
+    """Names of the figures that lie clearly outside what real text of the same size has: those of `deviations`."""
+    return list(deviations(figures, real))
+
+
+def deviations(figures: Figures, real: Sequence[Figures]) -> dict[str, str]:
+    """Which figures lie clearly outside of the range of real text, and where: "low" or "high".
+
+    `figures` may be any that `real`, draws of real text of the same size, have, too. Clearly is by more than the width
+    of the range, or by FLOORS where that is more. Both sides count: a judge pleased more than by real text is as
+    suspicious as one displeased. None, on either side, is no deviation.
+
+    Fresh draws of nine held-out plays, 16 x 128 characters and 25 figures, had a deviation in 1 % of the sets by a
+    range of 16 draws, and in 9 % by one of 8.
     """
-    flagged = []
+    found = {}
     for name, value in figures.items():
         known = [each for draw in real if (each := draw.get(name)) is not None]
         if value is None or not known:
             continue
         low, high = min(known), max(known)
-        margin = max(high - low, 16.0 if name == "longest_copy" else 0.02)
+        margin = max(high - low, FLOORS.get(name, FLOOR))
         if not low - margin <= value <= high + margin:
-            flagged.append(name)
-    return flagged
+            found[name] = "low" if value < low else "high"
+    return found
 
 
 def suffix_order(text: str) -> NDArray[np.int64]:

@@ -33,10 +33,14 @@ def jensen_shannon(first: Mapping[Tokens, int], second: Mapping[Tokens, int]) ->
     totals = sum(first.values()), sum(second.values())
     if 0 in totals:
         return None
+    left = list(totals)  # of n-grams that only one side has, each of which adds half of its share
     terms = []
-    for gram in first.keys() | second.keys():
-        p, q = first.get(gram, 0) / totals[0], second.get(gram, 0) / totals[1]
-        terms += [share / 2 * math.log2(2 * share / (p + q)) for share in (p, q) if share > 0]
+    for gram in first.keys() & second.keys():
+        left[0] -= first[gram]
+        left[1] -= second[gram]
+        p, q = first[gram] / totals[0], second[gram] / totals[1]
+        terms += [share / 2 * math.log2(2 * share / (p + q)) for share in (p, q)]
+    terms += [count / total / 2 for count, total in zip(left, totals, strict=True)]
     return min(1.0, max(0.0, math.fsum(terms)))
 
 

@@ -70,7 +70,7 @@ def decode(
             state = decoder.commit(state, prediction, uniform[:, 1] if decoder.position_draws else None)
             used += 1
             if recorder is not None:
-                recorder.add(text, begin, state, prediction)
+                recorder.add(text, begin, state, prediction, forwards=steps + used)
             running = state.open.any(-1)  # (R,)
             if not bool(running.all()):
                 done = (~running).nonzero().squeeze(-1)
@@ -136,8 +136,9 @@ class _Recorder:
         self.mask_id = mask_id
         self.tokens: list[Tensor] = []
         self.levels: list[Tensor] = []
+        self.forwards: list[int] = []
 
-    def add(self, text: Tensor, begin: int, state: ChunkState, prediction: Prediction) -> None:
+    def add(self, text: Tensor, begin: int, state: ChunkState, prediction: Prediction, *, forwards: int) -> None:
         chunk = slice(begin, begin + state.tokens.size(1))
         unknown = text == self.mask_id  # (B, L)
         tokens, levels = text.masked_fill(unknown, 0), unknown.float()
@@ -146,9 +147,11 @@ class _Recorder:
         levels[state.rows, chunk] = 1 - state.status / 2  # 1 masked, 0.5 draft, 0 done
         self.tokens.append(tokens)
         self.levels.append(levels)
+        self.forwards.append(forwards)
 
     def trace(self, text: Tensor) -> Trace:
+        forwards = torch.tensor(self.forwards, dtype=torch.long)
         if not self.tokens:
             nothing = text.new_zeros(0, *text.shape)
-            return Trace(nothing, nothing.float())
-        return Trace(torch.stack(self.tokens), torch.stack(self.levels))
+            return Trace(nothing, nothing.float(), forwards)
+        return Trace(torch.stack(self.tokens), torch.stack(self.levels), forwards)

@@ -1,9 +1,7 @@
-"""Metrics of sets of texts: in closed form, against brute force, on real text, and on samplers that cheat."""
+"""Metrics of sets of texts: in closed form, against brute force, and on real text."""
 
 import math
-import random
 from collections import Counter
-from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -29,7 +27,7 @@ from algorithms.common.metrics.text_sets import (
     whole_words,
     words,
 )
-from tests.adversaries import tiled_phrase, tiled_phrases, training_copier, unigram_noise
+from tests.algorithms.common.made_up import speech
 
 COUNT, LENGTH, DRAWS = 12, 200, 6
 counts = st.dictionaries(st.sampled_from("abcdef"), st.integers(1, 9), min_size=1)
@@ -39,16 +37,6 @@ short_texts = st.text("ab\N{GRINNING FACE}", max_size=12)
 def bleu(text, references, **options):
     """BLEU of one text."""
     return mean_bleu([text], references, **options)
-
-
-def speech(length: int, seed: int) -> str:
-    """Lines of made-up words, some much more frequent than others: one language, another text for every seed."""
-    of_language, of_text = random.Random(0), random.Random(seed)
-    syllables = [a + b for a in "bdfklmnprstvw" for b in ("a", "e", "i", "o", "an", "er")]
-    lexicon = ["".join(of_language.choices(syllables, k=of_language.randint(1, 3))) for _ in range(400)]
-    drawn = of_text.choices(lexicon, [1 / rank for rank in range(1, 401)], k=length // 2)
-    ends = of_text.choices([" ", ", ", ".\n"], [8, 1, 1], k=len(drawn))
-    return "".join(word + end for word, end in zip(drawn, ends, strict=True))[:length]
 
 
 TRAIN = speech(40_000, seed=1)
@@ -202,38 +190,3 @@ def test_bad_input_is_refused() -> None:
         CorpusReference("", "held out")
     with pytest.raises(ValueError, match="window=0 and draws=8"):
         CorpusReference("train", "held out", window=0)
-
-
-def test_flags_need_a_clear_margin() -> None:
-    """Catches flags at the edge of the range, on one side only, or for what was not measured."""
-    draws: list[Figures] = [{"js_3": 0.4, "longest_copy": 20.0, "x": 0.1}, {"js_3": 0.5, "longest_copy": 24.0}]
-    assert unlike_real_text({"js_3": 0.59, "longest_copy": 40.0, "x": None, "y": 1.0}, draws) == []
-    assert unlike_real_text({"js_3": 0.61, "longest_copy": 41.0, "x": 0.07}, draws) == ["js_3", "longest_copy", "x"]
-    assert unlike_real_text({"js_3": 0.29}, draws) == ["js_3"] and unlike_real_text({"js_3": 0.29}, []) == []
-
-
-@pytest.mark.parametrize(
-    ("sampler", "by"),
-    [
-        (unigram_noise, {"js_3", "js_4", "js_5", "valid_words", "self_bleu", "held_out_bleu"}),
-        (tiled_phrase, {"js_3", "js_4", "js_5", "unique_words", "self_bleu", "held_out_bleu", "shared_windows"}),
-        (tiled_phrases, {"js_4", "js_5", "unique_words", "held_out_bleu"}),
-        (training_copier, {"copy_rate", "longest_copy"}),
-    ],
-)
-def test_cheats_are_flagged(
-    sampler: Callable[..., list[str]], by: set[str], reference: CorpusReference, real: list[Figures]
-) -> None:
-    """Catches a figure that no longer tells these texts from real ones."""
-    texts = sampler(TRAIN, COUNT, LENGTH)
-    assert [len(text) for text in texts] == [LENGTH] * COUNT
-    assert by <= set(unlike_real_text(reference.score(texts), real))
-
-
-def test_noise_and_copies_sit_at_the_ends(reference: CorpusReference) -> None:
-    """Catches figures on another scale than documented: noise shares next to no n-gram and no word with real text."""
-    noise = reference.score(unigram_noise(TRAIN, COUNT, LENGTH))
-    assert noise["js_5"] > 0.95 and noise["valid_words"] < 0.4 and noise["copy_rate"] == 0.0
-    tiled = reference.score(tiled_phrase(TRAIN, COUNT, LENGTH))
-    assert tiled["shared_windows"] == 1.0 and tiled["self_bleu"] > 0.99
-    assert reference.score(training_copier(TRAIN, COUNT, LENGTH))["longest_copy"] == LENGTH

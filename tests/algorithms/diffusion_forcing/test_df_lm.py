@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel
+from algorithms.diffusion_forcing import df_lm
 from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
 from algorithms.diffusion_forcing.denoisers import ShiftedDenoiser
 from algorithms.diffusion_forcing.df_lm import DFLM, DFLMConfig, DiffusionConfig, level_bins
@@ -259,6 +260,22 @@ def test_trace_follows_the_matrix():
     assert (out.trace.states[:, :, :2] == 0).all()
     assert torch.equal(out.trace.tokens[-1], out.ids)
     assert out.forwards == len(matrix) - 1
+    assert out.trace.forwards.tolist() == list(range(len(matrix)))
+
+
+@pytest.mark.parametrize("token_draw", ["mean", "sample"])
+@pytest.mark.parametrize("chunk_size", [1, 2, 4])
+def test_a_trace_counts_the_passes_up_to_each_state(monkeypatch, chunk_size, token_draw):
+    """Catches a pass counted for the noise of a new chunk, and counts shifted against their states."""
+    model, passes, at = shifted(), [], []
+    model.denoiser.trunk.register_forward_hook(lambda *_: passes.append(1))
+    plain = df_lm.round_to_tokens
+    monkeypatch.setattr(df_lm, "round_to_tokens", lambda *given: at.append(len(passes)) or plain(*given))
+    decoder = replace(_with_chunk(MEAN, chunk_size), token_draw=token_draw)
+    out = model.generate(some_ids(2, 2), length=4, seeds=[0, 1], decoder=decoder, trace=True)
+    assert out.trace.forwards.tolist() == at[:-1]  # rounded once for each state, and once for the result
+    assert int(out.trace.forwards[-1]) == out.forwards == len(passes)
+    assert out.trace.forwards.diff().tolist().count(0) == 4 // chunk_size - 1  # new chunks
 
 
 def test_bins_cover_every_level_once():

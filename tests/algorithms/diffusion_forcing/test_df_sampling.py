@@ -101,7 +101,7 @@ def test_given_positions_never_change_and_all_others_finish(toy, seeded_rows, mo
         noise=seeded_rows([seed, seed + 1]),
         block_size=L,
         chunk_size=chunk_size,
-        on_row=lambda x, levels, row: states.append((x, levels)),
+        on_row=lambda x, levels, _: states.append((x, levels)),
     )
     assert torch.equal(out.x[given], x[given])
     assert out.x.isfinite().all()
@@ -188,7 +188,7 @@ def test_offset_is_in_the_window_only(toy, seeded_rows):
         chunk_size=2,
         guidance_fn=hear,
         window_offset=offset,
-        on_row=lambda x, levels, row: traced.append((x, levels)),
+        on_row=lambda x, levels, _: traced.append((x, levels)),
     )
     assert asked == [(1, 4), (3, 4), (5, 4)]
     torch.testing.assert_close(shown[0][:, 2:], seeded_rows([0, 1]).normal(2, C), rtol=0, atol=1e-5)  # only noise
@@ -201,7 +201,8 @@ def test_offset_is_in_the_window_only(toy, seeded_rows):
 
 
 def test_on_row_sees_every_row_of_every_chunk(toy, seeded_rows):
-    """Catches a trace that misses the initial noise or the last row, or that holds views which change later."""
+    """Catches a trace that misses the initial noise or the last row, counts a chunk's noise as a run of the
+    denoiser, or holds views which change later."""
     diffusion = make(toy)
     x, given = prompt_of(3)
     seen = []
@@ -216,12 +217,33 @@ def test_on_row_sees_every_row_of_every_chunk(toy, seeded_rows):
         on_row=lambda *state: seen.append(state),
     )
     heights = [len(scheduling_matrix("pyramid", horizon, 4, 1.0)) for horizon in (4, 2)]
-    assert [row for _, _, row in seen] == [*range(heights[0]), *range(heights[1])]
+    assert [runs for _, _, runs in seen] == [*range(heights[0]), *range(heights[0] - 1, sum(heights) - 1)]
     assert seen[0][1][0].tolist() == [0, 0, 0, 4, 4, 4, 4, 4, 4]
     assert seen[2][1][0].tolist() == [0, 0, 0, 2, 3, 4, 4, 4, 4]
     assert seen[-1][1][0].tolist() == [0] * 9
     assert not seen[0][0][:, 7:].any()
     assert not torch.equal(seen[0][0], seen[1][0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("chunk_size", [None, 1, 2, 4])
+def test_forwards_are_the_runs_of_the_denoiser_so_far(toy, seeded_rows, mode, chunk_size):
+    """Catches a state that is said to have cost more, or less, than was run before it, and a sum that differs."""
+    diffusion = make(toy)
+    runs: list[tuple[int, int]] = []
+    x, given = prompt_of(3)
+    out = sample(
+        diffusion,
+        x,
+        given,
+        matrix=rows_of(mode),
+        noise=seeded_rows([0, 1]),
+        block_size=L,
+        chunk_size=chunk_size,
+        on_row=lambda x, levels, forwards: runs.append((forwards, len(diffusion.denoiser.seen))),
+    )
+    assert all(said == made for said, made in runs)
+    assert runs[0] == (0, 0) and runs[-1] == (out.forwards, len(diffusion.denoiser.seen))
 
 
 @pytest.mark.parametrize(

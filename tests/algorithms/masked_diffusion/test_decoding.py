@@ -210,13 +210,14 @@ def test_a_predictor_has_memory_that_follows_its_rows():
 
 @pytest.mark.parametrize("rule", RULES)
 def test_a_trace_tells_the_whole_story(table, rule):
-    """Catches steps that are missing, mask ids among its tokens, given tokens shown as new, and an end that is not the
-    text."""
+    """Catches steps that are missing, passes miscounted where a chunk begins, mask ids among its tokens, given tokens
+    shown as new, and an end that is not the text."""
     ids = texts(3)
     given = torch.zeros_like(ids, dtype=torch.bool)
     given[:, :2] = given[1, 2:8] = True
     network, decoder = tables(table, 3), with_chunks(RULES[rule], CHUNK)
     found = network.decode(ids, given, decoder, [1, 2, 3], trace=True)
+    assert found.trace.forwards.tolist() == list(range(1, len(network.seen) + 1))
     plain = network.decode(ids, given, decoder, [1, 2, 3])
     trace = found.trace
     assert torch.equal(found.ids, plain.ids) and plain.trace is None
@@ -249,6 +250,7 @@ def test_nothing_to_decide():
     )
     assert torch.equal(found.ids, ids)
     assert (found.steps, found.decided, found.tokens_per_forward, len(found.trace.tokens)) == (0, 0, 0.0, 0)
+    assert found.trace.forwards.tolist() == []
 
 
 def test_chunk_and_context_share_the_window():

@@ -94,6 +94,7 @@ def test_trace_shows_one_token_more_at_each_step():
     assert generation.trace.tokens.shape == generation.trace.states.shape == (5, 2, 7)
     assert (generation.trace.states == 0).sum(-1).tolist() == [[3, 3], [4, 4], [5, 5], [6, 6], [7, 7]]
     assert torch.equal(generation.trace.tokens[-1], generation.ids)
+    assert generation.trace.forwards.tolist() == [1, 2, 3, 4, 5]
 
 
 def test_top_k_above_the_vocabulary_is_named():

@@ -10,9 +10,15 @@ SHARED = {"n_samples": 2, "length": 8, "prompt": 'a,"b"\n', "weights": "w0", "ju
 
 
 def row(setting: str, seed: int, **figures: float) -> table.Row:
-    own = {"setting": setting, "options": {"top_k": None}, "decoder": {"name": setting, "top_k": None}, "seed": seed}
+    own = {
+        "method": "gpt",
+        "setting": setting,
+        "options": {"top_k": None},
+        "decoder": {"name": setting, "top_k": None},
+        "seed": seed,
+    }
     if setting == table.HELD_OUT:
-        own |= {"options": None, "decoder": None}
+        own |= {"method": table.REAL, "options": None, "decoder": None}
     return dict.fromkeys(table.COLUMNS) | own | SHARED | figures
 
 
@@ -94,4 +100,4 @@ def test_every_figure_of_a_text_has_its_column() -> None:
     from algorithms.common.metrics.corpus import FIGURES
     from algorithms.common.metrics.text import text_statistics
 
-    assert {*text_statistics("a"), *FIGURES, "judge_nll"} == set(table.QUALITY)
+    assert {*text_statistics("a"), *FIGURES, "judge_nll", "judge_gap", "judge_text_sd", "mauve"} == set(table.QUALITY)

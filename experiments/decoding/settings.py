@@ -7,20 +7,28 @@ grid. `experiment.grid` holds options for every decoder of the list.
 import itertools
 import json
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import OmegaConf
 
-from experiments.config import ALGORITHMS, RunConfig, build, look_up
+from experiments.config import ALGORITHMS, build, look_up
 from experiments.errors import near_miss, sentence
-from experiments.run_folder import CONFIGS
+from experiments.run_folder import CONFIGS, composing
 
 Options = dict[str, Any]
 KEY = "experiment.decoders"
 DECODERS = CONFIGS / "algorithm" / "decoder"
+
+
+class Owner(NamedTuple):
+    """The model whose decoders are set: its algorithm, that one's settings as plain containers, and the name of the
+    decoder among them."""
+
+    algorithm: str
+    plain: Options
+    decoder: str
 
 
 @dataclass(frozen=True)
@@ -71,32 +79,32 @@ def label(name: str, options: Options) -> str:
     return " ".join([name, *(f"{key}={_shown(value)}" for key, value in options.items())])
 
 
-def build_settings(run: RunConfig, decoders: Any, grid: Options | None) -> list[Setting]:
-    """The settings of a run, converted and checked.
+def build_settings(owner: Owner, decoders: Any, grid: Options | None) -> list[Setting]:
+    """The settings of a model, converted and checked.
 
     Raises ValueError in one sentence on a decoder that is unknown or does not fit the algorithm, and on an option that
     it does not have.
     """
     settings = []
     pairs = expand(decoders, grid)
-    own = run.plain["algorithm"]["decoder"]
-    nodes = {name: _fitting(run, name) if name else own for name in dict.fromkeys(name for name, _ in pairs)}
+    own = owner.plain["decoder"]
+    nodes = {name: _fitting(owner, name) if name else own for name in dict.fromkeys(name for name, _ in pairs)}
     for name, options in pairs:
         config = OmegaConf.create(nodes[name])
         for key, value in options.items():
             OmegaConf.update(config, key, value)
-        text = label(name or run.choices["algorithm/decoder"], options)
+        text = label(name or owner.decoder, options)
         try:
-            settings.append(Setting(text, options, _with_decoder(run, config)))
+            settings.append(Setting(text, options, _with_decoder(owner, config)))
         except ValueError as error:
             raise ValueError(f"{KEY}: {text}: {error}") from error
     return settings
 
 
-def misfit(run: RunConfig, name: str) -> str | None:
-    """Why the decoder of the file `name` cannot be the run's; None if it can."""
+def misfit(owner: Owner, name: str) -> str | None:
+    """Why the decoder of the file `name` cannot be the model's; None if it can."""
     try:
-        _with_decoder(run, _composed(name))
+        _with_decoder(owner, _composed(name))
     except ValueError as error:
         return str(error)
     return None
@@ -124,15 +132,15 @@ def _flat(options: Options, where: str, prefix: str = "") -> dict[str, list[Any]
     return axes
 
 
-def _fitting(run: RunConfig, name: str) -> Options:
-    """The decoder of the file `name`, which must be there and convert for the run's algorithm as it stands."""
+def _fitting(owner: Owner, name: str) -> Options:
+    """The decoder of the file `name`, which must be there and convert for the model's algorithm as it stands."""
     node = _composed(name)
     try:
-        _with_decoder(run, node)
+        _with_decoder(owner, node)
     except ValueError as error:
-        others = [path.stem for path in sorted(DECODERS.glob("*.yaml")) if misfit(run, path.stem) is None]
+        others = [path.stem for path in sorted(DECODERS.glob("*.yaml")) if misfit(owner, path.stem) is None]
         remedy = f"choose from {', '.join(others)}" if others else str(error)
-        raise ValueError(f"{KEY}: {name} does not fit algorithm={run.algorithm.name}: {remedy}") from error
+        raise ValueError(f"{KEY}: {name} does not fit algorithm={owner.algorithm}: {remedy}") from error
     return node
 
 
@@ -140,11 +148,8 @@ def _composed(name: str) -> Options:
     """What the file of the decoder `name` composes to with those that it inherits from."""
     file = f"algorithm/decoder/{name}"
     try:
-        if GlobalHydra.instance().is_initialized():  # inside a job of Hydra, whose search path is the right one
+        with composing():
             composed = compose(file)
-        else:
-            with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-                composed = compose(file)
     except MissingConfigException as error:
         known = [path.stem for path in DECODERS.glob("*.yaml")]
         raise ValueError(f"{KEY}: there is no decoder '{name}'{near_miss(name, known)}") from error
@@ -154,10 +159,10 @@ def _composed(name: str) -> Options:
     return plain
 
 
-def _with_decoder(run: RunConfig, decoder: Any) -> Any:
-    """The run's algorithm configuration with another decoder: all of its checks run again."""
-    cls = look_up(ALGORITHMS, run.algorithm.name, "algorithm.name")
-    node = OmegaConf.create({**run.plain["algorithm"], "decoder": decoder})
+def _with_decoder(owner: Owner, decoder: Any) -> Any:
+    """The model's configuration with another decoder: all of its checks run again."""
+    cls = look_up(ALGORITHMS, owner.algorithm, "algorithm.name")
+    node = OmegaConf.create({**owner.plain, "decoder": decoder})
     return build(cls.config_class, node, "algorithm")
 
 

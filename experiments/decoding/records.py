@@ -30,15 +30,17 @@ class DecodingRecords:
 
     def begin(self) -> None:
         """Bring the files to the rows that are done: whatever a kill cut short or left without its row goes."""
-        texts = [record for record in self._read_samples() if record in self]
+        texts = [record for record in self.read_samples() if record in self]
         _write(self.csv, table.write_rows(self.rows.values(), header=True))
         _write(self.samples, "".join(map(_line, texts)))
         _write(self.readable, "".join(map(_block, texts)))
         self._write_json()
 
-    def add(self, row: table.Row, origins: Sequence[int], texts: Sequence[str]) -> None:
-        """Keep a row, and first its texts, each with its origin: a sampling seed, or a position in real text."""
-        record = {name: row[name] for name in table.IDENTITY} | {"origins": list(origins), "texts": list(texts)}
+    def add(self, row: table.Row, origins: Sequence[int], texts: Sequence[str], prompts: Sequence[str]) -> None:
+        """Keep a row, and first its texts, each with what it continues and with its origin: a sampling seed, or a
+        position in real text."""
+        record = {name: row[name] for name in table.IDENTITY}
+        record |= {"origins": list(origins), "prompts": list(prompts), "texts": list(texts)}
         _append(self.samples, _line(record))
         _append(self.readable, _block(record))
         _append(self.csv, table.write_rows([row]))
@@ -48,7 +50,7 @@ class DecodingRecords:
     def _write_json(self) -> None:
         write_json(self.json, list(self.rows.values()))
 
-    def _read_samples(self) -> list[dict[str, Any]]:
+    def read_samples(self) -> list[dict[str, Any]]:
         """Records of samples.jsonl, each once; a line that a kill cut short is none."""
         found = {}
         lines = self.samples.read_text(encoding="utf-8").split("\n") if self.samples.is_file() else []
@@ -64,8 +66,9 @@ def _line(record: dict[str, Any]) -> str:
 
 def _block(record: dict[str, Any]) -> str:
     """The texts of a row, each below a line that says which it is."""
-    head = f"----- {record['setting']}, seed {record['seed']}, text"
-    return "".join(f"{head} {i}\n{record['prompt']}{text}\n\n" for i, text in enumerate(record["texts"], 1))
+    head = f"----- {record['method']}, {record['setting']}, seed {record['seed']}, text"
+    pairs = zip(record["prompts"], record["texts"], strict=True)
+    return "".join(f"{head} {i}\n{prompt}{text}\n\n" for i, (prompt, text) in enumerate(pairs, 1))
 
 
 def _write(path: Path, text: str) -> None:

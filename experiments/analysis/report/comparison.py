@@ -1,0 +1,103 @@
+"""A comparison as plain values: what was compared, and every measurement that is there.
+
+What was not measured is None or not there at all, and is left out of the report.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from experiments.analysis import decoding_table as table
+from experiments.analysis.likelihood import Windows
+from experiments.analysis.paired import bootstrap_interval
+from experiments.analysis.trace import TraceRecord
+
+EXACT, BOUND = "exact", "bound"
+Setting = tuple[str, str]  # the label of a method and of one of its settings
+REAL: Setting = (table.REAL, table.HELD_OUT)
+
+
+@dataclass(frozen=True)
+class Method:
+    """A model of the comparison. `default`, `frontier` and `speed` are labels of its settings."""
+
+    label: str
+    algorithm: str
+    folder: Path | None
+    trained_here: bool
+    command: str | None
+    parameters: int | None
+    training: dict[str, Any]
+    default: str | None
+    frontier: tuple[str, ...]
+    speed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """One likelihood of a method, with its kind; nats per token, bits per character."""
+
+    method: str
+    split: str
+    name: str
+    kind: str
+    nats: float
+    error: float | None
+    bits: float | None
+    windows: int | None
+    tokens: int | None
+
+    @property
+    def is_bound(self) -> bool:
+        return self.kind == BOUND
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Mean of a figure over sampling seeds; its bootstrap interval where there are seeds enough."""
+
+    mean: float
+    interval: tuple[float, float] | None
+    seeds: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that a report shows. Settings are found under (method, setting)."""
+
+    folder: Path
+    about: dict[str, Any]  # comparison.json as it is
+    methods: tuple[Method, ...]
+    controls: tuple[Setting, ...]
+    judges: tuple[dict[str, Any], ...]
+    likelihoods: tuple[Likelihood, ...]
+    windows: dict[str, Windows]
+    rows: tuple[table.Row, ...]
+    groups: dict[Setting, table.Row]
+    samples: dict[Setting, dict[int, dict[str, Any]]]  # -> sampling seed -> record
+    flags: dict[Setting, tuple[str, ...]]
+    traces: dict[str, TraceRecord]
+
+    @property
+    def sampling_seeds(self) -> list[int]:
+        return sorted({row["seed"] for row in self.rows})
+
+    def estimate(self, setting: Setting, figure: str) -> Estimate | None:
+        """A figure of a setting, over the seeds that have it; None where none has."""
+        group = self.groups.get(setting)
+        if group is None or group[figure] is None or not math.isfinite(group[figure].mean):
+            return None
+        values = [row[figure] for row in self.rows if (row["method"], row["setting"]) == setting]
+        found = [value for value in values if value is not None]
+        return Estimate(group[figure].mean, bootstrap_interval(found), len(found))
+
+    def measured(self, labels: tuple[str, ...], method: str, *figures: str) -> list[tuple[str, list[Estimate]]]:
+        """Those settings of a method that have all figures, with these."""
+        found = [(label, [self.estimate((method, label), name) for name in figures]) for label in labels]
+        return [(label, [e for e in row if e]) for label, row in found if all(row)]
+
+    def temperature(self, setting: Setting) -> float | None:
+        """The sampling temperature of a setting; None where its decoder states none."""
+        decoder = (self.groups.get(setting) or {}).get("decoder") or {}
+        return decoder.get("temperature")

@@ -1,0 +1,235 @@
+"""The pictures of the report: quality against diversity, time and forwards, and the levels of the traces.
+
+Each draws one file of the folder figures/ and says what it shows, or gives None where nothing was measured.
+S states, L positions.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+from experiments.analysis import decoding_table as table
+from experiments.analysis import plots
+from experiments.analysis.report import naming
+from experiments.analysis.report.comparison import REAL, Comparison, Estimate
+from experiments.analysis.report.document import Picture
+from experiments.analysis.report.labels import Label, place
+
+FOLDER = "figures"
+STYLE: Any = plots.STYLE | {"text.parse_math": False}  # a dollar in a label is a dollar
+HALF, WIDE = (5.4, 5.0), 6.6  # inches
+SMALL = 10  # of the font
+JUDGE = "judge, nats per character"
+AXES = {
+    "character_entropy": "character entropy, bits",
+    "js_4": "4-gram divergence from held-out text, bits",
+    "seconds": "seconds for all texts of a seed",
+    "forwards": "forwards of the network",
+}
+STATES = ("#FFFFD9", "#E69F00", "#081D58")  # decided, draft, masked; the ends are those of the noise levels
+CONTROLS = "control: must not win"
+
+
+def against(comparison: Comparison, figure: str, file: str, caption: str) -> Picture | None:
+    """The judge over another figure, a curve of temperatures per method, with real text and controls."""
+    known = {m.label: comparison.measured(m.frontier, m.label, figure, "judge_nll") for m in comparison.methods}
+    if not any(known.values()):
+        return None
+    with _axes(comparison, file, HALF) as ax:
+        names: list[Label] = []
+        for label, points in known.items():
+            _points(ax, comparison, label, [found for _, found in points], line="-")
+            for setting, (x, y) in points:
+                temperature = comparison.temperature((label, setting))
+                shown = "" if temperature is None else f"{temperature:g}"
+                names.append(Label(shown, x.mean, y.mean, naming.colour(comparison, label)))
+        names += _landmarks(ax, comparison, figure)
+        ax.set_xlabel(AXES[figure])
+        ax.set_ylabel(JUDGE)
+        _finish(ax, list(known), names)
+    alt = f"Judge, in nats per character, against {AXES[figure]}: a curve over temperature for each method"
+    return Picture(file, alt, caption)
+
+
+def quality_against(comparison: Comparison, cost: str, file: str, caption: str) -> Picture | None:
+    """The judge over a cost, on a logarithmic axis, a point for each setting that differs in speed."""
+    known = {m.label: comparison.measured(m.speed, m.label, cost, "judge_nll") for m in comparison.methods}
+    if not any(known.values()):
+        return None
+    with _axes(comparison, file, HALF) as ax:
+        names: list[Label] = []
+        for label, points in known.items():
+            _points(ax, comparison, label, [found for _, found in points], line="")
+            colour = naming.colour(comparison, label)
+            names += [Label(_short(setting), x.mean, y.mean, colour) for setting, (x, y) in points]
+        real = comparison.estimate(REAL, "judge_nll")
+        if real is not None:
+            ax.axhline(real.mean, color=naming.REAL_COLOUR, linewidth=1, linestyle=":", label=table.REAL)
+        _logarithmic(ax)
+        ax.set_xlabel(AXES[cost])
+        ax.set_ylabel(JUDGE)
+        _finish(ax, list(known), names)
+    return Picture(file, f"Judge, in nats per character, against {AXES[cost]}, a point for each setting", caption)
+
+
+def tokens_per_forward(comparison: Comparison, file: str, caption: str) -> Picture | None:
+    """A bar of tokens per forward for each setting that differs in speed."""
+    bars = [
+        (method.label, label, found[0])
+        for method in comparison.methods
+        for label, found in comparison.measured(method.speed, method.label, "tokens_per_forward")
+    ]
+    if not bars:
+        return None
+    with _axes(comparison, file, (WIDE, 1.3 + 0.3 * len(bars))) as ax:
+        labelled: set[str] = set()
+        for row, (method, _, found) in enumerate(bars):
+            named: dict[str, Any] = {} if method in labelled else {"label": method}
+            labelled.add(method)
+            colour = naming.colour(comparison, method)
+            ax.barh(row, found.mean, color=colour, height=0.7, xerr=_errors([found]), **named)
+            ax.text(found.mean, row, f"  {found.mean:.2f}", verticalalignment="center", fontsize=SMALL)
+        ax.set_yticks(range(len(bars)), [_short(label) for _, label, _ in bars])
+        ax.tick_params(labelsize=SMALL)
+        ax.invert_yaxis()
+        ax.margins(x=0.12)
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel("tokens decided per forward", fontsize=SMALL + 1)
+        ax.figure.legend(loc="outside lower center", ncols=2, frameon=False, fontsize=SMALL + 1)
+    shown = "; ".join(f"{naming.sampler((m, label))}: {found.mean:.2f}" for m, label, found in bars)
+    return Picture(file, f"Tokens per forward. {shown}", caption)
+
+
+def levels(comparison: Comparison, label: str, file: str) -> Picture | None:
+    """The levels of a method's trace, states downwards and positions across."""
+    record = comparison.traces.get(label)
+    if record is None:
+        return None
+    S, L = record.levels.shape
+    with _axes(comparison, file, HALF) as ax:
+        ax.grid(visible=False)
+        if record.scale == "states":
+            states = np.round(record.levels * 2)  # (S, L): 0 decided, 1 draft, 2 masked
+            ax.imshow(states, cmap=ListedColormap(STATES), vmin=0, vmax=2, aspect="auto", interpolation="nearest")
+            names = ("decided", "draft", "masked")
+            there = [state for state in range(3) if (states == state).any()]
+            handles = [Patch(facecolor=STATES[state], edgecolor="#888888", label=names[state]) for state in there]
+            ax.figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=SMALL + 1)
+        else:
+            image = ax.imshow(record.levels, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto", interpolation="nearest")
+            bar = ax.figure.colorbar(image, ax=ax, orientation="horizontal", pad=0.02, aspect=40)
+            bar.set_label("noise level, 0 = clean")
+            bar.outline.set_visible(False)
+        for axis in (ax.xaxis, ax.yaxis):
+            axis.set_major_locator(MaxNLocator(8, integer=True))
+        ax.set_xlabel("position in the text")
+        ax.set_ylabel("state (downwards)")
+        ax.set_title(label, color=naming.colour(comparison, label), fontsize=13, fontweight="bold", loc="left")
+    cost = "" if not record.tokens_per_forward else f", {record.tokens_per_forward:.2f} tokens per forward"
+    written = int((~record.given).sum())
+    caption = f"{label} with {record.decoder}: {record.forwards[-1]} forward passes for {written} tokens{cost}."
+    return Picture(file, f"Levels of {label} while it writes, {S} states downwards, {L} positions across", caption)
+
+
+@contextmanager
+def _axes(comparison: Comparison, file: str, size: tuple[float, float]) -> Iterator[Axes]:
+    """A styled figure of one panel, written when the block ends."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=size, dpi=180, layout="constrained")
+        ax = figure.subplots()
+        ax.grid(color="#E5E5E5", linewidth=0.8)
+        ax.set_axisbelow(True)
+        yield ax
+        path = comparison.folder / FOLDER / file
+        path.parent.mkdir(exist_ok=True)
+        figure.savefig(path)
+
+
+def _points(ax: Axes, comparison: Comparison, label: str, points: Sequence[Sequence[Estimate]], line: str) -> None:
+    """Points of two figures with their intervals over seeds, joined by a `line` or none."""
+    if not points:
+        return
+    xs, ys = zip(*points, strict=True)
+    ax.errorbar(
+        *([each.mean for each in axis] for axis in (xs, ys)),
+        xerr=_errors(xs),
+        yerr=_errors(ys),
+        color=naming.colour(comparison, label),
+        marker=naming.marker(comparison, label),
+        linestyle=line,
+        linewidth=1.6,
+        elinewidth=1,
+        markersize=6,
+        label=label,
+    )
+
+
+def _landmarks(ax: Axes, comparison: Comparison, figure: str) -> list[Label]:
+    """Real text as a star with lines through it, and every control as a cross; the names of the crosses."""
+    x, y = (comparison.estimate(REAL, name) for name in (figure, "judge_nll"))
+    if x and y:
+        ax.axvline(x.mean, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
+        ax.axhline(y.mean, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
+        bars: dict[str, Any] = {"xerr": _errors([x]), "yerr": _errors([y])}
+        ax.errorbar(
+            x.mean, y.mean, **bars, color=naming.REAL_COLOUR, marker="*", markersize=15, ls="", label=table.REAL
+        )
+    keys = comparison.controls
+    found = [(key, comparison.estimate(key, figure), comparison.estimate(key, "judge_nll")) for key in keys]
+    names: list[Label] = []
+    for key, x, y in found:
+        if x and y:
+            named: dict[str, Any] = {} if names else {"label": CONTROLS}
+            cross: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.5, "zorder": 5}
+            ax.plot(x.mean, y.mean, "x", color=naming.CONTROL_COLOUR, **cross, **named)
+            temperature = comparison.temperature(key)
+            name = key[1] if key[0] in table.MODELLESS else f"{key[0]} at {temperature:g}" if temperature else key[0]
+            names.append(Label(name, x.mean, y.mean, naming.CONTROL_COLOUR))
+    return names
+
+
+def _finish(ax: Axes, methods: Sequence[str], names: Sequence[Label]) -> None:
+    """The legend, methods first, and then the names of points, for which there must be room."""
+    ax.margins(0.08)
+    handles, labels = ax.get_legend_handles_labels()
+    order = [*methods, table.REAL, CONTROLS]
+    entries = sorted(zip(labels, handles, strict=True), key=lambda entry: order.index(entry[0]))
+    ax.figure.legend(
+        [handle for _, handle in entries],
+        [label for label, _ in entries],
+        loc="outside lower center",
+        ncols=2,
+        frameon=False,
+        fontsize=SMALL + 1,
+    )
+    place(ax, [name for name in names if name.text], SMALL)
+
+
+def _short(setting: str) -> str:
+    """The label of a setting at temperature 1, which all of a figure's settings have."""
+    return " ".join(word for word in setting.split() if not word.startswith("temperature="))
+
+
+def _errors(estimates: Sequence[Estimate]) -> np.ndarray | None:
+    """Distances (2, n) from the means down and up to the ends of their intervals; None where no estimate has one."""
+    if not any(each.interval for each in estimates):
+        return None
+    ends = [each.interval or (each.mean, each.mean) for each in estimates]
+    means = np.array([each.mean for each in estimates])
+    low, high = np.array(ends).T
+    return np.maximum(np.array([means - low, high - means]), 0.0)
+
+
+def _logarithmic(ax: Axes) -> None:
+    ax.set_xscale("log")
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
+    ax.xaxis.set_minor_locator(NullLocator())

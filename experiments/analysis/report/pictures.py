@@ -1,0 +1,39 @@
+"""The parts of the report that other modules of the analysis draw: training curves and the animation."""
+
+from experiments.analysis import records
+from experiments.analysis.animation import html_fragment, write_gif
+from experiments.analysis.curves import plot_curves
+from experiments.analysis.report import figures, naming
+from experiments.analysis.report.comparison import Comparison, Method
+from experiments.analysis.report.document import Animation, Picture
+
+CURVES, MOVIE = "training_curves.png", "animation.gif"
+
+
+def training_curves(comparison: Comparison) -> Picture | None:
+    """Validation NLL of every method that has a record of it; None where none has."""
+    logged = {m.label: m.folder for m in comparison.methods if m.folder is not None and _validated(m)}
+    if not logged:
+        return None
+    plot_curves(logged, comparison.folder / figures.FOLDER / CURVES)
+    alt = f"Validation NLL against tokens seen and time trained, a curve for each of {naming.listed(list(logged))}"
+    return Picture(CURVES, alt, "Validation NLL against training tokens (above) and training time (below).")
+
+
+def animation(comparison: Comparison) -> Animation | None:
+    """The traces of all methods on one clock; None without traces."""
+    traces = [comparison.traces[m.label] for m in comparison.methods if m.label in comparison.traces]
+    if not traces:
+        return None
+    write_gif(traces, comparison.folder / figures.FOLDER / MOVIE)
+    names = naming.listed([trace.method for trace in traces])
+    caption = "One text of each method as it is written; the clock counts forwards of the network."
+    return Animation(html_fragment(traces), Picture(MOVIE, f"Animation of {names} writing a text each", caption))
+
+
+def _validated(method: Method) -> bool:
+    """Whether a run has logged a finite validation NLL."""
+    if method.folder is None or not (method.folder / "metrics.csv").is_file():
+        return False
+    _, values = records.series(records.read_metrics(method.folder), "val/nll")
+    return any(abs(value) < float("inf") for value in values)

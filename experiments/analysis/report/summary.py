@@ -1,0 +1,162 @@
+"""What a comparison found, in sentences that its numbers bear out, and what was run.
+
+Likelihoods are put in an order only within one kind; a bound is never called better or worse than an exact value.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from experiments.analysis.report import naming, tables
+from experiments.analysis.report.comparison import BOUND, EXACT, REAL, Comparison, Likelihood, Setting
+from experiments.analysis.report.document import Facts, Points
+
+SURE = 2.0  # standard errors from which on a gap is called one
+NUMBERS = ("One", "Two", "Three", "Four", "Five", "Six")
+Estimates = list[tuple[str, float]]
+
+
+def purpose(comparison: Comparison) -> str:
+    """The first sentence: what was compared, and what was kept equal."""
+    about = comparison.about
+    labels = [method.label for method in comparison.methods]
+    count = NUMBERS[len(labels) - 1] if len(labels) <= len(NUMBERS) else str(len(labels))
+    what = f"{count} way{'s' * (len(labels) > 1)} to train a language model"
+    said = f"{what}, {naming.listed(labels)}, measured on the same windows of text, prompts and sampling seeds."
+    trained = [method.label for method in comparison.methods if method.trained_here]
+    if trained and about.get("steps") is not None:
+        who = "Each" if trained == labels else naming.listed(trained)
+        said += f" {who} learned for {about['steps']:,} steps of training."
+    given = [label for label in labels if label not in trained]
+    return said + (f" Trained elsewhere, and maybe for longer: {naming.listed(given)}." if given else "")
+
+
+def methods(comparison: Comparison) -> Facts:
+    """What each method is; one that is not known here goes by its algorithm's name."""
+    return Facts([(m.label, naming.METHODS.get(m.algorithm, m.algorithm)) for m in comparison.methods])
+
+
+def findings(comparison: Comparison) -> Points:
+    """What was found, a few sentences about each of likelihood, samples, cost and controls."""
+    found = [
+        ("Likelihood", " ".join(_of_kind(comparison, kind) for kind in tables.kinds(comparison))),
+        ("Samples", _samples(comparison)),
+        ("Cost", _cost(comparison)),
+        ("Controls", _controls(comparison)),
+    ]
+    return Points([(lead, said) for lead, said in found if said])
+
+
+def facts(comparison: Comparison) -> Facts:
+    """What was run; what is not known is left out."""
+    about = comparison.about
+    sampling = about.get("sampling") or {}
+    amount = ""
+    if sampling.get("n_samples") and sampling.get("length"):
+        prompt = f"after {sampling['prompt']!r}" if sampling.get("prompt") else "from an empty prompt"
+        amount = f"{sampling['n_samples']} texts of {sampling['length']} tokens at each seed, {prompt}"
+    items = [
+        ("corpus", about.get("dataset")),
+        ("training", None if about.get("steps") is None else f"{about['steps']:,} steps, seed {about.get('seed')}"),
+        ("likelihood on", about.get("split") and f"{about['split']} split"),
+        ("sampling", amount),
+        ("sampling seeds", ", ".join(map(str, sampling.get("seeds") or comparison.sampling_seeds))),
+        ("judges", "; ".join(map(_judge, comparison.judges)) or "none"),
+        ("machine", _machine(about.get("machine") or {})),
+        ("commit", about.get("git_commit")),
+    ]
+    return Facts([(name, str(value)) for name, value in items if value])
+
+
+def unflagged(comparison: Comparison) -> list[Setting]:
+    """Controls that were checked and that no figure flags."""
+    return [key for key in comparison.controls if key in comparison.flags and not comparison.flags[key]]
+
+
+def ahead(comparison: Comparison) -> list[Setting]:
+    """Controls that the judge alone would put before every method's default."""
+    defaults = [mean for _, mean in _defaults(comparison, "judge_nll")]
+    controls = [(key, comparison.estimate(key, "judge_nll")) for key in comparison.controls]
+    return [key for key, found in controls if defaults and found and found.mean < min(defaults)]
+
+
+def _of_kind(comparison: Comparison, kind: str) -> str:
+    """The lowest likelihood of one kind, and whether the next one can be told from it; of bounds, what they mean."""
+    members = [each for each in comparison.likelihoods if each.kind == kind]
+    if kind == BOUND:
+        values = naming.listed([f"{_name(comparison, each)} {naming.nats(each, 3)}" for each in members])
+        return f"Upper bounds, above the true value by an unknown amount and ranked against no exact one: {values}."
+    members.sort(key=lambda each: each.nats)
+    best = members[0]
+    bits = "" if best.bits is None else f" ({best.bits:.3f} bits per character)"
+    named = kind if kind == EXACT else f"“{kind}”"
+    said = f"The {'lowest' if len(members) > 1 else 'one'} {named} likelihood is that of {_name(comparison, best)}"
+    said += f", {naming.nats(best, 3)} nats per token{bits}"
+    mean, error = (tables.gap(comparison, best, members[1]) if len(members) > 1 else None) or (math.nan, math.nan)
+    if math.isnan(error):
+        return f"{said}."
+    if abs(mean) <= SURE * error:
+        return f"{said}; {_name(comparison, members[1])} cannot be told from it ({mean:+.3f} ± {error:.3f})."
+    return f"{said}; {_name(comparison, members[1])} stands {mean:.3f} ± {error:.3f} above it on the same windows."
+
+
+def _samples(comparison: Comparison) -> str:
+    """Where the judge puts the samples of the default decoders, next to real text; without the word better."""
+    found = _defaults(comparison, "judge_nll")
+    if not found:
+        return ""
+    real = comparison.estimate(REAL, "judge_nll")
+    beside = "" if real is None else f"; real text gets {naming.number(real.mean, 'judge_nll')}"
+    return (
+        "What a judge that learned from other texts thinks of samples of the default decoders, in nats per character: "
+        f"{_values(found, 'judge_nll')}{beside}. A low figure alone is no quality: loops and copies get one, too."
+    )
+
+
+def _cost(comparison: Comparison) -> str:
+    found = _defaults(comparison, "seconds")
+    if not found:
+        return ""
+    said = f"All texts of one sampling seed with the default decoders, in seconds: {_values(found, 'seconds')}"
+    forwards = _defaults(comparison, "forwards")
+    return said + (f"; in forwards of the network: {_values(forwards, 'forwards')}." if forwards else ".")
+
+
+def _controls(comparison: Comparison) -> str:
+    checked = [key for key in comparison.controls if key in comparison.flags]
+    missed = unflagged(comparison)
+    if not checked:
+        return ""
+    count = f"{len(checked) - len(missed)} of {len(checked)}"
+    said = f"{count} samplers of nonsense, loops or copies are flagged by at least one figure"
+    return f"{said}; NOT flagged: {naming.listed([naming.sampler(key) for key in missed])}." if missed else f"{said}."
+
+
+def _defaults(comparison: Comparison, figure: str) -> Estimates:
+    """A figure of every method's default setting that has it, in the order of the methods."""
+    found = [(m.label, comparison.estimate((m.label, m.default or ""), figure)) for m in comparison.methods]
+    return [(label, estimate.mean) for label, estimate in found if estimate]
+
+
+def _values(found: Sequence[tuple[str, float]], figure: str) -> str:
+    return naming.listed([f"{label} {naming.number(mean, figure)}" for label, mean in found])
+
+
+def _name(comparison: Comparison, likelihood: Likelihood) -> str:
+    """The method, and which of its likelihoods where it has several."""
+    own = [each for each in comparison.likelihoods if each.method == likelihood.method]
+    return likelihood.method if len(own) == 1 else f"{likelihood.method} ({likelihood.name})"
+
+
+def _judge(judge: dict[str, Any]) -> str:
+    if not judge.get("dataset"):
+        return str(judge.get("folder", "of unknown origin"))
+    known = "" if judge.get("test_nll") is None else f", test NLL {judge['test_nll']:.3f} nats per token (exact)"
+    return f"a GPT trained on {judge['dataset']}, seed {judge.get('seed')}{known}"
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    """The computer in one line."""
+    cores, threads = machine.get("cpu_cores"), machine.get("torch_threads")
+    counts = [f"{n} {word}{'s' * (n > 1)}" for n, word in ((cores, "CPU core"), (threads, "thread")) if n]
+    return ", ".join([*(machine.get("gpus") or []), *counts, *filter(None, [machine.get("platform")])])

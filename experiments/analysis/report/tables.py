@@ -1,0 +1,161 @@
+"""The tables of the report. What was not measured is a blank cell; every likelihood stands beside its kind."""
+
+import math
+from collections.abc import Sequence
+
+from experiments.analysis import decoding_table as table
+from experiments.analysis.likelihood import paired_gaps
+from experiments.analysis.report import naming
+from experiments.analysis.report.comparison import EXACT, Comparison, Likelihood, Setting
+from experiments.analysis.report.document import ALARM, Cell, Table
+
+SPEED = ("seconds", "forwards", "tokens_per_forward", "judge_nll", "character_entropy", "js_4")
+CONTROLS = ("judge_nll", "character_entropy")
+NO_FLAG = "no figure flags it"
+NOT_CHECKED = "not checked"
+
+
+def baseline(comparison: Comparison) -> Likelihood | None:
+    """The likelihood that gaps are stated against: the first exact one."""
+    return next((each for each in comparison.likelihoods if each.kind == EXACT), None)
+
+
+def gap(comparison: Comparison, first: Likelihood, second: Likelihood) -> tuple[float, float] | None:
+    """How far `second` stands above `first` over the same windows, nats per token, with standard error.
+
+    None where the single windows of one are missing.
+    """
+    windows = [comparison.windows.get(each.method) for each in (first, second)]
+    if windows[0] is None or windows[1] is None:
+        return None
+    return paired_gaps(windows[0], windows[1]).get((first.name, second.name))
+
+
+def kinds(comparison: Comparison) -> list[str]:
+    """Kinds of likelihood in the order in which they are shown: exact, exact in some sense, bounds."""
+    found = list(dict.fromkeys(each.kind for each in comparison.likelihoods))
+    return sorted(found, key=lambda kind: (not kind.startswith(EXACT), kind != EXACT))
+
+
+def likelihoods(comparison: Comparison) -> Table:
+    """Every likelihood, a group of rows for each kind, beside what the method cost to train."""
+    base = baseline(comparison)
+    against = f"gap to {base.method}" if base else "gap"
+    header = ["method", "likelihood", "kind", "nats/token", "bits/char", against, "parameters", "training"]
+    methods = {method.label: method for method in comparison.methods}
+    rows: list[list[Cell]] = []
+    starts: set[int] = set()
+    for kind in kinds(comparison):
+        starts.add(len(rows))
+        for each in comparison.likelihoods:
+            if each.kind != kind:
+                continue
+            method = methods.get(each.method)
+            trained = method.training.get("seconds") if method else None
+            bits = "" if each.bits is None else f"{'≤ ' * each.is_bound}{each.bits:.3f}"
+            cells = [Cell(each.name), Cell(kind), Cell(naming.nats(each)), Cell(bits), Cell(_gap(comparison, each))]
+            size = f"{method.parameters:,}" if method and method.parameters is not None else ""
+            rows.append([_method(comparison, each.method), *cells, Cell(size), Cell(duration(trained))])
+    return Table(header, rows, labels=3, starts=frozenset(starts - {0}))
+
+
+def speed(comparison: Comparison) -> Table:
+    """Cost and quality of the settings that differ in speed, with intervals over sampling seeds."""
+    shown = [name for name in SPEED if any(comparison.estimate(key, name) for key in comparison.groups)]
+    rows: list[list[Cell]] = []
+    starts: set[int] = set()
+    for method in comparison.methods:
+        starts.add(len(rows))
+        for label in method.speed:
+            key = (method.label, label)
+            if key in comparison.groups:
+                rows.append([_method(comparison, method.label), Cell(label), *_cells(comparison, key, shown)])
+    header = ["method", "setting", *map(naming.title, shown)]
+    return Table(header, rows, labels=2, starts=frozenset(starts - {0}))
+
+
+def controls(comparison: Comparison) -> Table:
+    """Samplers that must not win: their figures, and which figures flag them."""
+    return _flags(comparison, [key for key in comparison.controls if key in comparison.groups], alarm=True)
+
+
+def defaults(comparison: Comparison) -> Table:
+    """The same of every method with its default decoder."""
+    found = [(method.label, method.default or "") for method in comparison.methods]
+    return _flags(comparison, [key for key in found if key in comparison.groups], alarm=False)
+
+
+def everything(comparison: Comparison) -> Table:
+    """All figures of all settings, mean ± standard deviation over seeds."""
+    groups = comparison.groups
+    shown = [name for name in table.FIGURES if any(group[name] is not None for group in groups.values())]
+    order = [*(method.label for method in comparison.methods), *table.MODELLESS]
+    rows: list[list[Cell]] = []
+    starts: set[int] = set()
+    before = None
+    for method, label in sorted(groups, key=lambda key: order.index(key[0]) if key[0] in order else -1):
+        group = groups[method, label]
+        if method != before:
+            starts.add(len(rows))
+        before = method
+        cells = [_spread(group[name], name) for name in shown]
+        rows.append([_method(comparison, method), Cell(label), Cell(str(len(group["seeds"]))), *cells])
+    header = ["method", "setting", "seeds", *map(naming.title, shown)]
+    return Table(header, rows, labels=2, starts=frozenset(starts - {0}))
+
+
+def glossary(comparison: Comparison) -> Table:
+    """What each figure of the tables says."""
+    groups = comparison.groups.values()
+    shown = [name for name in table.FIGURES if any(group[name] is not None for group in groups)]
+    known = [naming.FIGURES[name] for name in shown if name in naming.FIGURES]
+    rows = [[Cell(each.name), Cell(each.unit), Cell(each.meaning)] for each in known]
+    return Table(["figure", "unit", "what it says"], rows, labels=3)
+
+
+def duration(seconds: float | None) -> str:
+    """A time for people."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
+
+
+def _flags(comparison: Comparison, settings: Sequence[Setting], *, alarm: bool) -> Table:
+    shown = [name for name in CONTROLS if any(comparison.estimate(key, name) for key in comparison.groups)]
+    rows: list[list[Cell]] = []
+    for key in settings:
+        flags = comparison.flags.get(key)
+        if flags is None:
+            verdict = Cell(NOT_CHECKED)
+        elif not flags:
+            verdict = Cell(NO_FLAG, tone=ALARM if alarm else "")
+        else:
+            verdict = Cell(", ".join(map(naming.name, flags)))
+        who = Cell(naming.sampler(key), colour=naming.colour(comparison, key[0]))
+        rows.append([who, verdict, *_cells(comparison, key, shown)])
+    return Table(["sampler", "flagged by", *map(naming.title, shown)], rows, labels=2)
+
+
+def _cells(comparison: Comparison, key: Setting, figures: Sequence[str]) -> list[Cell]:
+    return [Cell(*naming.estimated(comparison.estimate(key, name), name)) for name in figures]
+
+
+def _spread(found: table.Spread | None, figure: str) -> Cell:
+    if found is None:
+        return Cell("")
+    return Cell(naming.number(found.mean, figure), f"± {naming.number(found.sd, figure)}" if found.sd else "")
+
+
+def _gap(comparison: Comparison, likelihood: Likelihood) -> str:
+    base = baseline(comparison)
+    found = None if base is None or likelihood == base else gap(comparison, base, likelihood)
+    if found is None:
+        return ""
+    error = "" if math.isnan(found[1]) else f" ± {found[1]:.4f}"  # NaN: a single window
+    return f"{'≤ ' * likelihood.is_bound}{found[0]:+.4f}{error}"
+
+
+def _method(comparison: Comparison, label: str) -> Cell:
+    return Cell(label, colour=naming.colour(comparison, label))

@@ -1,0 +1,151 @@
+"""Markdown of a decoding sweep: Pareto fronts and top lists (pareto.md), differences from a baseline (differences.md).
+
+From aggregated rows alone; every list shows cost, likelihood and diversity side by side, above real text's own.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from experiments.analysis import decoding_table as table
+from experiments.analysis import paired, pareto
+
+Row = table.Row
+COLUMNS = {  # figure -> heading
+    "tokens_per_second": "tokens/s",
+    "tokens_per_forward": "tokens/forward",
+    "judge_nll": "judge, nats/char",
+    "distinct_2": "distinct-2",
+    "repeat_ratio": "repeat ratio",
+    "js_4": "4-gram divergence, bits",
+    "valid_words": "valid words",
+}
+DIFFERENCES = {"seconds": "seconds", "forwards": "forwards"} | {
+    name: heading for name, heading in COLUMNS.items() if name not in ("tokens_per_second", "valid_words")
+}
+FRONTS = {  # as pareto.fronts calls them -> title
+    "speed": "Front: tokens per second against tokens per forward",
+    "judge": "Front: seconds against the judge's nats per character (lower is likelier)",
+    "distinct-2": "Front: seconds against distinct-2, as there is no judge (random characters win it)",
+}
+REFERENCE = "distinct-2 minus repeat ratio"
+REFERENCE_AXES: pareto.Axes = {"tokens_per_second": 1, REFERENCE: 1}
+WARNING = (
+    f"{REFERENCE.capitalize()} is the quality of tiny-diffusion's own tables. Random characters win it, as they repeat "
+    "nothing: it stands here only to be held against those tables."
+)
+TOP = 5
+
+
+def pareto_page(groups: Sequence[Row], names: Sequence[str]) -> str:
+    """Fronts and lists of the TOP settings of one class of aggregated rows; `names` tells what to call them."""
+    shared = groups[0]
+    prompt = f" after {shared['prompt']!r}" if shared["prompt"] else ""
+    parts = [
+        "# Fronts and lists\n",
+        f"{shared['n_samples']} × {shared['length']} tokens{prompt} for each seed; mean ± standard deviation from "
+        f"{table.SPREAD_FROM} seeds on. A front ranks nobody: each of its settings is best for some exchange rate of "
+        "its two figures. Nor does a list: what is fast, or likely under a judge, may be a loop, which the other "
+        "columns show beside those of real text.\n",
+    ]
+    fronts = pareto.fronts(groups)
+    for front, title in FRONTS.items():
+        chosen = [index for index, on in enumerate(fronts) if front in on]
+        if chosen:
+            parts += [f"## {title}\n", _list(groups, names, _fastest_first(groups, chosen))]
+    scored = [group | {REFERENCE: _reference_quality(group)} for group in groups]
+    chosen = [index for index, on in enumerate(pareto.front(scored, REFERENCE_AXES)) if on]
+    if chosen:
+        parts += [f"## Front: tokens per second against {REFERENCE}\n", f"{WARNING}\n"]
+        parts.append(_list(scored, names, _fastest_first(groups, chosen), {REFERENCE: REFERENCE}))
+    for title, value in _orders(groups).items():
+        values = {i: value(group) for i, group in enumerate(groups) if group["method"] not in table.MODELLESS}
+        ordered = sorted((figure, i) for i, figure in values.items() if figure is not None and math.isfinite(figure))
+        if ordered:
+            parts += [f"## {title}\n", _list(groups, names, [i for _, i in ordered[:TOP]])]
+    return "\n".join(parts)
+
+
+def differences_page(comparisons: Mapping[str, dict[str, Any]], baseline: str) -> str:
+    """What paired.compare says of each setting (its name -> baseline A, setting B): differences, claims, seeds won."""
+    figures, wins = [], []
+    for name, compared in comparisons.items():
+        gaps = [_gap(compared["figures"][figure]["difference"]) for figure in DIFFERENCES]
+        claims = [text for text in compared["claims"].values() if text is not None and text[:2] in ("A ", "B ")]
+        figures.append([name, str(len(compared["wins"]["seeds"])), *gaps, "; ".join(claims)])
+        won = compared["wins"]["won"]
+        wins.append([name, str(won["B"]), str(won["A"]), str(won["tie"])])
+    better = "; ".join(f"{name} {direction}" for name, direction in paired.POINTS.items())
+    about = (
+        f"A is {baseline} (of the same weights where they have it), B the setting of the row. B - A is paired by seed, "
+        f"with the {paired.LEVEL:.0%} interval of a percentile bootstrap ({paired.RESAMPLES:,} resamples) from "
+        f"{table.SPREAD_FROM} seeds on: too narrow for few seeds (of three it is their range). Among many rows, some "
+        "claims hold by chance."
+    )
+    shown = table.render(*_without_blank(["B", "seeds", *DIFFERENCES.values(), "claims"], figures))
+    won = table.render(["B", "seeds won by B", "by A", "ties"], wins)
+    return (
+        f"# Differences from {baseline}\n\n{about}\n\n{shown}\n## Seeds won\n\n"
+        f"At each seed a point for every figure that is better: {better}. Who has more points wins the seed.\n\n{won}"
+    )
+
+
+def _orders(groups: Sequence[Row]) -> dict[str, Callable[[Row], float | None]]:
+    """Title of each list -> what it is sorted by, rising."""
+    real = next((group["distinct_2"] for group in groups if group["setting"] == table.HELD_OUT), None)
+
+    def mean(name: str, sign: int) -> Callable[[Row], float | None]:
+        return lambda group: None if group[name] is None else sign * group[name].mean
+
+    def distance(group: Row) -> float | None:
+        own = group["distinct_2"]
+        return None if own is None or real is None else abs(own.mean - real.mean)
+
+    return {
+        "Fastest": mean("tokens_per_second", -1),
+        "Most tokens per forward": mean("tokens_per_forward", -1),
+        "Lowest figure of the judge": mean("judge_nll", 1),
+        f"Nearest to {table.HELD_OUT} in distinct-2": distance,
+    }
+
+
+def _reference_quality(group: Row) -> table.Spread | None:
+    distinct, repeats = group["distinct_2"], group["repeat_ratio"]
+    if distinct is None or repeats is None:
+        return None
+    return table.Spread(distinct.mean - repeats.mean, None, min(distinct.seeds, repeats.seeds))
+
+
+def _fastest_first(groups: Sequence[Row], chosen: Sequence[int]) -> list[int]:
+    return sorted(chosen, key=lambda index: -groups[index]["tokens_per_second"].mean)
+
+
+def _list(groups: Sequence[Row], names: Sequence[str], chosen: Sequence[int], more: Mapping[str, str] = {}) -> str:
+    """A table of some settings, and below them of real text."""
+    columns = {**COLUMNS, **more}
+    real = [index for index, group in enumerate(groups) if group["method"] == table.REAL]
+    lines = [
+        [names[index], str(len(groups[index]["seeds"])), *(_shown(groups[index][figure]) for figure in columns)]
+        for index in (*chosen, *real)
+    ]
+    return table.render(*_without_blank(["setting", "seeds", *columns.values()], lines))
+
+
+def _without_blank(header: list[str], lines: list[list[str]]) -> tuple[list[str], list[list[str]]]:
+    """The table without the columns in which nothing was measured."""
+    keep = [index for index in range(len(header)) if any(line[index] for line in lines)]
+    return [header[index] for index in keep], [[line[index] for index in keep] for line in lines]
+
+
+def _shown(spread: table.Spread | None) -> str:
+    if spread is None:
+        return ""
+    return f"{spread.mean:.4g}" + ("" if spread.sd is None else f" ± {float(format(spread.sd, '.2g')):g}")
+
+
+def _gap(difference: dict[str, Any] | None) -> str:
+    if difference is None:
+        return ""
+    mean = round(difference["mean"], 12)  # what cancels out leaves a rest of rounding
+    low, high = difference["low"], difference["high"]
+    return f"{mean:+.3g}" + ("" if low is None else f" ({low:+.3g} to {high:+.3g})")

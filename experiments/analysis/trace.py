@@ -1,0 +1,146 @@
+"""Traces: how a decoder wrote one text, state by state, in a file that the animations and the report read.
+
+In the file the first state stands whole and of every later one only what changed. S states, L tokens.
+"""
+
+import json
+from contextlib import suppress
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+SCHEMA = 1
+FOLDER = "traces"  # of a run folder
+SCALES = ("states", "noise")
+REMEDY = "record it again with the task visualize"
+
+
+@dataclass(frozen=True, eq=False)
+class TraceRecord:
+    """One text being written by `method` with the setting `decoder`.
+
+    `tokens` are S lists of L texts, `levels` (S, L) in [0, 1], 0 decided or given: with scale "states" 1 is masked and
+    0.5 a draft, with "noise" any level is one of noise. `forwards` (S,) counts the network's passes up to each
+    state, `seconds` is the wall time with recording. `given` (L,) marks what the decoder was given, which
+    begins with `prompt`. Raises ValueError where these do not fit each other.
+    """
+
+    method: str
+    decoder: str
+    prompt: str
+    scale: str
+    given: np.ndarray
+    tokens: list[list[str]]
+    levels: np.ndarray
+    forwards: np.ndarray
+    seconds: float
+    tokens_per_forward: float
+    schema: int = field(default=SCHEMA)
+
+    def __post_init__(self) -> None:
+        S, L = len(self.tokens), len(self.given)
+        if self.scale not in SCALES:
+            raise ValueError(f"the scale of a trace is '{self.scale}': it must be one of {', '.join(SCALES)}")
+        if S == 0 or L == 0:
+            raise ValueError(f"a trace needs at least one state and one token, not {S} and {L}")
+        if {len(row) for row in self.tokens} != {L} or self.levels.shape != (S, L):
+            raise ValueError(f"a trace of {S} states of {L} tokens has levels of the shape {self.levels.shape}")
+        if not ((self.levels >= 0) & (self.levels <= 1)).all():
+            raise ValueError("a trace has a level outside of [0, 1]")
+        if self.forwards.shape != (S,) or (np.diff(self.forwards) < 0).any():
+            raise ValueError(f"the forwards of a trace of {S} states must be as many numbers that never fall")
+
+
+def write_trace(path: Path, record: TraceRecord) -> None:
+    """Write the record to `path`, replacing what is there in one step."""
+    first = {"tokens": record.tokens[0], "levels": record.levels[0].tolist()}
+    content = {
+        "schema": record.schema,
+        "method": record.method,
+        "decoder": record.decoder,
+        "prompt": record.prompt,
+        "scale": record.scale,
+        "seconds": record.seconds,
+        "tokens_per_forward": record.tokens_per_forward,
+        "given": record.given.tolist(),
+        "forwards": record.forwards.tolist(),
+        "first": first,
+        "changes": changes(record),
+    }
+    replace_file(path, json.dumps(content, separators=(",", ":")).encode())  # ASCII: any token can be written
+
+
+def changes(record: TraceRecord) -> list[list[tuple[int, str, float]]]:
+    """For each state after the first the positions that changed, with their new token and level."""
+    rows = [list(zip(*row, strict=True)) for row in zip(record.tokens, record.levels.tolist(), strict=True)]
+    return [
+        [(position, *new) for position, (old, new) in enumerate(zip(before, now, strict=True)) if old != new]
+        for before, now in pairwise(rows)
+    ]
+
+
+def read_trace(path: Path) -> TraceRecord:
+    """The record of a file. Raises FileNotFoundError, or ValueError for one that is no trace or of another schema."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no trace {path}: record one with the task visualize")
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ValueError(f"{path} is no trace, as it is not valid JSON: {REMEDY}") from error
+    if not isinstance(content, dict) or "schema" not in content or "changes" not in content:
+        raise ValueError(f"{path} is no trace: {REMEDY}")
+    if content["schema"] != SCHEMA:
+        raise ValueError(f"{path} is a trace of schema {content['schema']}, this program reads {SCHEMA}: {REMEDY}")
+    try:
+        return _record(content)
+    except (ValueError, TypeError, KeyError, IndexError) as error:
+        what = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(f"{path} is a damaged trace ({what}): {REMEDY}") from error
+
+
+def trace_files(path: Path) -> list[Path]:
+    """The trace at `path`, or all of a run folder's. Raises FileNotFoundError where there are none."""
+    path = Path(path)
+    if not path.is_dir():
+        return [path]
+    folder = path if path.name == FOLDER else path / FOLDER
+    found = sorted(folder.glob("*.json"))
+    if not found:
+        raise FileNotFoundError(f"there are no traces in {folder}: record some with the task visualize")
+    return found
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write beside `path` and move into place. Raises OSError in one sentence; `path` is then as it was."""
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        raise OSError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
+
+
+def _record(content: dict[str, Any]) -> TraceRecord:
+    given = np.array(content["given"], dtype=bool)
+    tokens, levels = [list(content["first"]["tokens"])], [list(content["first"]["levels"])]
+    for changed in content["changes"]:
+        tokens.append(list(tokens[-1]))
+        levels.append(list(levels[-1]))
+        for position, token, level in changed:
+            tokens[-1][position], levels[-1][position] = str(token), level
+    plain = ("method", "decoder", "prompt", "scale", "seconds", "tokens_per_forward")
+    return TraceRecord(
+        **{name: content[name] for name in plain},
+        given=given,
+        tokens=tokens,
+        levels=np.array(levels, dtype=float),
+        forwards=np.array(content["forwards"], dtype=int),
+    )

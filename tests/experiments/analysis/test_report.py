@@ -1,0 +1,517 @@
+"""The report of a comparison: what it says is what was measured, on a page that needs nothing else."""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from experiments.analysis import decoding_table as table
+from experiments.analysis import plots
+from experiments.analysis.report import figures, html, labels, markdown, naming, sections, summary, tables, write_report
+from experiments.analysis.report.__main__ import main
+from experiments.analysis.report.document import Cell, Document, Section, Table, Text
+from experiments.analysis.report.reading import read_comparison
+from tests.experiments.analysis import comparison_folder as folder
+
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole comparison with its report, which tests read only."""
+    run = folder.build(tmp_path_factory.mktemp("comparison") / "run")
+    write_report(run)
+    return run
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A whole comparison without a report, to be changed."""
+    return folder.build(tmp_path / "run")
+
+
+@pytest.fixture
+def drawn(monkeypatch: pytest.MonkeyPatch) -> dict[str, Figure]:
+    """Figures by the name of their file, none of them rendered."""
+    found: dict[str, Figure] = {}
+
+    def save(figure: Figure, path: Path) -> None:
+        found[path.name] = figure
+        path.write_bytes(PNG)
+
+    monkeypatch.setattr(Figure, "savefig", save)
+    monkeypatch.setattr(Figure, "draw_without_rendering", lambda figure: None)
+    return found
+
+
+class Page(HTMLParser):
+    """The tags of a page: what they refer to, and whether each that is opened is closed in turn."""
+
+    VOID = ("meta", "link", "img", "input", "br")
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.attributes: list[tuple[str, str, str | None]] = []
+        self.open: list[str] = []
+        self.words: list[str] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += [(tag, name, value) for name, value in attrs]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open and self.open.pop() == tag, f"</{tag}> closes nothing"
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.words.append(data)
+
+    def values(self, name: str) -> list[str]:
+        return [value or "" for _, found, value in self.attributes if found == name]
+
+
+def cells_of(made: Table) -> list[dict[str, Cell]]:
+    return [dict(zip(made.header, row, strict=True)) for row in made.rows]
+
+
+def words_of(block: object) -> Iterator[str]:
+    """All that a part of a report says."""
+    if isinstance(block, str):
+        yield block
+    elif isinstance(block, (list, tuple)):
+        for each in block:
+            yield from words_of(each)
+    elif hasattr(block, "__dict__"):
+        yield from words_of(list(vars(block).values()))
+
+
+def said_in(document: Document, name: str) -> str:
+    return " ".join(words_of(next(section for section in document.sections if section.name == name)))
+
+
+def test_report_consists_of_its_files(whole: Path) -> None:
+    """Catches a figure that is missing, not a picture, or left out of the page or of the Markdown."""
+    pictures = sorted((whole / "figures").glob("*.png"))
+    assert {each.name for each in pictures} == {
+        *("training_curves.png", "frontier.png", "divergence.png", "quality_seconds.png", "quality_forwards.png"),
+        *("tokens_per_forward.png", "levels_1_gpt.png", "levels_2_masked.png"),
+    }
+    page, text = ((whole / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    for picture in pictures:
+        assert picture.read_bytes().startswith(PNG)
+        assert f"](figures/{picture.name})" in text
+    assert page.count("data:image/png;base64,") == len(pictures)
+    assert (whole / "figures/animation.gif").read_bytes().startswith(b"GIF89a")
+    assert "](figures/animation.gif)" in text and "decoding-animation" in page
+    assert len(page) < 5_000_000 and not list(whole.glob("*.part"))
+
+
+def test_page_is_whole_and_needs_nothing_from_elsewhere(whole: Path) -> None:
+    """Catches a tag that is left open, a picture or style from the network, a picture without words, a dead link."""
+    text = (whole / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert page.open == []
+    assert all(source.startswith("data:") for source in page.values("src"))
+    assert all(link.startswith(("#", "data:")) for link in page.values("href"))
+    assert not re.search(r"https?://|@import|url\(", text)
+    assert {link[1:] for link in page.values("href") if len(link) > 1 and link[0] == "#"} == {*page.values("id")}
+    assert len(page.values("alt")) == text.count("<img ") and all(page.values("alt"))
+
+
+def test_every_section_opens_with_words_for_a_newcomer(whole: Path, drawn: dict[str, Figure]) -> None:
+    """Catches a section that begins with a table, and one that is out of the order in which a newcomer reads."""
+    document = sections.build(read_comparison(whole))
+    assert [section.name for section in document.sections] == [
+        *("likelihood", "training", "frontier", "speed", "samples", "levels", "animation", "nonsense", "figures"),
+        "reproduce",
+    ]
+    for section in document.sections:
+        assert isinstance(section.blocks[0], Text) and section.blocks[0].pieces[0].count(". ") >= 1
+
+
+def test_likelihoods_are_those_of_the_files_beside_their_kinds(whole: Path) -> None:
+    """Catches a likelihood without its kind, a bound without ≤, kinds that mix, and cost of another method."""
+    rows = cells_of(tables.likelihoods(read_comparison(whole)))
+    shown = [(row["method"].text, row["likelihood"].text, row["kind"].text, row["nats/token"].text) for row in rows]
+    assert [one[:3] for one in shown] == [
+        ("gpt", "nll", "exact"),
+        ("masked", "left_to_right", "exact for this order"),
+        ("masked", "any_order", "bound"),
+    ]
+    assert shown[0][3].startswith("1.7500 ± ")  # 35 nats of 20 tokens
+    assert shown[1][3].startswith("2.2250 ± ") and shown[2][3].startswith("≤ 2.3000 ± ")
+    assert rows[0]["bits/char"].text == f"{1.75 / np.log(2):.3f}"
+    assert rows[2]["bits/char"].text == f"≤ {2.3 / np.log(2):.3f}"
+    assert [row["parameters"].text for row in rows] == ["1,234", "1,235", "1,235"]
+    assert [row["training"].text for row in rows] == ["1 min 15 s", "1 min 16 s", "1 min 16 s"]
+
+
+def test_gaps_are_paired_and_say_when_they_are_of_a_bound(whole: Path) -> None:
+    """Catches the error of unpaired means, a gap turned round, and a bound's gap shown as if it were exact."""
+    rows = cells_of(tables.likelihoods(read_comparison(whole)))
+    difference = folder.MASKED_NATS - folder.GPT_NATS
+    mean = difference.sum() / folder.TOKENS.sum()
+    error = np.sqrt(((difference - mean * folder.TOKENS) ** 2).sum() * 3 / 2) / folder.TOKENS.sum()
+    assert [row["gap to gpt"].text for row in rows] == [
+        "",
+        f"{mean - 0.075:+.4f} ± {_error(difference - 0.5):.4f}",
+        f"≤ {mean:+.4f} ± {error:.4f}",
+    ]
+
+
+def _error(difference: np.ndarray) -> float:
+    mean = difference.sum() / folder.TOKENS.sum()
+    return float(np.sqrt(((difference - mean * folder.TOKENS) ** 2).sum() * 3 / 2) / folder.TOKENS.sum())
+
+
+def test_summary_ranks_no_bound_against_an_exact_value(run: Path) -> None:
+    """Catches a bound called the lowest because its number is smaller than an exact one."""
+    folder.write_likelihoods(run, {"gpt": {"nll": folder.GPT_NATS}, "masked": {"any_order": folder.GPT_NATS / 2}})
+    said = dict(summary.findings(read_comparison(run)).items)["Likelihood"]
+    assert said.startswith("The one exact likelihood is that of gpt, 1.750")
+    ranked, bounds = said.split("Upper bounds, ")
+    assert "masked" not in ranked and "≤" not in ranked
+    assert "masked ≤ 0.875" in bounds and not re.search("better|lowest|best|wins", bounds)
+
+
+def test_summary_names_the_lowest_exact_likelihood_and_what_is_noise(run: Path) -> None:
+    """Catches the first exact likelihood taken for the lowest, and a gap within its noise told as one."""
+    nats = {"gpt": {"nll": folder.GPT_NATS}, "masked": {"left_to_right": folder.GPT_NATS - folder.TOKENS * 0.5}}
+    folder.write_likelihoods(run, nats)
+    path = run / "likelihood.csv"
+    path.write_text(path.read_text().replace("exact for this order", "exact"))
+    assert "lowest exact likelihood is that of masked, 1.250" in _likelihood_said(run)
+    assert "gpt stands 0.500 ± 0.000 above it" in _likelihood_said(run)
+    nats["masked"]["left_to_right"] = folder.GPT_NATS + np.array([1.0, -1.0, 0.2])
+    folder.write_likelihoods(run, nats)
+    path.write_text(path.read_text().replace("exact for this order", "exact"))
+    assert "masked cannot be told from it (+0.010 ± 0.0" in _likelihood_said(run)
+
+
+def _likelihood_said(run: Path) -> str:
+    return dict(summary.findings(read_comparison(run)).items)["Likelihood"]
+
+
+def test_speed_table_holds_means_and_intervals_over_seeds(whole: Path) -> None:
+    """Catches a median or a single seed for the mean, the interval of another figure, and rows of other settings."""
+    rows = cells_of(tables.speed(read_comparison(whole)))
+    settings = [(method, label) for method, own in folder.SPEED.items() for label in own]
+    assert [(row["method"].text, row["setting"].text) for row in rows] == settings
+    for row, setting in zip(rows, settings, strict=True):
+        values = [folder.figures_of(setting, seed) for seed in folder.SEEDS]
+        seconds = [value["seconds"] for value in values]
+        judge = [value["judge_nll"] for value in values]
+        assert row["seconds"][:2] == (f"{np.mean(seconds):.2f}", f"{min(seconds):.2f} to {max(seconds):.2f}")
+        assert row["judge, nats/char"][:2] == (f"{np.mean(judge):.3f}", f"{min(judge):.3f} to {max(judge):.3f}")
+        assert row["forwards"][:2] == (str(values[0]["forwards"]), "")  # alike at every seed
+
+
+def test_all_figures_hold_every_setting_and_no_zero_for_a_blank(whole: Path) -> None:
+    """Catches settings or figures left out, and 0 where real text has no cost or nothing was measured."""
+    rows = cells_of(tables.everything(read_comparison(whole)))
+    shown = {(row["method"].text, row["setting"].text): row for row in rows}
+    assert set(shown) == {*folder.SETTINGS} and len(rows) == len(folder.SETTINGS)
+    real = shown[folder.REAL]
+    assert real["seconds"] == Cell("") and "copied" not in real
+    values = [folder.figures_of(folder.REAL, seed)["js_4"] for seed in folder.SEEDS]
+    assert real["4-gram divergence, bits"][:2] == (f"{np.mean(values):.3f}", f"± {np.std(values, ddof=1):.3f}")
+    assert "0.00" not in [cell.text for row in rows for cell in row.values()]
+
+
+def test_no_interval_below_three_seeds(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches an interval made of two seeds, and a table that says 0 for it."""
+    folder.write_rows(run, [folder.row(setting, seed) for setting in folder.SETTINGS for seed in (0, 1)])
+    rows = cells_of(tables.speed(read_comparison(run)))
+    assert {cell.small for row in rows for cell in row.values()} == {""}
+    assert all(row["seconds"].text for row in rows)
+    assert "nan" not in " ".join(words_of(sections.build(read_comparison(run))))
+
+
+def test_frontier_joins_temperatures_and_marks_controls(whole: Path, drawn: dict[str, Figure]) -> None:
+    """Catches swapped axes, curves out of the order of temperature, missing controls and a missing real text."""
+    comparison = read_comparison(whole)
+    assert figures.against(comparison, "character_entropy", "f.png", "") is not None
+    (ax,) = drawn["f.png"].axes
+    lines = {line.get_color(): line.get_xydata().tolist() for line in ax.lines if len(line.get_xydata()) == 2}
+    for label, settings in folder.FRONTIER.items():
+        values = [_means((label, setting), "character_entropy", "judge_nll") for setting in settings]
+        np.testing.assert_allclose(lines[naming.colour(comparison, label)], values)
+    crosses = [line.get_xydata()[0].tolist() for line in ax.lines if line.get_marker() == "x"]
+    np.testing.assert_allclose(crosses, [_means(key, "character_entropy", "judge_nll") for key in folder.CONTROLS])
+    (star,) = [line.get_xydata()[0].tolist() for line in ax.lines if line.get_marker() == "*"]
+    np.testing.assert_allclose(star, _means(folder.REAL, "character_entropy", "judge_nll"))
+    assert [text.get_text() for text in ax.texts] == [
+        "0.5",
+        "1",
+        "0.5",
+        "1",
+        "unigram noise",
+        "training copier",
+        "gpt at 0.2",
+    ]
+
+
+def _means(setting: tuple[str, str], *names: str) -> list[float]:
+    return [float(np.mean([folder.figures_of(setting, seed)[name] for seed in folder.SEEDS])) for name in names]
+
+
+def test_a_method_keeps_its_colour(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches colours given by what happens to be measured: masked would turn blue where gpt has no such setting."""
+    folder.write_rows(
+        run, [folder.row(key, seed) for key in folder.SETTINGS if key[0] != "gpt" for seed in folder.SEEDS]
+    )
+    comparison = read_comparison(run)
+    assert figures.quality_against(comparison, "seconds", "s.png", "") is not None
+    colours = {line.get_color() for line in drawn["s.png"].axes[0].lines if line.get_marker() == "s"}
+    assert colours == {plots.COLOURS[1]}
+    assert {row[0].colour for row in tables.speed(comparison).rows} == {plots.COLOURS[1]}
+
+
+def test_levels_show_every_state_of_the_trace(whole: Path, drawn: dict[str, Figure]) -> None:
+    """Catches a matrix that is turned, drafts drawn as decided, and a cost that counts the state before any pass."""
+    comparison = read_comparison(whole)
+    picture = figures.levels(comparison, "masked", "l.png")
+    assert picture is not None and "3 forward passes for 3 tokens, 1.00 tokens per forward" in picture.caption
+    assert "4 states downwards, 4 positions across" in picture.alt
+    (image,) = drawn["l.png"].axes[0].images
+    np.testing.assert_array_equal(image.get_array(), folder.trace("masked").levels * 2)
+    assert [text.get_text() for text in drawn["l.png"].legends[0].get_texts()] == ["decided", "draft", "masked"]
+
+
+def test_names_of_points_keep_clear_of_each_other(tmp_path: Path) -> None:
+    """Catches names of close points that are written over each other or out of the figure."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    canvas, ax = FigureCanvasAgg(figure), figure.subplots()
+    at = [(0.5, 0.5), (0.51, 0.5), (0.5, 0.51), (1.0, 1.0), (0.0, 0.0), (1.0, 0.0)]
+    ax.plot(*zip(*at, strict=True), "o")
+    labels.place(ax, [labels.Label(f"point {number}", x, y, "black") for number, (x, y) in enumerate(at)], 9)
+    canvas.draw()
+    boxes = [text.get_window_extent().get_points() for text in ax.texts]
+    inside = ax.get_window_extent()
+    for number, box in enumerate(boxes):
+        assert inside.x0 <= box[0, 0] and box[1, 0] <= inside.x1 and inside.y0 <= box[0, 1] and box[1, 1] <= inside.y1
+        for other in boxes[:number]:
+            assert (np.minimum(box[1], other[1]) <= np.maximum(box[0], other[0])).any()
+
+
+def test_samples_stand_side_by_side_at_one_seed(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches texts of different seeds or settings beside each other, and a prompt put before text that it did not
+    prompt."""
+    path = run / "samples.jsonl"
+    path.write_text(path.read_text().replace('"prompt": ""', '"prompt": "ROMEO:"'))
+    document = sections.build(read_comparison(run))
+    said = said_in(document, "samples")
+    for setting in (("gpt", folder.FRONTIER["gpt"][1]), ("masked", folder.FRONTIER["masked"][1]), folder.REAL):
+        for number in (1, 2):
+            assert folder.text_of(setting, 0, number) in said
+    assert "wrote 1." not in said and "temperature=0.5" not in said
+    shown = next(section for section in document.sections if section.name == "samples").blocks[1]
+    assert [(each.label, each.prompt) for each in shown.samples] == [
+        *(("gpt", "ROMEO:"), ("masked", "ROMEO:")),
+        (table.REAL, ""),
+    ]
+
+
+def test_controls_are_shown_with_what_flags_them(whole: Path, run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches flags of another sampler, a control that is caught by nothing and not in plain words, and one that was
+    never checked passed off as either."""
+    rows = {row["sampler"].text: row["flagged by"] for row in cells_of(tables.controls(read_comparison(whole)))}
+    assert rows == {
+        "unigram noise": Cell("4-gram divergence, valid words"),
+        "training copier": Cell("copied"),
+        "gpt, ar temperature=0.2": Cell("self-BLEU"),
+    }
+    assert "3 of 3 samplers" in dict(summary.findings(read_comparison(whole)).items)["Controls"]
+    folder.write_flags(run, {folder.CONTROLS[0]: ["js_4"], folder.CONTROLS[1]: []})
+    rows = {row["sampler"].text: row["flagged by"] for row in cells_of(tables.controls(read_comparison(run)))}
+    assert rows["training copier"] == Cell(tables.NO_FLAG, tone="alarm")
+    assert rows["gpt, ar temperature=0.2"] == Cell(tables.NOT_CHECKED)
+    write_report(run)
+    sentence = "training copier is flagged by no figure: these measures cannot tell it from real text."
+    assert f'<p class="alarm">{sentence}</p>' in (run / "report.html").read_text(encoding="utf-8")
+    assert f"**{sentence}**" in (run / "report.md").read_text(encoding="utf-8")
+    assert "NOT flagged: training copier." in (run / "report.md").read_text(encoding="utf-8")
+
+
+def test_controls_that_the_judge_alone_would_put_first_are_named(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches a report that keeps silent about nonsense with the best judge figure, or accuses the other controls."""
+    rows = [folder.row(setting, seed) for setting in folder.SETTINGS for seed in folder.SEEDS]
+    for row in rows:
+        row["judge_nll"] = 0.2 if row["setting"] == "training copier" else row["judge_nll"]
+    folder.write_rows(run, rows)
+    said = said_in(sections.build(read_comparison(run)), "nonsense")
+    assert "By the judge alone, training copier would come before every method" in said
+
+
+MISSING = {  # what is taken away -> the section that says so, and its words
+    "likelihood.csv": ("Likelihood", "No likelihood was measured."),
+    "likelihoods": ("Likelihood", "| exact "),
+    "methods": ("Training curves", "No training records (metrics.csv) were found."),
+    "methods/gpt": ("Training curves", "Without a training folder: gpt."),
+    "methods/gpt/metrics.csv": ("Training curves", "a curve for each of masked]"),
+    "results.csv": ("All figures", "No setting was measured."),
+    "samples.jsonl": ("Samples side by side", "No samples were kept."),
+    "flags.json": ("Would nonsense win here?", tables.NOT_CHECKED),
+    "traces": ("The methods at work", "No traces were recorded."),
+    "traces/gpt.json": ("Scheduling matrices", "levels_2_masked.png"),
+}
+
+
+@pytest.mark.parametrize("path", MISSING)
+def test_what_is_missing_is_left_out(run: Path, drawn: dict[str, Figure], path: str) -> None:
+    """Catches a crash, a nan or a made-up zero where one part of the folder is not there."""
+    shutil.rmtree(run / path) if (run / path).is_dir() else (run / path).unlink()
+    write_report(run)
+    title, words = MISSING[path]
+    parts = (run / "report.md").read_text(encoding="utf-8").split("\n## ")
+    (said,) = [part for part in parts if part.startswith(f"{title}\n")]
+    assert words in said
+    assert not re.search(r"\bnan\b|None|\b0\.0+\b", said)
+    assert Page((run / "report.html").read_text(encoding="utf-8")).open == []
+
+
+def test_a_bare_folder_has_a_report(tmp_path: Path) -> None:
+    """Catches a report that needs more than comparison.json, such as that of a comparison that was just begun."""
+    folder.write_about(
+        tmp_path,
+        **dict.fromkeys(("title", "dataset", "steps", "command", "sampling", "machine", "git_commit", "versions")),
+        methods=[{"label": "gpt", "algorithm": "gpt"}],
+        judges=[],
+        controls=[],
+    )
+    assert write_report(tmp_path) == [tmp_path / "report.html", tmp_path / "report.md"]
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "judges: none" in text and "None" not in text
+
+
+def test_without_a_judge_its_figures_are_left_out(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches points of texts that nobody judged, and a column of zeros for them."""
+    rows = [folder.row(setting, seed) for setting in folder.SETTINGS for seed in folder.SEEDS]
+    folder.write_rows(run, [row | {"judge": None, "judge_nll": None} for row in rows])
+    folder.write_about(run, judges=[])
+    write_report(run)
+    assert {"frontier.png", "quality_seconds.png"}.isdisjoint(drawn) and "tokens_per_forward.png" in drawn
+    comparison = read_comparison(run)
+    assert "there was no judge" in said_in(sections.build(comparison), "frontier")
+    assert not any("judge" in heading for heading in tables.speed(comparison).header)
+    assert "Samples" not in dict(summary.findings(comparison).items)
+
+
+def test_texts_stay_texts(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches a sample that runs as a script, breaks a table of Markdown, or ends its own block."""
+    evil = "<script>alert('x')</script> | a & b\n```\n# not a heading"
+    folder.write_samples(run, {("gpt", folder.FRONTIER["gpt"][1]): [evil]})
+    folder.write_about(run, title="a | b <i>c</i> *d*", git_commit="<b>e</b>", dataset="_f_")
+    path = run / "flags.json"
+    path.write_text(path.read_text().replace("valid_words", "x|<u>y</u>"))
+    write_report(run)
+    page, text = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
+    assert evil in "".join(Page(page).words)
+    assert not re.search("<script>alert|<i>c|<u>|<b>e", page)
+    plain = folder.text_of(("masked", folder.FRONTIER["masked"][1]), 0, 1)
+    assert f"\n````\n{evil}\n````\n" in text and f"\n```\n{plain}\n```\n" in text
+    assert r"# a \| b \<i\>c\</i\> \*d\*" in text and r"\_f\_" in text
+    (row,) = [line for line in text.split("\n") if line.startswith("| unigram noise")]
+    assert r"x\|\<u\>y\</u\>" in row and len(re.findall(r"(?<!\\)\|", row)) == 5
+
+
+def test_markdown_tables_and_paragraphs_escape_every_cell() -> None:
+    """Catches what is escaped in paragraphs only, and names whose underscores become emphasis or are littered."""
+    made = Table(["a|b"], [[Cell("masked_diffusion", "_x_ | y")]])
+    text = markdown.text(Document("t", "s", [made, Text(["1 < 2 ", "`c`"])], [Section("n", "t", [])]), "figures")
+    assert "| a\\|b " in text and "masked_diffusion (\\_x\\_ \\| y)" in text
+    assert "1 \\< 2 \\`c\\`" in text
+
+
+def test_attributes_are_escaped(tmp_path: Path) -> None:
+    """Catches a caption with quotes that ends the attribute it stands in."""
+    (tmp_path / "p.png").write_bytes(PNG)
+    picture = html.Picture("p.png", '" onload="alert(1)', "a <b>")
+    text = html.page(Document("t", "s", [picture], []), tmp_path)
+    assert Page(text).values("alt") == ['" onload="alert(1)'] and "a &lt;b&gt;" in text
+
+
+def _damaged(name: str, text: str, words: str) -> tuple[str, str, str]:
+    return name, text, words
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        _damaged("comparison.json", '{"schema": 2}', "has the schema 2 and this report reads 1"),
+        _damaged("comparison.json", "{", "is damaged"),
+        _damaged("comparison.json", "[]", "is damaged"),
+        _damaged("comparison.json", '{"schema": 1, "methods": []}', "at least one method"),
+        _damaged("comparison.json", '{"schema": 1, "methods": [{"algorithm": "gpt"}]}', "no proper 'label'"),
+        _damaged("comparison.json", '{"schema": 1, "methods": "gpt"}', "no proper 'methods'"),
+        _damaged("likelihood.csv", "a,b\n1,2\n", "other columns"),
+        _damaged("results.csv", "a,b\n1,2\n", "other columns"),
+        _damaged("samples.jsonl", "{}\n", "no record of samples"),
+        _damaged("flags.json", "{}", "is damaged"),
+        _damaged("traces/gpt.json", "{}", "is no trace"),
+        _damaged("likelihoods/masked.csv", "tokens,any_order,left_to_right\n8,1,1\n", "different windows"),
+    ],
+)
+def test_damage_is_refused_in_a_sentence(
+    whole: Path, run: Path, capsys: pytest.CaptureFixture, name: str, text: str, words: str
+) -> None:
+    """Catches a traceback, a report made of half a file, and an older report that is lost by the attempt."""
+    (run / "report.html").write_text("older")
+    (run / name).write_text(text)
+    assert main([str(run)]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and words in error and error.count("\n") == 1
+    assert (run / "report.html").read_text() == "older"
+
+
+def test_a_likelihood_without_its_kind_is_refused(run: Path) -> None:
+    """Catches a value of unknown kind that is shown, and so ranked, among the others."""
+    path = run / "likelihood.csv"
+    path.write_text(path.read_text().replace(",bound,", ",,"))
+    with pytest.raises(ValueError, match="without its value or its kind"):
+        read_comparison(run)
+
+
+def test_a_setting_measured_in_two_ways_is_refused(run: Path) -> None:
+    """Catches figures of texts of two lengths, of which one would stand for both."""
+    rows = [folder.row(setting, seed) for setting in folder.SETTINGS for seed in folder.SEEDS]
+    folder.write_rows(run, [*rows, rows[0] | {"length": 13}])
+    with pytest.raises(ValueError, match="in more than one way"):
+        read_comparison(run)
+
+
+def test_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    """Catches a report of the run folder of a single method, or of no folder at all."""
+    assert main([str(tmp_path)]) == 1
+    assert "holds no comparison.json: give the run folder of an experiment=comparison." in capsys.readouterr().err
+    assert main([]) == 2 and list(tmp_path.iterdir()) == []
+
+
+def test_command_prints_what_it_wrote(run: Path, drawn: dict[str, Figure], capsys: pytest.CaptureFixture) -> None:
+    """Catches paths that do not exist, and a cut last line of samples taken for damage."""
+    path = run / "samples.jsonl"
+    path.write_text(path.read_text()[:-40])
+    assert main([str(run)]) == 0
+    written = [Path(line) for line in capsys.readouterr().out.split("\n")[:-1]]
+    assert written[:2] == [run / "report.html", run / "report.md"] and len(written) == 11
+    assert all(each.is_file() for each in written)
+
+
+def test_a_method_given_from_elsewhere_is_not_said_to_be_trained_here(run: Path) -> None:
+    """Catches the promise of equal steps for a model that was brought along."""
+    methods = json.loads((run / "comparison.json").read_text())["methods"]
+    methods[1] |= {"trained_here": False, "folder": str(run / "methods" / "masked")}
+    folder.write_about(run, methods=methods)
+    comparison = read_comparison(run)
+    said = summary.purpose(comparison)
+    assert "gpt learned for 30 steps" in said and "Trained elsewhere, and maybe for longer: masked." in said
+    assert comparison.methods[1].folder == run / "methods" / "masked"

@@ -1,0 +1,270 @@
+"""`experiment=comparison`: what it trains, what it refuses, and whole comparisons at the size of debug=smoke."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from algorithms.teacher_forcing.gpt import GPT
+from experiments import launch
+from experiments.analysis import decoding_table as table
+from experiments.comparison import training
+from experiments.comparison.config import ComparisonConfig, MethodConfig, ReviewConfig
+from experiments.comparison.training import Child, train
+from experiments.run_folder import quote
+from tests.conftest import Main
+
+GPT_ONLY = {"gpt": MethodConfig("gpt")}
+SIZES = ["experiment.seeds=[0,1]", "experiment.temperatures=[0.5,1.0]", "experiment.sampling.length=40"]
+NONE = ["experiment.methods.df_lm=null", "experiment.methods.diffusion_flow=null"]
+FEW = ["experiment.methods.masked_diffusion.decoders=[{top_confidence: {tokens_per_step: 8}}]"]
+
+
+def command(corpus: Path, *more: str) -> list[str]:
+    data = ["dataset=text_file", f"dataset.path={corpus}", "experiment.judges.dataset=text_file"]
+    judged = f"experiment.judges.overrides={quote(['dataset.tokenizer=byte', f'dataset.path={corpus}'])}"
+    return ["experiment=comparison", "debug=smoke", *data, judged, *SIZES, *NONE, *FEW, *more]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
+    """The folder of a comparison that trained a GPT, a masked diffusion and a judge, and was stopped in its sweep."""
+    folder = tmp_path_factory.mktemp("compared")
+    calls, generate = 0, GPT.generate
+
+    def stopping(self: GPT, *arguments: Any, **options: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        if calls == 4:
+            raise KeyboardInterrupt
+        return generate(self, *arguments, **options)
+
+    words = command(corpus, "experiment.judges.seeds=[3]", f"hydra.run.dir={folder}/run", "trainer=cpu")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.setattr(GPT, "generate", stopping)
+        patch.setattr(sys, "argv", ["main.py", *words])
+        with pytest.raises(SystemExit):
+            launch.main()
+    return folder / "run"
+
+
+@pytest.fixture
+def stopped(compared: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return Path(shutil.copytree(compared, tmp_path / "run"))
+
+
+# --- whole comparisons
+
+
+def test_a_stopped_comparison_goes_on_and_reports(stopped: Path, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a row that is lost or measured twice, a training that is begun again, and a file that is not written."""
+    before = table.read_rows(stopped / "results.csv")
+    logs = {path: path.stat().st_mtime_ns for path in stopped.glob("*/*.log")}
+    assert [path.name for path in sorted(logs)] == ["3.log", "gpt.log", "masked_diffusion.log"]
+    calls, generate = [], GPT.generate
+    monkeypatch.setattr(GPT, "generate", lambda *a, **k: calls.append(k["seeds"][0]) or generate(*a, **k))
+    outcome = main(f"resume={stopped}", f"hydra.run.dir={stopped}")
+    assert (outcome.status, outcome.err) == (0, "")
+    rows = table.read_rows(stopped / "results.csv")
+    assert rows[: len(before)] == before and len({table.identity(row) for row in rows}) == len(rows)
+    gpt = [row for row in rows if row["method"] == "gpt"]
+    done = sum(row["method"] == "gpt" for row in before)
+    assert len(gpt) == 2 * 3 and len(calls) == 1 + len(gpt) - done + 1  # a warm-up, rows, and the trace
+    assert logs == {path: path.stat().st_mtime_ns for path in logs}
+    settings = {(row["method"], row["setting"]) for row in rows}
+    assert settings == {
+        *[("gpt", f"autoregressive temperature={heat}") for heat in (0.2, 0.5, 1.0)],
+        *[("masked_diffusion", f"top_confidence temperature={heat}") for heat in (0.5, 1.0)],
+        ("masked_diffusion", "top_confidence tokens_per_step=8"),
+        *[(table.CONTROL, name) for name in ("unigram noise", "tiled phrase", "tiled phrases", "training copier")],
+        *[(table.REAL, name) for name in (table.TRAINING_TEXT, table.HELD_OUT)],
+    }
+    assert all(row["judge_nll"] > 0 for row in rows)
+    for name in ("report.html", "report.md", "summary.json", "results.json", "samples.jsonl", "results.md"):
+        assert (stopped / name).stat().st_size > 0, name
+    manifest = json.loads((stopped / "comparison.json").read_text())
+    assert [one["label"] for one in manifest["methods"]] == ["gpt", "masked_diffusion"]
+    assert manifest["methods"][0]["folder"] == "methods/gpt" and manifest["methods"][0]["training"]["steps"] == 2
+    assert manifest["judges"][0]["seed"] == 3 and manifest["judges"][0]["test_nll"] > 0
+    likelihoods = (stopped / "likelihood.csv").read_text().splitlines()
+    assert [line.split(",")[3] for line in likelihoods if line.startswith("gpt,")] == ["exact"]
+    assert "bound" in [line.split(",")[3] for line in likelihoods if line.startswith("masked_diffusion,")]
+    flags = {one["setting"]: one["flags"] for one in json.loads((stopped / "flags.json").read_text())}
+    assert "copy_rate" in flags["training copier"] and table.HELD_OUT not in flags
+    assert {path.stem for path in (stopped / "traces").iterdir()} == {"gpt", "masked_diffusion"}
+    figures = json.loads((stopped / "summary.json").read_text())["figures"]
+    mean = sum(row["judge_nll"] for row in gpt if row["setting"].endswith("=1.0")) / 2
+    assert figures["gpt/autoregressive temperature=1.0/judge_nll"] == pytest.approx(mean)
+    again = main(f"resume={stopped}")
+    assert again.status == 0 and f"{len(rows)} of {len(rows)} rows are there already" in again.out
+
+
+def test_a_comparison_is_not_continued_with_other_settings(stopped: Path, main: Main) -> None:
+    """Catches a model of another budget that is reported as one of this."""
+    outcome = main(f"resume={stopped}", "experiment.training.max_steps=3")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert "methods/gpt was begun with other settings (experiment.training.max_steps=2" in outcome.err
+    assert "experiment.training.max_steps=3): start a new comparison" in outcome.err
+
+
+def test_trained_runs_are_taken_as_they_are(stopped: Path, main: Main, corpus: Path) -> None:
+    """Catches a given run that is trained again, and a review whose texts are not the methods' own."""
+    gpt, masked = stopped / "methods" / "gpt", stopped / "methods" / "masked_diffusion"
+    outcome = main(
+        *command(corpus, f"experiment.methods.gpt.load={gpt}", f"experiment.methods.masked_diffusion.load={masked}"),
+        *("experiment.judges.dataset=null", "hydra.run.dir=given", "experiment.tasks=[sweep,report]"),
+        *("experiment.review={methods: [gpt, masked_diffusion], pairs: 3}", "experiment.sampling.prompt='the '"),
+    )
+    assert (outcome.status, outcome.err) == (0, "")
+    assert not Path("given/methods").exists() and not Path("given/judges").exists()
+    rows = table.read_rows(Path("given/results.csv"))
+    assert {row["judge_nll"] for row in rows} == {None} and {row["prompt"] for row in rows} == {"the "}
+    assert Path("given/blind_samples.csv").is_file() and Path("given/blind_key.csv").is_file()
+    assert Path("given/report.html").is_file()
+
+
+def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: Main, corpus: Path) -> None:
+    """Catches windows, vocabularies or corpora that differ between the methods, and a run of another method."""
+    gpt = stopped / "methods" / "gpt" / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(gpt, weights_only=True)
+
+    def refused(**changed: Any) -> str:
+        torch.save(checkpoint | changed, "changed.ckpt")
+        words = command(corpus, "experiment.methods.gpt.load=changed.ckpt", "hydra.run.dir=refused")
+        outcome = main(*words)
+        assert outcome.status == 1 and outcome.err.count("\n") == 1 and "--- training" not in outcome.out
+        return outcome.err
+
+    algorithm = checkpoint["config"]["algorithm"]
+    shorter = algorithm | {"backbone": algorithm["backbone"] | {"block_size": 32}}
+    found = refused(config=checkpoint["config"] | {"algorithm": shorter})
+    assert (
+        "experiment.methods.gpt has a context of 32 tokens and experiment.methods.masked_diffusion one of 64" in found
+    )
+    characters = checkpoint["tokenizer"]["characters"]
+    found = refused(tokenizer=checkpoint["tokenizer"] | {"characters": "".join(sorted(characters.replace("a", "Σ")))})
+    assert "experiment.methods.gpt.load has another vocabulary than dataset=text_file" in found
+    assert "was not trained on dataset=text_file as it is" in refused(dataset="another")
+    masked = stopped / "methods" / "masked_diffusion"
+    outcome = main(*command(corpus, f"experiment.methods.gpt.load={masked}"))
+    assert f"experiment.methods.gpt.load={masked} holds algorithm=masked_diffusion: say" in outcome.err
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        (
+            "experiment.methods.gpt.algorithm=gtp",
+            "experiment.methods.gpt.algorithm is 'gtp', which is unknown: did you",
+        ),
+        (
+            "experiment.methods.gpt.decoders=[pyramid]",
+            "experiment.methods.gpt: experiment.decoders: pyramid does not fit",
+        ),
+        ("experiment.methods.gpt.overrides=['algorithm.nonsense=1']", "experiment.methods.gpt: unknown config key"),
+        ("experiment.methods.gpt.load=nowhere", "experiment.methods.gpt.load: there is no run folder or checkpoint"),
+        ("experiment.judges.load=[nowhere]", "there is no run folder or checkpoint at nowhere"),
+        (
+            "experiment.judges.overrides=['dataset.tokenizer=words']",
+            "experiment.judges: unknown dataset.tokenizer=words",
+        ),
+        ("algorithm=gpt", "algorithm= chooses one method: a comparison has experiment.methods"),
+        ("experiment.tasks=[report]", "gpt is not trained yet: put training first in experiment.tasks"),
+        ("experiment.sampling.prompt='Σ'", "experiment.sampling.prompt: the vocabulary of"),
+        (
+            "experiment.methods.masked_diffusion.decoders=[{threshold: {top_k: 99}}]",
+            "threshold top_k=99: algorithm.deco",
+        ),
+    ],
+)
+def test_bad_input_is_one_sentence_before_any_work(main: Main, corpus: Path, override: str, sentence: str) -> None:
+    """Catches a mistake that is found after the trainings."""
+    outcome = main(*command(corpus, override))
+    assert outcome.status == 1 and outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert sentence in outcome.err and "--- training" not in outcome.out
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"methods": {}}, "experiment.methods is empty"),
+        ({"methods": {"a b": MethodConfig("gpt")}}, "holds 'a b': a method's name takes letters"),
+        ({"methods": {"a": MethodConfig()}}, "experiment.methods.a has neither algorithm nor load"),
+        ({"methods": {"a": MethodConfig(load="x", overrides=["seed=1"])}}, "load= brings weights that are trained"),
+        ({"methods": {"a": MethodConfig("gpt", frontier=["b", "c"])}}, "frontier holds several settings"),
+        ({"temperatures": [0.0, 1.0]}, "experiment.temperatures is [0.0, 1.0]"),
+        ({"temperatures": []}, "experiment.temperatures is []"),
+        ({"seeds": []}, "experiment.seeds is empty"),
+        ({"workers": 0}, "experiment.workers is 0"),
+        ({"review": ReviewConfig(["gpt", "b"])}, "experiment.review.methods is ['gpt', 'b']: name two of gpt"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(options: dict, sentence: str) -> None:
+    """Catches a comparison of nothing, or of something else than was meant."""
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        ComparisonConfig(**({"methods": GPT_ONLY} | options))
+
+
+# --- trainings in processes of their own
+
+STUB = """
+import json, os, pathlib, sys
+words = dict(word.split("=", 1) for word in sys.argv[1:])
+folder = pathlib.Path(words.get("hydra.run.dir", words.get("resume")).strip("'"))
+(folder / "checkpoints").mkdir(parents=True, exist_ok=True)
+print("error: out of luck" if words.get("fail") else f"threads {os.environ['OMP_NUM_THREADS']}", flush=True)
+record = {"status": "failed" if words.get("fail") else "finished", "figures": {"test/nll": 1.5}, "words": sys.argv[1:]}
+(folder / "summary.json").write_text(json.dumps(record))
+sys.exit(1 if words.get("fail") else 0)
+"""
+
+
+@pytest.fixture
+def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A main.py that writes what a run would, in no time."""
+    (tmp_path / "main.py").write_text(STUB)
+    monkeypatch.setattr(training, "ROOT", tmp_path)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    return tmp_path
+
+
+def child(folder: Path, name: str, *words: str) -> Child:
+    return Child(name, folder / "methods" / name, list(words), "group")
+
+
+def words_of(one: Child) -> list[str]:
+    return json.loads((one.folder / "summary.json").read_text())["words"]
+
+
+def test_children_are_begun_resumed_or_left_alone(stub: Path) -> None:
+    """Catches a finished training that runs again, a stopped one that begins anew, and leftovers that block a start."""
+    new, stopped, done, broken = (child(stub, name, "seed=1") for name in ("new", "stopped", "done", "broken"))
+    (stopped.folder / "checkpoints").mkdir(parents=True)
+    (stopped.folder / "checkpoints" / "last.ckpt").write_bytes(b"x")
+    done.folder.mkdir(parents=True)
+    (done.folder / "summary.json").write_text('{"status": "finished"}')
+    broken.folder.mkdir(parents=True)
+    (broken.folder / "metrics.csv").write_text("step\n")
+    said: list[str] = []
+    train([new, stopped, done, broken], workers=2, say=said.append, every=100.0)
+    assert words_of(new) == ["seed=1", "logger.group='group'", f"hydra.run.dir='{new.folder}'"]
+    assert words_of(stopped) == [f"resume='{stopped.folder}'"]
+    assert "words" not in json.loads((done.folder / "summary.json").read_text())
+    assert words_of(broken)[0] == "seed=1" and not (broken.folder / "metrics.csv").exists()
+    assert sorted(said) == [f"{name}: test/nll 1.5000" for name in ("broken", "new", "stopped")]
+    assert new.command == "python main.py seed=1" and "threads" in new.log.read_text()
+
+
+def test_a_failed_training_is_named(stub: Path) -> None:
+    """Catches a comparison that goes on without one of its methods, or stops with a trace."""
+    good, bad = child(stub, "good"), child(stub, "bad", "fail=1")
+    with pytest.raises(ValueError, match=r"the training of 'bad' failed \(out of luck\): see .*bad\.log"):
+        train([good, bad], workers=1, say=lambda text: None, every=100.0)
+    assert good.finished and not bad.finished
