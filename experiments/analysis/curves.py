@@ -66,8 +66,9 @@ def plot_training(run: Path, out: Path) -> None:
         plots.tokens_above(axes[0], records.tokens_per_step(metrics))
 
 
-def plot_curves(runs: dict[str, Path], out: Path) -> None:
-    """Draw val/nll of several runs (name -> run folder or metrics.csv) against tokens seen and seconds trained.
+def plot_curves(runs: dict[str, Path], out: Path, colours: Sequence[str] = plots.COLOURS) -> None:
+    """Draw val/nll of several runs (name -> run folder or metrics.csv) against tokens seen and seconds trained, one
+    after the other in `colours`.
 
     Against steps in the place of tokens if a run did not log these; without the panel of time if none logged any.
     Exact likelihoods are solid, upper bounds dashed: they are not to be ranked against each other.
@@ -75,7 +76,7 @@ def plot_curves(runs: dict[str, Path], out: Path) -> None:
     """
     if not runs:
         raise ValueError("plot_curves got no runs; give at least one name and its run folder.")
-    read = [_read(name, path, plots.COLOURS[i % len(plots.COLOURS)]) for i, (name, path) in enumerate(runs.items())]
+    read = [_read(name, path, colours[i % len(colours)]) for i, (name, path) in enumerate(runs.items())]
     timed = [run for run in read if run.seconds is not None]
     rows = 2 if timed else 1
     height = max(4.6, sum(plots.label_height(f"{run.name}\nbest") for run in read))

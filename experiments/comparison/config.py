@@ -68,6 +68,7 @@ class ComparisonConfig(LanguageModelingConfig):
     judges: JudgesConfig = field(default_factory=JudgesConfig)
     temperatures: list[float] = field(default_factory=lambda: [0.6, 0.8, 1.0])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    likelihood_batches: int | None = None
     workers: int | None = None
     visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
     review: ReviewConfig | None = None
@@ -83,8 +84,10 @@ class ComparisonConfig(LanguageModelingConfig):
             raise ValueError(
                 f"experiment.temperatures is {self.temperatures}: give different numbers above 0, such as [0.8, 1.0]"
             )
-        if self.workers is not None and self.workers < 1:
-            raise ValueError(f"experiment.workers is {self.workers}: it must be at least 1, or null")
+        for key in ("workers", "likelihood_batches"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ValueError(f"experiment.{key} is {value}: it must be at least 1, or null")
         if self.review is not None:
             self._check_review(self.review)
 

@@ -8,6 +8,8 @@ import os
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from algorithms.common.metrics.adversaries import CONTROLS
 from algorithms.common.metrics.likelihood import bits_per_character
 from datasets.data_module import TextDataModule
@@ -133,17 +135,21 @@ class Comparison(BaseExperiment):
             if out.is_file():
                 continue
             model = side.load()
-            trace = record_trace(
-                model.algorithm.to(self.device).eval(),
-                model.tokenizer,
-                prompt_ids=self.request.prompt,
-                prompt_text=self.request.text,
-                length=self.config.visualize.blocks * self.data.block_size,
-                seed=self.config.seeds[0],
-                decoder=side.default.decoder,
-                method=side.label,
-                setting=side.default.label,
-            )
+            try:
+                trace = record_trace(
+                    model.algorithm.to(self.device).eval(),
+                    model.tokenizer,
+                    prompt_ids=self.request.prompt,
+                    prompt_text=self.request.text,
+                    length=self.config.visualize.blocks * self.data.block_size,
+                    seed=self.config.seeds[0],
+                    decoder=side.default.decoder,
+                    method=side.label,
+                    setting=side.default.label,
+                )
+            except ValueError as error:  # a method of the user's that records none, or writes shorter texts
+                say(f"{side.label} is left out: {error}")
+                continue
             write_trace(out, trace)
             self._log(tables=trace_tables([trace]))
 
@@ -216,16 +222,18 @@ class Comparison(BaseExperiment):
         """Likelihoods of a side, measured unless the same weights' are there."""
         model = side.load()
         stored = self.run_dir / "likelihoods" / f"{side.label}.json"
-        asked = {"weights": fingerprint(model.algorithm), "split": split, "max": self.config.evaluation.max_batches}
+        loader = self.data.eval_dataloader(split)
+        number = min(len(loader), self.config.likelihood_batches or len(loader))
+        chosen = {*np.linspace(0, len(loader) - 1, number).round().astype(int).tolist()}  # spread evenly
+        asked = {"weights": fingerprint(model.algorithm), "split": split, "batches": sorted(chosen)}
         if stored.is_file():
             found = json.loads(stored.read_text(encoding="utf-8"))
             if found["of"] == asked:
                 return found
-        loader = self.data.eval_dataloader(split)
         measured = measure(
             model.algorithm.to(self.device).eval(),
-            loader,
-            number=min(len(loader), self.config.evaluation.max_batches or len(loader)),
+            (batch for index, batch in enumerate(loader) if index in chosen),
+            number=len(chosen),
             context=self._evaluator.strategy.precision_plugin.forward_context,
             say=say,
         )

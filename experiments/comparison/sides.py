@@ -51,7 +51,7 @@ class Side:
 
     @property
     def default(self) -> Setting:
-        """The setting of the frontier at temperature 1, or the hottest of it."""
+        """The decoder of the frontier at temperature 1."""
         return self.speed[0]
 
     def fresh(self, vocabulary_size: int) -> BaseAlgorithm:

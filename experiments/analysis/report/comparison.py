@@ -92,6 +92,12 @@ class Comparison:
         found = [value for value in values if value is not None]
         return Estimate(group[figure].mean, bootstrap_interval(found), len(found))
 
+    @property
+    def numbers(self) -> dict[Setting, int]:
+        """What the settings that differ in speed are called in figures: numbers from 1 on."""
+        keys = [(method.label, label) for method in self.methods for label in method.speed]
+        return {key: number for number, key in enumerate((key for key in keys if key in self.groups), 1)}
+
     def measured(self, labels: tuple[str, ...], method: str, *figures: str) -> list[tuple[str, list[Estimate]]]:
         """Those settings of a method that have all figures, with these."""
         found = [(label, [self.estimate((method, label), name) for name in figures]) for label in labels]

@@ -69,7 +69,8 @@ def quality_against(comparison: Comparison, cost: str, file: str, caption: str) 
         for label, points in known.items():
             _points(ax, comparison, label, [found for _, found in points], line="")
             colour = naming.colour(comparison, label)
-            names += [Label(_short(setting), x.mean, y.mean, colour) for setting, (x, y) in points]
+            numbers = comparison.numbers
+            names += [Label(str(numbers[label, setting]), x.mean, y.mean, colour) for setting, (x, y) in points]
         real = comparison.estimate(REAL, "judge_nll")
         if real is not None:
             ax.axhline(real.mean, color=naming.REAL_COLOUR, linewidth=1, linestyle=":", label=table.REAL)
@@ -97,7 +98,8 @@ def tokens_per_forward(comparison: Comparison, file: str, caption: str) -> Pictu
             colour = naming.colour(comparison, method)
             ax.barh(row, found.mean, color=colour, height=0.7, xerr=_errors([found]), **named)
             ax.text(found.mean, row, f"  {found.mean:.2f}", verticalalignment="center", fontsize=SMALL)
-        ax.set_yticks(range(len(bars)), [_short(label) for _, label, _ in bars])
+        numbers = comparison.numbers
+        ax.set_yticks(range(len(bars)), [f"{_short(label)}  {numbers[method, label]}" for method, label, _ in bars])
         ax.tick_params(labelsize=SMALL)
         ax.invert_yaxis()
         ax.margins(x=0.12)

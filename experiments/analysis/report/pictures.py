@@ -1,8 +1,7 @@
 """The parts of the report that other modules of the analysis draw: training curves and the animation."""
 
-from experiments.analysis import records
 from experiments.analysis.animation import html_fragment, write_gif
-from experiments.analysis.curves import plot_curves
+from experiments.analysis.curves import plot_curves, validated
 from experiments.analysis.report import figures, naming
 from experiments.analysis.report.comparison import Comparison, Method
 from experiments.analysis.report.document import Animation, Picture
@@ -15,7 +14,8 @@ def training_curves(comparison: Comparison) -> Picture | None:
     logged = {m.label: m.folder for m in comparison.methods if m.folder is not None and _validated(m)}
     if not logged:
         return None
-    plot_curves(logged, comparison.folder / figures.FOLDER / CURVES)
+    colours = [naming.colour(comparison, label) for label in logged]
+    plot_curves(logged, comparison.folder / figures.FOLDER / CURVES, colours)
     alt = f"Validation NLL against tokens seen and time trained, a curve for each of {naming.listed(list(logged))}"
     return Picture(CURVES, alt, "Validation NLL against training tokens (above) and training time (below).")
 
@@ -25,15 +25,15 @@ def animation(comparison: Comparison) -> Animation | None:
     traces = [comparison.traces[m.label] for m in comparison.methods if m.label in comparison.traces]
     if not traces:
         return None
-    write_gif(traces, comparison.folder / figures.FOLDER / MOVIE)
+    fps = comparison.about.get("fps", 12)
+    write_gif(traces, comparison.folder / figures.FOLDER / MOVIE, fps=fps)
     names = naming.listed([trace.method for trace in traces])
     caption = "One text of each method as it is written; the clock counts forwards of the network."
-    return Animation(html_fragment(traces), Picture(MOVIE, f"Animation of {names} writing a text each", caption))
+    return Animation(
+        html_fragment(traces, fps=fps), Picture(MOVIE, f"Animation of {names} writing a text each", caption)
+    )
 
 
 def _validated(method: Method) -> bool:
     """Whether a run has logged a finite validation NLL."""
-    if method.folder is None or not (method.folder / "metrics.csv").is_file():
-        return False
-    _, values = records.series(records.read_metrics(method.folder), "val/nll")
-    return any(abs(value) < float("inf") for value in values)
+    return method.folder is not None and (method.folder / "metrics.csv").is_file() and validated(method.folder)

@@ -113,7 +113,7 @@ def _speed(comparison: Comparison) -> Section:
             "cache are cheaper than those of one without, so compare them together, and judge no setting by one column."
         ]
     )
-    caption = "Judge against {}, a point for each decoder setting at temperature 1."
+    caption = "Judge against {}, a point for each decoder setting at temperature 1, numbered as in the table."
     shown = [
         figures.quality_against(comparison, "seconds", "quality_seconds.png", caption.format("seconds")),
         figures.quality_against(comparison, "forwards", "quality_forwards.png", caption.format("forwards")),

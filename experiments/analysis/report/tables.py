@@ -64,14 +64,15 @@ def speed(comparison: Comparison) -> Table:
     shown = [name for name in SPEED if any(comparison.estimate(key, name) for key in comparison.groups)]
     rows: list[list[Cell]] = []
     starts: set[int] = set()
-    for method in comparison.methods:
-        starts.add(len(rows))
-        for label in method.speed:
-            key = (method.label, label)
-            if key in comparison.groups:
-                rows.append([_method(comparison, method.label), Cell(label), *_cells(comparison, key, shown)])
-    header = ["method", "setting", *map(naming.title, shown)]
-    return Table(header, rows, labels=2, starts=frozenset(starts - {0}))
+    before = None
+    for key, number in comparison.numbers.items():
+        if key[0] != before:
+            starts.add(len(rows))
+        before = key[0]
+        cells = _cells(comparison, key, shown)
+        rows.append([_method(comparison, key[0]), Cell(str(number)), Cell(key[1]), *cells])
+    header = ["method", "no.", "setting", *map(naming.title, shown)]
+    return Table(header, rows, labels=3, starts=frozenset(starts - {0}))
 
 
 def controls(comparison: Comparison) -> Table:

@@ -206,6 +206,7 @@ def test_speed_table_holds_means_and_intervals_over_seeds(whole: Path) -> None:
     rows = cells_of(tables.speed(read_comparison(whole)))
     settings = [(method, label) for method, own in folder.SPEED.items() for label in own]
     assert [(row["method"].text, row["setting"].text) for row in rows] == settings
+    assert [row["no."].text for row in rows] == [str(number) for number in range(1, len(settings) + 1)]
     for row, setting in zip(rows, settings, strict=True):
         values = [folder.figures_of(setting, seed) for seed in folder.SEEDS]
         seconds = [value["seconds"] for value in values]
