@@ -53,7 +53,11 @@ def test_a_row_cut_anywhere_is_left_out(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("job,overrides\n0,seed=0\n", "other columns"),
+        ("job,overrides\n0,seed=0\n", "other columns than those of a decoding sweep, it is of something else"),
+        (
+            "setting,seed\na,0\n",
+            "other columns than those of a decoding sweep, it is of another version of this schema",
+        ),
         ("", "other columns"),
         (table.write_rows(ROWS[:1], header=True).replace("1.0", "one"), "column 'seconds' holds 'one'"),
         (table.write_rows(ROWS[:1], header=True) + "x,y\n" + table.write_rows(ROWS[:1]), "other columns"),
