@@ -63,12 +63,10 @@ class BaseExperiment:
         self._loggers: list[Logger] | None = None
         self._check_tasks()
         check_settings(run.trainer)
-        if not self.needs_weights:
-            pass
-        elif run.resume is not None:
-            self.source = checkpoint_of(Path(run.resume), ["last.ckpt"] if self.trains else ["best.ckpt", "last.ckpt"])
-        elif run.load is not None:
-            self.source = checkpoint_of(Path(run.load), ["best.ckpt", "last.ckpt"])
+        given = run.load if run.resume is None else run.resume
+        if self.needs_weights and given is not None:
+            names = ["last.ckpt"] if self.resumed and self.trains else ["best.ckpt", "last.ckpt"]
+            self.source = checkpoint_of(Path(given), names)
         if self.source is not None:
             self.checkpoint = read_checkpoint(self.source)
             if self.resumed and "global_step" not in self.checkpoint:

@@ -21,10 +21,8 @@ from algorithms.common.metrics.text_sets import mean_of_known
 from datasets.tokenizers import CharTokenizer, Tokenizer, tokenizer_from_state
 from experiments.checkpoint import load_weights
 from experiments.config import ALGORITHMS, build, look_up
-from experiments.judge_windows import TOKENS, windowed_nats, windowed_sums
+from experiments.judge_windows import TOKENS, windowed_sums
 from experiments.models import read_model_checkpoint
-
-__all__ = ["Judge", "Judges", "Reader", "fingerprint", "load_judge", "load_judges", "windowed_nats"]
 
 KEY = "experiment.judge"
 LOGITS = 2**26  # the most numbers that a judge gives out at once
@@ -63,11 +61,6 @@ class Reader(ABC):
         prompt stands for the judge's start token."""
         given = [self.encode(prompt)[-self.context :] if prompt else [self.start_id] for prompt in prompts]
         return self._sums(self.nll, texts, given).tolist()
-
-    def nats_per_character(self, texts: Sequence[str], prompts: Sequence[str]) -> float | None:
-        """Nats of all texts over their number of characters; None without a character."""
-        characters = sum(map(len, texts))
-        return math.fsum(self.nats(texts, prompts)) / characters if characters else None
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Mean hidden state (B, C) of each text, over the positions that its tokens are predicted from; a text without

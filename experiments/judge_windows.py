@@ -62,13 +62,6 @@ def windowed_sums(
     return sums
 
 
-def windowed_nats(
-    nll: Callable[[Tensor], Tensor], ids: Tensor, given: int, context: int, stride: int | None = None
-) -> float:
-    """Nats of ids[given:] (N - given,), one text alone, as `windowed_sums` reads it."""
-    return float(windowed_sums(nll, [ids], [given], context, stride=stride))
-
-
 def _windows(text: int, length: int, given: int, context: int, stride: int) -> Iterator[Window]:
     width = min(context + 1, length)
     if given >= length:

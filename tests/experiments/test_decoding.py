@@ -5,6 +5,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,7 +21,8 @@ from experiments.analysis.trace import read_trace
 from experiments.config import SamplingConfig
 from experiments.decoding.config import DecodingConfig
 from experiments.decoding.settings import expand, label
-from experiments.judge import Judge, fingerprint, windowed_nats
+from experiments.judge import Judge, Judges, fingerprint
+from experiments.judge_windows import windowed_sums
 from tests.conftest import Main
 
 CONTEXT = 8
@@ -46,6 +48,15 @@ def gpt(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> str:
 def tiny(tokenizer: CharTokenizer | ByteTokenizer, seed: int = 0) -> Judge:
     backbone = BackboneConfig(n_layer=1, n_head=2, n_embd=16, block_size=CONTEXT)
     return Judge(GPT(GPTConfig(backbone), vocabulary_size=tokenizer.vocabulary_size, seed=seed), tokenizer)
+
+
+def judged(judge: Judge, texts: list[str], prompts: list[str]) -> float | None:
+    return Judges([judge]).score(texts, prompts)["judge_nll"]
+
+
+def nats_of(nll: Any, ids: torch.Tensor, given: int, context: int, stride: int | None = None) -> float:
+    """Nats of ids[given:], one text alone."""
+    return float(windowed_sums(nll, [ids], [given], context, stride=stride))
 
 
 def rows_of(folder: str) -> list[table.Row]:
@@ -135,9 +146,9 @@ def test_one_window_is_the_gpts_own_likelihood() -> None:
     judge = tiny(CharTokenizer("abcd"))
     ids = torch.tensor([judge.tokenizer.encode("abadcabd").tolist()])
     nll = judge.algorithm.nll(ids, torch.Generator())[0].detach()  # (7,)
-    assert judge.nats_per_character(["dcabd"], ["aba"]) == pytest.approx(float(nll[2:].mean()))
-    assert judge.nats_per_character(["badcabd"], [""]) == pytest.approx(float(nll.mean()))  # "a" is the start token
-    both = judge.nats_per_character(["dcabd", "badcabd"], ["aba", ""])
+    assert judged(judge, ["dcabd"], ["aba"]) == pytest.approx(float(nll[2:].mean()))
+    assert judged(judge, ["badcabd"], [""]) == pytest.approx(float(nll.mean()))  # "a" is the start token
+    both = judged(judge, ["dcabd", "badcabd"], ["aba", ""])
     assert both == pytest.approx(float(nll[2:].sum() + nll.sum()) / 12)
 
 
@@ -145,7 +156,7 @@ def test_a_prompt_beyond_the_context_is_cut_to_its_end() -> None:
     """Catches a long prompt that is scored, or whose beginning is kept."""
     judge = tiny(CharTokenizer("abcd"))
     text, prompt = ["bd"], "abcdabcdab"
-    assert judge.nats_per_character(text, ["dd" + prompt]) == judge.nats_per_character(text, [prompt[-CONTEXT:]])
+    assert judged(judge, text, ["dd" + prompt]) == judged(judge, text, [prompt[-CONTEXT:]])
 
 
 @pytest.mark.parametrize("stride", [1, 3, 4, 8])
@@ -157,7 +168,7 @@ def test_every_token_is_scored_once_whatever_the_stride(length: int, given: int,
     ids = torch.randint(0, 5, (length,), generator=torch.Generator().manual_seed(length))
     table_of_nats = torch.rand(5, 5, generator=torch.Generator().manual_seed(0))
     whole = table_of_nats[ids[:-1], ids[1:]][given - 1 :].double().sum()
-    found = windowed_nats(lambda x: table_of_nats[x[:, :-1], x[:, 1:]], ids, given, CONTEXT, stride)
+    found = nats_of(lambda x: table_of_nats[x[:, :-1], x[:, 1:]], ids, given, CONTEXT, stride)
     assert found == pytest.approx(float(whole))
 
 
@@ -172,7 +183,7 @@ def test_windows_give_each_token_its_context() -> None:
         return model.nll(x, generator)
 
     slow = sum(float(nll(ids[None, max(0, i - CONTEXT) : i + 1])[0, -1]) for i in range(2, 30))
-    assert windowed_nats(nll, ids, 2, CONTEXT, stride=1) == pytest.approx(slow, rel=1e-5)
+    assert nats_of(nll, ids, 2, CONTEXT, stride=1) == pytest.approx(slow, rel=1e-5)
     seen: list[int] = []
 
     def tokens_before(x: torch.Tensor) -> torch.Tensor:
@@ -181,7 +192,7 @@ def test_windows_give_each_token_its_context() -> None:
 
     # 8 tokens of the first window have 1..8 before them; the windows after it begin at 4, 8, ..., 20 and 21.
     expected = sum(range(2, 9)) + 4 * sum(range(5, 9)) + sum(range(5, 9)) + 8
-    assert windowed_nats(tokens_before, ids, 2, CONTEXT) == expected and set(seen) == {CONTEXT + 1}
+    assert nats_of(tokens_before, ids, 2, CONTEXT) == expected and set(seen) == {CONTEXT + 1}
 
 
 def test_unknown_characters_are_named() -> None:
@@ -193,12 +204,12 @@ def test_unknown_characters_are_named() -> None:
     with pytest.raises(ValueError, match="the model may write any"):
         judge.check_writer(ByteTokenizer())
     with pytest.raises(ValueError, match=r"experiment\.judge cannot read a text: the vocabulary .* has no '_'"):
-        judge.nats_per_character(["ab_"], [""])
-    assert judge.nats_per_character([""], ["ab"]) is None
+        judged(judge, ["ab_"], [""])
+    assert judged(judge, [""], ["ab"]) is None
     reader = tiny(ByteTokenizer())
     reader.check_writer(CharTokenizer("Σ"))
-    per_byte = reader.nats_per_character(["aa"], ["a"])
-    per_character = reader.nats_per_character(["ΣΣ"], ["a"])
+    per_byte = judged(reader, ["aa"], ["a"])
+    per_character = judged(reader, ["ΣΣ"], ["a"])
     assert per_byte is not None and per_character is not None and per_character > 1.5 * per_byte
 
 
