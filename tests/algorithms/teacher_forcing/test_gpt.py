@@ -1,13 +1,16 @@
-"""Teacher forcing: closed forms of the loss, exactness of the cached decoder, and its law."""
+"""Teacher forcing: closed forms of the loss, corrupted inputs, exactness of the cached decoder, and its law."""
 
 import math
+import re
+from dataclasses import replace
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.teacher_forcing.decoding import AutoregressiveConfig, context_start
-from algorithms.teacher_forcing.gpt import GPT, GPTConfig
+from algorithms.teacher_forcing.gpt import GPT, GPTConfig, noise_rows, replace_tokens
 
 GENERATOR = torch.Generator().manual_seed(0)
 
@@ -16,6 +19,15 @@ def make_gpt(style: str = "rope", block_size: int = 8, **decoder) -> GPT:
     torch.manual_seed(0)
     config = GPTConfig(BackboneConfig(2, 2, 16, block_size, style=style), decoder=AutoregressiveConfig(**decoder))
     return GPT(config, vocabulary_size=7).double().eval()
+
+
+def corrupted_gpt(style: str = "rope", **options) -> GPT:
+    """The GPT of make_gpt, same weights, with `options` of its training."""
+    return GPT(replace(make_gpt(style).config, **options), vocabulary_size=7).double().eval()
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 @pytest.mark.parametrize("style", ["nanogpt", "rope"])
@@ -101,3 +113,96 @@ def test_top_k_above_the_vocabulary_is_named():
     """Catches a top_k that silently does nothing."""
     with pytest.raises(ValueError, match="top_k is 8, above the vocabulary of 7"):
         make_gpt(top_k=8).generate(torch.tensor([[1]]), length=1, seeds=[0])
+
+
+@pytest.mark.parametrize("style", ["nanogpt", "rope"])
+def test_without_corruption_nothing_is_drawn(style):
+    """Catches options that change a run which does not use them, by a bit or by a draw."""
+    gpt, generator = corrupted_gpt(style, token_dropout=0.0, input_noise=0.0), seeded()
+    ids = torch.randint(0, 7, (5, 9), generator=GENERATOR)
+    logits = gpt.model(ids[:, :-1])
+    expected = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+    assert torch.equal(gpt.loss(ids, generator)["loss"], expected)
+    assert torch.equal(generator.get_state(), seeded().get_state())
+
+
+def test_corruption_spares_evaluation():
+    """Catches a likelihood of corrupted text."""
+    gpt, ids = corrupted_gpt(token_dropout=0.9, input_noise=1.0), torch.randint(0, 7, (5, 9), generator=GENERATOR)
+    assert torch.equal(gpt.nll(ids, seeded()), make_gpt().nll(ids, seeded()))
+    assert torch.equal(gpt.train().nll(ids, seeded()), make_gpt().nll(ids, seeded()))
+
+
+@pytest.mark.parametrize("style", ["nanogpt", "rope"])
+@pytest.mark.parametrize(("token_dropout", "input_noise"), [(0.4, 0.0), (0.0, 0.6), (0.4, 0.6)])
+def test_corruption_changes_the_inputs_alone(style, token_dropout, input_noise):
+    """Catches corrupted targets, lost positions, noise in a tied head, and a gradient into the noise's size."""
+    corrupted = corrupted_gpt(style, token_dropout=token_dropout, input_noise=input_noise)
+    gpt, generator = make_gpt(style), seeded(5)
+    rms = gpt.model.wte.weight.detach().square().mean().sqrt()
+    if token_dropout:
+        gpt.model.wte.register_forward_pre_hook(lambda _, ids: replace_tokens(*ids, token_dropout, 7, generator))
+    if input_noise:
+        gpt.model.wte.register_forward_hook(lambda _, ids, x: noise_rows(x, input_noise, rms, generator))
+    ids = torch.randint(0, 7, (5, 9), generator=GENERATOR)
+    loss, expected = corrupted.loss(ids, seeded(5))["loss"], gpt.loss(ids, generator)["loss"]
+    assert torch.equal(loss, expected)
+    loss.backward()
+    expected.backward()
+    assert torch.equal(corrupted.model.wte.weight.grad, gpt.model.wte.weight.grad)
+
+
+def test_replaced_tokens_are_as_many_as_said_and_uniform():
+    """Catches another share, draws that miss a token of the vocabulary, and ids changed in place."""
+    ids = torch.full((200, 500), 3)
+    changed = replace_tokens(ids, 0.3, 7, seeded())
+    share = torch.bincount(changed.flatten(), minlength=7) / ids.numel()
+    expected = torch.full((7,), 0.3 / 7)
+    expected[3] += 0.7
+    assert (share - expected).abs().max() < 5 * math.sqrt(0.25 / ids.numel())
+    assert (ids == 3).all()
+
+
+def test_noise_keeps_the_variance_at_every_level():
+    """Catches weights whose squares do not add up to 1, and one level for a whole row or another law of levels."""
+    x = 0.02 * torch.randn(50, 20, 2000, generator=seeded(1))
+    noisy = noise_rows(x, 1.0, torch.tensor(0.02), seeded(2))
+    assert (noisy.square().mean(-1) / 0.02**2 - 1).abs().max() < 6 * math.sqrt(2 / 2000)
+    kept = ((noisy * x).sum(-1) / x.square().sum(-1)).square()  # (B, T) an estimate of 1 - t
+    quantiles = torch.tensor([0.1, 0.5, 0.9])
+    assert (kept.flatten().quantile(quantiles) - quantiles).abs().max() < 0.1
+    assert kept.std(1).min() > 0.1
+
+
+def test_noise_falls_on_its_share_of_the_rows():
+    """Catches noise on all rows or on single tokens, and clean rows that are not the same bits."""
+    x = torch.randn(4000, 3, 2, generator=seeded(1))
+    clean = noise_rows(x, 0.25, torch.tensor(1.0), seeded(2)) == x  # (B, T, C)
+    assert torch.equal(clean.any(-1).any(-1), clean.all(-1).all(-1))
+    assert abs(1 - clean[:, 0, 0].float().mean() - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 4000)
+    assert not (noise_rows(x, 1.0, torch.tensor(1.0), seeded(2)) == x).any()
+
+
+@pytest.mark.parametrize("option", ["token_dropout", "input_noise"])
+def test_corruption_is_the_generators(option):
+    """Catches draws from the global generator, which a resumed run would not repeat."""
+    gpt, ids = corrupted_gpt(**{option: 0.5}), torch.randint(0, 7, (5, 9), generator=GENERATOR)
+    loss = gpt.loss(ids, seeded(1))["loss"]
+    torch.manual_seed(99)
+    assert torch.equal(gpt.loss(ids, seeded(1))["loss"], loss)
+    assert not torch.equal(gpt.loss(ids, seeded(2))["loss"], loss)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "allowed"),
+    [
+        ("token_dropout", 1.0, "[0, 1)"),
+        ("token_dropout", -0.1, "[0, 1)"),
+        ("input_noise", 1.1, "[0, 1]"),
+        ("input_noise", math.nan, "[0, 1]"),
+    ],
+)
+def test_corruption_that_cannot_be_is_named(option, value, allowed):
+    """Catches a share outside its range that trains on nothing but noise, or on none."""
+    with pytest.raises(ValueError, match=re.escape(f"algorithm.{option} is {value}: it must lie in {allowed}")):
+        corrupted_gpt(**{option: value})
