@@ -1,0 +1,105 @@
+"""What decoding several tokens at once costs: the variational bound of a path of noise levels, less that of one by one.
+
+Source: -log p(x) <= sum_l integral 1/2 E|e_l - e_hat_l(z)|² dSNR_l along any path of per-token SNRs; pointwise I-MMSE
+(arXiv:2302.03792) makes it the cross-entropy where every token is denoised alone. Staggered levels: Diffusion Forcing
+(arXiv:2407.01392). B batch, T tokens, C embedding channels, V vocabulary; SNRs are those of a coordinate.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from algorithms.diffusion_forcing.likelihood import channel_logits
+
+
+class WindowPrior(Protocol):
+    """A network's next-token logits without the token's own noisy value."""
+
+    def __call__(self, ids: Tensor, x: Tensor, snr: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits of ids[:, 1:], twice (B, T, V): from the clean past alone, and from what the token's window shows.
+
+        A window, the positions of one value in `begins` (T,), shows the clean tokens before it and its other noisy
+        tokens, x (B, T, C) = sqrt(abar) e + sqrt(1 - abar) noise with snr (B, T) = abar / (1 - abar). `begins` holds
+        the first position of each position's window, in the numbering of ids[:, 1:]; ids is (B, T + 1).
+        """
+
+
+class PathExcess(NamedTuple):
+    """Nats of each token of ids[:, 1:], (B, T): one after the other, and what the path adds to its bound."""
+
+    autoregressive: Tensor
+    excess: Tensor
+
+
+def path_excess(
+    prior: WindowPrior,
+    ids: Tensor,
+    table: Tensor,
+    *,
+    edges: Tensor,
+    in_flight: int,
+    together: bool = False,
+    generator: torch.Generator,
+) -> PathExcess:
+    """Cross-entropy given the clean past, and an unbiased estimate of what a path with `in_flight` tokens adds to it.
+
+    The sum of the two bounds -log p of ids[:, 1:] (B, T) given ids[:, :1]; only its mean over a text is a bound, for a
+    path moves nats between neighbours. `edges` (N + 1,) are SNRs, descending from nearly clean to 0. Tokens follow
+    each other N / in_flight of the N cells apart, so that one of each window is in every such stretch; `together`,
+    chunks of in_flight tokens pass all cells at one level. Takes N passes of the prior. `table` (V, C) holds the
+    embeddings.
+
+    The same noise is denoised with both logits, and only the difference is estimated: the integral with the clean
+    past is known. Left out are the reconstruction at edges[0], 1e-8 to 1e-6 nats where 65 orthogonal embeddings have
+    snr · |e|² >= 80 (more where they are closer), and the term of the prior at edges[-1], snr · |e|² / 2 nats: 0 at 0.
+    Raises ValueError for edges that in_flight staggered tokens cannot share equally.
+    """
+    cells = len(edges) - 1
+    if in_flight < 1 or cells < 1 or (cells % in_flight and not together):
+        raise ValueError(f"edges must bound a multiple of in_flight = {in_flight} cells, got {cells}")
+    (rows, length), device, dtype = ids[:, 1:].shape, ids.device, table.dtype
+    edges = edges.to(table)
+    widths = edges[:-1] - edges[1:]
+    clean = table[ids[:, 1:]]  # (B, T, C)
+    excess = clean.new_zeros(rows, length)
+    passes = together_passes if together else staggered_passes
+    for begins, cell in passes(length, cells, in_flight, device):
+        # One place for all tokens of a row: what a window shows at once lies on one path, linear in SNR in a cell.
+        place = torch.rand(rows, 1, generator=generator, device=device, dtype=dtype)
+        noise = torch.randn(clean.shape, generator=generator, device=device, dtype=dtype)
+        snr = torch.lerp(edges[cell], edges[cell + 1], place)  # (B, T)
+        abar = snr / (1 + snr)
+        x = abar.sqrt()[..., None] * clean + (1 - abar).sqrt()[..., None] * noise  # (B, T, C)
+        alone, shown = prior(ids, x, snr, begins)
+        channel = channel_logits(x, abar, table)  # (B, T, V)
+        errors = [(clean - (logits + channel).softmax(-1) @ table).square().sum(-1) for logits in (shown, alone)]
+        excess = excess + 0.5 * widths[cell] * (errors[0] - errors[1])
+    return PathExcess(F.cross_entropy(alone.transpose(1, 2), ids[:, 1:], reduction="none"), excess)
+
+
+def staggered_passes(
+    length: int, cells: int, in_flight: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Begins of the windows and cells, each (T,), of all passes in which each token is in every cell once.
+
+    Tokens after a window are pure noise while it is in flight, so that it need not see them. The first window of a
+    pass is cut off by the start of the text: its missing tokens would be cleaner ones.
+    """
+    position = torch.arange(length, device=device)
+    stretch = cells // in_flight
+    for offset in range(in_flight):
+        index = (position - offset) % in_flight  # in the window, were it not cut off
+        for step in range(stretch):
+            yield (position - index).clamp(min=0), index * stretch + step
+
+
+def together_passes(
+    length: int, cells: int, in_flight: int, device: torch.device | str = "cpu"
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """Begins of the chunks and cells, each (T,), where all tokens are in the same cell."""
+    position = torch.arange(length, device=device)
+    for cell in range(cells):
+        yield position - position % in_flight, torch.full_like(position, cell)
