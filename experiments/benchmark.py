@@ -1,10 +1,11 @@
-"""Timings: the framework beside a bare PyTorch loop, vectorised loss weights beside a plain loop, and batched decoding
-beside single texts.
+"""Timings: the framework beside a bare PyTorch loop, vectorised loss weights beside a plain loop, batched decoding
+beside single texts, and decoding with a cache beside decoding without.
 
 Both arms of a comparison run in turn, A B A B ..., in one process, so that a drift of the machine hits both; ratios
 are taken pair by pair and their median is reported. B batch, T tokens.
 """
 
+import dataclasses
 import statistics
 import time
 from collections.abc import Callable
@@ -17,6 +18,7 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from algorithms.common.backbone import Transformer
+from algorithms.common.generation import Generation
 from algorithms.diffusion_forcing.snr_weights import snr_weights
 from experiments import callbacks as callback
 from experiments.base_experiment import say
@@ -90,7 +92,7 @@ class Benchmark(LanguageModeling):
 
     config_class = BenchmarkConfig
     config: BenchmarkConfig
-    tasks = ("training_speed", "loss_weights", "decoding_speed")
+    tasks = ("training_speed", "loss_weights", "decoding_speed", "cached_decoding")
     training_tasks = tasks  # nothing here needs trained weights
 
     def training_speed(self) -> None:
@@ -144,6 +146,31 @@ class Benchmark(LanguageModeling):
             key = f"benchmark/{name}_overhead"
             self.summary["figures"][key] = statistics.median(values)
             say(f"{key} {self.summary['figures'][key]:.3f} ({min(values):.3f} to {max(values):.3f})")
+
+    def cached_decoding(self) -> None:
+        """Tokens per second of sampling.n_samples texts with the decoder's cache, and without it; what either
+        computed."""
+        config, decoder = self.config.sampling, self.run.algorithm.decoder
+        if not hasattr(decoder, "use_cache"):
+            raise ValueError(f"algorithm/decoder={decoder.name} has no cache: take one with use_cache, such as pyramid")
+        model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
+        prompt = torch.tensor(self.prompt, device=model.device).expand(config.n_samples, -1)  # (B, P)
+        arms = [dataclasses.replace(decoder, use_cache=cached) for cached in (True, False)]
+
+        def generate(arm: Any) -> Generation:
+            return model.generate(prompt, length=config.length, seeds=range(config.n_samples), decoder=arm)
+
+        rounds = [[generate(arm) for arm in arms] for _ in range(self.config.rounds + 1)][1:]  # the first warms up
+        tokens = config.n_samples * config.length
+        pairs = [(tokens / cached.seconds, tokens / whole.seconds) for cached, whole in rounds]
+        self._record("cached_decoding", pairs, "cached_tokens_per_second", "uncached_tokens_per_second")
+        cached, whole = rounds[0]
+        figures = {"equal_tokens": float((cached.ids == whole.ids).double().mean())}
+        if cached.token_forwards and whole.token_forwards:
+            figures["token_forwards_ratio"] = whole.token_forwards / cached.token_forwards
+        for name, value in figures.items():
+            self.summary["figures"][f"benchmark/{name}"] = value
+            say(f"  {name} {value:.4g}")
 
     def _framework(self) -> float:
         """Seconds of the timed steps through Trainer, loggers and callbacks."""

@@ -182,6 +182,7 @@ class LanguageModeling(BaseExperiment):
             "steps": out.steps,
             "forwards": out.forwards,
             "tokens_per_forward": out.tokens_per_forward,
+            "token_forwards": out.token_forwards,
             "seconds": out.seconds,
             "decoder": dataclasses.asdict(self.run.algorithm.decoder),
             "checkpoint": str(self.source or self.run_dir / "checkpoints" / "best.ckpt"),
@@ -192,7 +193,7 @@ class LanguageModeling(BaseExperiment):
         write_json(folder / "samples.json", record)
         (folder / "samples.txt").write_text(_readable(seeds, texts), encoding="utf-8")
         say(_readable(seeds[:SHOWN], texts[:SHOWN]))
-        kept = ("steps", "forwards", "tokens_per_forward", "seconds", "length")
+        kept = ("steps", "forwards", "tokens_per_forward", "token_forwards", "seconds", "length")
         self.summary["sampling"] = {key: record[key] for key in kept}
         self.summary["sampling"]["n_samples"] = len(seeds)
         drawn = self._draw_artifacts()
@@ -319,15 +320,21 @@ class LanguageModeling(BaseExperiment):
         self.write_summary("running")  # the plot reads the kind of likelihood from it
         out = self.run_dir / "plots" / "training_curve.png"
         curves.plot_training(self.run_dir, out)
-        log_media(self.loggers, self.run_dir, files=[out])
+        log_media(self.loggers, self.run_dir, files=[out, *self._draw_artifacts()])
 
     def _draw_artifacts(self) -> list[Path]:
+        """Draw what the method has to show; the noise levels it was fitted to are kept in the summary, too."""
         drawn = []
         for name, array in self.algorithm.artifacts().items():
+            out = self.run_dir / "plots" / f"{name}.png"
             if name == "scheduling_matrix":
-                out = self.run_dir / "plots" / f"{name}.png"
                 plots.plot_scheduling_matrix(array, out, self.run.algorithm.decoder.sampling_timesteps)
-                drawn.append(out)
+            elif name == "noise_levels":
+                plots.plot_noise_levels(array, out)
+                self.summary[name] = array.tolist()
+            else:
+                raise KeyError(name)
+            drawn.append(out)
         return drawn
 
 

@@ -36,7 +36,7 @@ def owner(decoder: str) -> str:
     kind = composed("algorithm=gpt", f"algorithm/decoder={decoder}").algorithm.decoder.name
     if kind.startswith("flow_"):
         return "diffusion_flow"
-    return {"autoregressive": "gpt", "matrix": "df_lm"}.get(kind, "masked_diffusion")
+    return {"autoregressive": "gpt", "matrix": "df_lm", "speculative": "df_lm"}.get(kind, "masked_diffusion")
 
 
 def run_a_step(algorithm: Any) -> None:

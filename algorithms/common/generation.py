@@ -49,6 +49,7 @@ class Generation:
     """The outcome of one decoder call: ids (B, L) with the prompt, and what it cost.
 
     `steps` are decoding steps, `forwards` passes of the network over the batch, `seconds` wall time.
+    `token_forwards` are the tokens in these passes, over the batch (None: not counted).
     `row_forwards` (B,) counts the passes that each row needed for itself (None: all of them), `decided` the tokens
     that were generated over the whole batch.
     """
@@ -60,6 +61,7 @@ class Generation:
     decided: int
     trace: Trace | None = None
     row_forwards: Tensor | None = None
+    token_forwards: int | None = None
 
     @property
     def tokens_per_forward(self) -> float:
@@ -104,6 +106,17 @@ def sample_tokens(
     cdf = logits.softmax(-1).cumsum(-1)
     target = uniform.to(cdf) * cdf[..., -1]
     return (cdf <= target[..., None]).sum(-1).to(device)
+
+
+def context_start(position: int, block_size: int) -> int:
+    """First token visible when token `position` is predicted.
+
+    Within the first block_size tokens the whole past; beyond, the window jumps by half a block at a time, so
+    that a cache serves block_size / 2 tokens before the context is encoded anew.
+    """
+    hop = max(1, block_size // 2)
+    overflow = position - block_size
+    return 0 if overflow <= 0 else -(-overflow // hop) * hop
 
 
 def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from algorithms.diffusion_forcing.embeddings import ROUNDINGS
 
 SCHEDULES = ("pyramid", "autoregressive", "full_sequence", "trapezoid", "trapezoid_original")
-TOKEN_DRAWS = ("sample", "mean")
+TOKEN_DRAWS = ("chain", "sample", "last", "mean")
 
 
 @dataclass(frozen=True)
@@ -13,13 +13,17 @@ class MatrixDecoderConfig:
     """How noise is taken away, from `sampling_timesteps` levels to none.
 
     `token_draw=mean` steps towards the mean of each token's posterior, as the original; `sample` towards one token
-    drawn from it, which makes every step an exact draw of the reverse process given the past.
+    drawn from it, which makes every step of one token an exact draw of the reverse process; `chain` draws those of a
+    row one after the other, each given the one before it, for a network that can take that; `last` towards the mean,
+    and draws a token in its last step. `use_cache` reads a final token once; without it the whole window is computed at
+    every row, with the same result. `sliding` never reads a token twice, even where the text outgrows the context.
     """
 
     name: str = "matrix"
     schedule: str = "autoregressive"
     uncertainty_scale: float = 1.0
     sampling_timesteps: int = 8
+    level_power: float = 1.0
     ddim_eta: float = 1.0
     stabilization_level: int = 0
     chunk_size: int | None = 16
@@ -28,6 +32,8 @@ class MatrixDecoderConfig:
     rounding: str = "nearest"
     keyword: str | None = None
     guidance_scale: float = 0.0
+    use_cache: bool = True
+    sliding: bool = False
 
     def __post_init__(self) -> None:
         if self.name != "matrix":
@@ -42,6 +48,8 @@ class MatrixDecoderConfig:
                 )
         if self.chunk_size is not None and self.chunk_size < 1:
             raise ValueError(f"algorithm.decoder.chunk_size is {self.chunk_size}: it must be at least 1, or null")
+        if self.sliding and not self.use_cache:
+            raise ValueError("algorithm.decoder.sliding slides a cache: set use_cache=true with it")
         if self.uncertainty_scale < 0:
             raise ValueError(f"algorithm.decoder.uncertainty_scale is {self.uncertainty_scale}: it cannot be negative")
         if self.temperature <= 0:
@@ -50,5 +58,5 @@ class MatrixDecoderConfig:
             raise ValueError("algorithm.decoder.temperature has no effect with token_draw=mean: set it to 1")
         if (self.keyword is None) != (self.guidance_scale == 0):
             raise ValueError("algorithm.decoder.keyword and guidance_scale go together: set both or neither")
-        if self.keyword is not None and self.token_draw == "sample":
+        if self.keyword is not None and self.token_draw != "mean":
             raise ValueError("guidance needs a differentiable prediction: set algorithm.decoder.token_draw=mean")

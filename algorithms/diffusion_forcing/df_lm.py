@@ -1,7 +1,8 @@
 """Diffusion Forcing LM: diffusion in embedding space with an independent noise level for each token.
 
 Source: Chen et al. 2024 (arXiv:2407.01392), moved to text. `parameterisation=faithful` is the original's recipe,
-`shifted` the next-token network on noisy inputs. B batch, T tokens, C embedding channels, V vocabulary.
+`shifted` the next-token network on noisy inputs, `two_stream` that network on clean texts and noisy windows at once.
+B batch, T tokens, C embedding channels, V vocabulary.
 """
 
 import time
@@ -16,20 +17,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.common.backbone import BackboneConfig
+from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import EVALUATION_SEED, BaseAlgorithm
 from algorithms.common.generation import Generation, RowRandom, Trace, check_prompt
+from algorithms.common.metrics.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
+from algorithms.diffusion_forcing.context import Context, Posterior, WholeWindow
 from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
-from algorithms.diffusion_forcing.denoisers import FaithfulDenoiser, ShiftedDenoiser
+from algorithms.diffusion_forcing.denoisers import FaithfulDenoiser, ShiftedDenoiser, StreamConfig, TwoStreamDenoiser
 from algorithms.diffusion_forcing.diffusion import Diffusion
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig, TokenTable, round_to_tokens
 from algorithms.diffusion_forcing.guidance import guidance_from_loss, keyword_loss
-from algorithms.diffusion_forcing.noise_levels import RowMixture, sample_noise_levels
-from algorithms.diffusion_forcing.sampling import horizon_of, sample
+from algorithms.diffusion_forcing.information import InformationLevels
+from algorithms.diffusion_forcing.noise_levels import RowMixture
+from algorithms.diffusion_forcing.path_bound import path_excess
+from algorithms.diffusion_forcing.sampling import sample
 from algorithms.diffusion_forcing.scheduling import scheduling_matrix
+from algorithms.diffusion_forcing.speculative import SpeculativeConfig, speculate
 
-PARAMETERISATIONS = ("shifted", "faithful")
+PARAMETERISATIONS = ("two_stream", "shifted", "faithful")
+Denoiser = FaithfulDenoiser | ShiftedDenoiser
+AnyDecoder = MatrixDecoderConfig | SpeculativeConfig
+INFORMATION = "information"  # the beta_schedule that is fitted while training
+PATHS = (2, 4, 8)  # tokens in flight of the bounds stated
+CLEAN_SNR = 100.0  # total SNR at which a token is as good as clean: 1e-8 nats are open
 LEVEL_BINS = 4  # bins of noise levels in the diagnostics
 
 
@@ -45,12 +56,22 @@ class DiffusionConfig:
 
     timesteps: int = 32
     beta_schedule: str = "cosine"
+    fit_every_steps: int = 250
     objective: str = "pred_noise"
     use_fused_snr: bool = True
     snr_clip: float = 5.0
     cum_snr_decay: float = 0.95
     clip_noise: float = 5.0
     log_snr_shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.fit_every_steps < 1:
+            raise ValueError(f"algorithm.diffusion.fit_every_steps is {self.fit_every_steps}: it must be at least 1")
+        if self.beta_schedule == INFORMATION and self.log_snr_shift != 0:
+            raise ValueError(
+                "algorithm.diffusion.log_snr_shift moves a fixed schedule, and beta_schedule=information is fitted: "
+                "set it to 0"
+            )
 
 
 @dataclass(frozen=True)
@@ -59,35 +80,73 @@ class DFLMConfig:
 
     backbone: BackboneConfig
     name: str = "df_lm"
-    parameterisation: str = "shifted"
+    parameterisation: str = "two_stream"
     time_fusion: str = "add"
     mse_weight: float = 0.0
     ce_weight: float = 1.0
+    self_conditioning: float = 0.0
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     rows: RowMixture = field(default_factory=RowMixture)
+    streams: StreamConfig = field(default_factory=StreamConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    decoder: MatrixDecoderConfig = field(default_factory=MatrixDecoderConfig)
+    decoder: MatrixDecoderConfig | SpeculativeConfig = field(default_factory=MatrixDecoderConfig)
 
     def __post_init__(self) -> None:
         if self.parameterisation not in PARAMETERISATIONS:
             raise ValueError(
                 f"algorithm.parameterisation is '{self.parameterisation}': choose one of {', '.join(PARAMETERISATIONS)}"
             )
-        if self.parameterisation == "shifted" and self.diffusion.objective != "pred_x0":
+        if not 0 <= self.self_conditioning <= 1:
+            raise ValueError(f"algorithm.self_conditioning is {self.self_conditioning}: it must lie in [0, 1]")
+        if self.self_conditioning and self.parameterisation == "faithful":
             raise ValueError(
-                f"algorithm.diffusion.objective is '{self.diffusion.objective}': parameterisation=shifted predicts "
-                "the clean embedding; set it to pred_x0"
+                "algorithm.self_conditioning feeds token probabilities back, which parameterisation=faithful has none "
+                "of: set it to 0"
             )
+        if self.parameterisation != "faithful" and self.diffusion.objective != "pred_x0":
+            raise ValueError(
+                f"algorithm.diffusion.objective is '{self.diffusion.objective}': parameterisation="
+                f"{self.parameterisation} predicts the clean embedding; set it to pred_x0"
+            )
+        if self.diffusion.beta_schedule == INFORMATION:
+            if self.parameterisation == "faithful":
+                raise ValueError(
+                    "algorithm.diffusion.beta_schedule=information is fitted to token probabilities, which "
+                    "parameterisation=faithful has none of: take cosine, linear or sigmoid"
+                )
+            if self.embedding.norm != "fixed":
+                raise ValueError(
+                    "algorithm.diffusion.beta_schedule=information measures noise against the norm of an embedding: "
+                    "set algorithm.embedding.norm=fixed"
+                )
         if min(self.mse_weight, self.ce_weight) < 0 or self.mse_weight + self.ce_weight == 0:
             raise ValueError(
                 f"algorithm.mse_weight ({self.mse_weight}) and ce_weight ({self.ce_weight}) cannot be negative, "
                 "and one of them must be above 0"
             )
-        if self.decoder.token_draw == "sample" and self.parameterisation == "faithful":
+        self.check_decoder(self.decoder)
+
+    def check_decoder(self, decoder: AnyDecoder) -> None:
+        """Raise ValueError where a decoder asks for what this model has not."""
+        if isinstance(decoder, SpeculativeConfig):
+            if self.parameterisation == "faithful":
+                raise ValueError("algorithm/decoder=speculative verifies next tokens: take parameterisation=two_stream")
+            return
+        if decoder.token_draw != "mean" and self.parameterisation == "faithful":
             raise ValueError(
-                "algorithm.decoder.token_draw=sample needs token probabilities: "
-                "set token_draw=mean, or parameterisation=shifted"
+                f"algorithm.decoder.token_draw={decoder.token_draw} needs token probabilities: "
+                "set token_draw=mean, or parameterisation=two_stream"
+            )
+        if decoder.token_draw == "chain" and not (self.parameterisation == "two_stream" and self.streams.chain):
+            raise ValueError(
+                "algorithm.decoder.token_draw=chain needs a network trained for it: set token_draw=sample, or train "
+                "with parameterisation=two_stream and streams.chain above 0"
+            )
+        if decoder.sliding and self.backbone.style != "rope":
+            raise ValueError(
+                "algorithm.decoder.sliding needs rotary positions: set it to false, or train with "
+                "algorithm.backbone.style=rope"
             )
 
 
@@ -105,24 +164,34 @@ class DFLM(BaseAlgorithm):
     def __init__(self, config: DFLMConfig, *, vocabulary_size: int, total_steps: int = 1, seed: int = 0) -> None:
         super().__init__(config, vocabulary_size=vocabulary_size, total_steps=total_steps, seed=seed)
         self.window = config.backbone.block_size + 1
-        dim = config.embedding.dim or config.backbone.n_embd
-        table = TokenTable(vocabulary_size, dim, config.embedding)
-        denoiser: FaithfulDenoiser | ShiftedDenoiser
-        if config.parameterisation == "shifted":
-            abar = self.make_process(nn.Identity()).alphas_cumprod
-            denoiser = ShiftedDenoiser(config.backbone, table, config.time_fusion, abar)
-        else:
-            longer = replace(config.backbone, block_size=self.window)
-            denoiser = FaithfulDenoiser(longer, table, config.time_fusion)
-        self.likelihood_kind = denoiser.likelihood_kind
+        self.levels: InformationLevels | None = None
+        if config.diffusion.beta_schedule == INFORMATION:
+            self.levels = InformationLevels(config.diffusion.timesteps, vocabulary_size)
+        self.process = self.make_process(self._make_denoiser(config))
+        self.likelihood_kind = self.denoiser.likelihood_kind
         if config.mse_weight > 0:
             self.loss_unit = "weighted squared error" + (" + nats" if config.ce_weight > 0 else "")
-        self.process = self.make_process(denoiser)
+
+    def _make_denoiser(self, config: DFLMConfig) -> Denoiser:
+        dim = config.embedding.dim or config.backbone.n_embd
+        if config.parameterisation == "faithful":
+            longer = replace(config.backbone, block_size=self.window)
+            return FaithfulDenoiser(longer, TokenTable(self.vocabulary_size, dim, config.embedding), config.time_fusion)
+        model = LanguageModel(
+            config.backbone, self.vocabulary_size
+        )  # first: a GPT of this seed starts from its weights
+        table = TokenTable(self.vocabulary_size, dim, config.embedding)
+        abar = self.make_process(nn.Identity()).alphas_cumprod
+        if config.parameterisation == "shifted":
+            return ShiftedDenoiser(model, table, config.time_fusion, abar, self.levels, config.self_conditioning)
+        return TwoStreamDenoiser(
+            model, table, config.time_fusion, abar, self.levels, config.self_conditioning, config.streams
+        )
 
     @property
-    def denoiser(self) -> FaithfulDenoiser | ShiftedDenoiser:
+    def denoiser(self) -> Denoiser:
         """The network, which the process owns."""
-        return cast(FaithfulDenoiser | ShiftedDenoiser, self.process.denoiser)
+        return cast(Denoiser, self.process.denoiser)
 
     @property
     def table(self) -> TokenTable:
@@ -130,35 +199,66 @@ class DFLM(BaseAlgorithm):
 
     def make_process(self, denoiser: nn.Module, decoder: MatrixDecoderConfig | None = None) -> Diffusion:
         """The Gaussian process around `denoiser`, sampling as `decoder` says."""
-        decoder = decoder or self.config.decoder
+        decoder = decoder or MatrixDecoderConfig(sampling_timesteps=self.config.diffusion.timesteps)
+        options = asdict(self.config.diffusion)
+        options.pop("fit_every_steps")
+        if self.levels is not None:
+            options["beta_schedule"] = self._fitted_betas()
         return Diffusion(
             denoiser,
-            **asdict(self.config.diffusion),
+            **options,
             sampling_timesteps=decoder.sampling_timesteps,
+            level_power=decoder.level_power,
             ddim_eta=decoder.ddim_eta,
             stabilization_level=decoder.stabilization_level,
         )
 
-    def draw_noise(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Clamped Gaussian noise for the embeddings of ids (B, T): (B, T, C)."""
-        shape = (*ids.shape, self.table.weight.size(1))
-        clip = self.config.diffusion.clip_noise
-        return torch.randn(shape, generator=generator, device=ids.device).clamp(-clip, clip)
+    def _fitted_betas(self) -> Tensor:
+        assert self.levels is not None
+        return self.levels.betas(self.config.embedding.dim or self.config.backbone.n_embd)
+
+    def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
+        every = self.config.diffusion.fit_every_steps * self.trainer.accumulate_grad_batches
+        if self.levels is not None and batch_idx > 0 and batch_idx % every == 0:
+            reduce = self.trainer.strategy.reduce
+            self.levels.fit(*(reduce(sums.clone(), reduce_op="sum") for sums in (self.levels.nats, self.levels.count)))
+            self.process.set_betas(self._fitted_betas())
+            cast(ShiftedDenoiser, self.denoiser).alphas_cumprod.copy_(self.process.alphas_cumprod)
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        levels = sample_noise_levels(
-            *ids.shape,
-            timesteps=self.config.diffusion.timesteps,
-            mixture=self.config.rows,
-            generator=generator,
-        )  # (B, T + 1)
-        parts = self.denoiser.losses(self.process, ids, levels, self.draw_noise(ids, generator))
+        parts = self.denoiser.losses(self.process, ids, self.config.rows, generator)
         loss = self.config.mse_weight * parts["mse"] + self.config.ce_weight * parts["ce"]
         norm = self.table().detach().norm(dim=-1).mean()
         return {"loss": loss, **parts, "embedding_norm": norm}
 
     def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        return self.denoiser.nll(self.process, ids, self.draw_noise(ids, generator), generator)
+        return self.denoiser.nll(self.process, ids, generator)
+
+    def likelihoods(self) -> dict[str, Likelihood]:
+        """The exact one, and the bounds of pyramids with several tokens in flight."""
+        found = super().likelihoods()
+        if not isinstance(self.denoiser, FaithfulDenoiser):
+            for in_flight in PATHS:
+                if in_flight < self.backbone.block_size:
+                    found[f"pyramid_{in_flight}"] = Likelihood("bound", partial(self.path_bound, in_flight))
+        return found
+
+    def path_bound(self, in_flight: int, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Nats (B, T) of ids[:, 1:] on a pyramid with `in_flight` tokens in flight, an upper bound in the mean over a
+        text: the exact nats and an estimate of the excess. A token is at the levels of training, and passes between
+        them.
+        """
+        denoiser = cast(ShiftedDenoiser, self.denoiser)
+        snr = self.process.snr.double()
+        finer = len(snr) // 4
+        finer += -(len(snr) + finer) % in_flight  # so that the tokens in flight share all cells equally
+        top = torch.linspace(1, 0, finer + 1, device=snr.device)[:-1].double()
+        clean = CLEAN_SNR / denoiser.table.scale**2
+        edges = torch.cat([snr[0] + top * (clean - snr[0]).clamp(min=0), snr, snr.new_zeros(1)])
+        path = path_excess(
+            denoiser.window_priors, ids, denoiser.table(), edges=edges, in_flight=in_flight, generator=generator
+        )
+        return path.autoregressive + path.excess
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
@@ -174,10 +274,11 @@ class DFLM(BaseAlgorithm):
         timesteps = self.config.diffusion.timesteps
         levels = torch.randint(timesteps, ids.shape, generator=generator, device=ids.device)
         table, x0 = self.table(), self.denoiser.embed(ids)
-        x = self.process.q_sample(x0, levels, self.draw_noise(ids, generator))
-        pred_x0 = self.process.model_predictions(x, levels)[1]
-        error = (pred_x0 - x0).square().mean(-1)  # (B, T)
-        correct = round_to_tokens(pred_x0 - self.denoiser.positions(ids.size(1)), table) == ids
+        x = self.process.q_sample(x0, levels, self.process.draw_noise(x0.shape, generator))
+        estimate = self.denoiser.estimate(self.process, ids, x, levels)  # (B, T, C)
+        ids, levels = ids[:, 1:], levels[:, 1:]
+        error = (estimate - F.embedding(ids, table)).square().mean(-1)  # (B, T)
+        correct = round_to_tokens(estimate, table) == ids
         for low, high in level_bins(timesteps):
             inside = (levels >= low) & (levels < high)
             if inside.any():
@@ -198,16 +299,42 @@ class DFLM(BaseAlgorithm):
         keyword = [int(token) for token in self.encode(decoder.keyword)]
         return guidance_from_loss(keyword_loss(table, keyword), decoder.guidance_scale)
 
+    @property
+    def sees_right(self) -> bool:
+        """Whether a suffix within reach of the window makes a difference to what is written before it."""
+        reads = not isinstance(self.denoiser, FaithfulDenoiser) and self.denoiser.reads_right > 0
+        return reads and not isinstance(self.config.decoder, SpeculativeConfig)
+
+    def sampling_process(self, decoder: MatrixDecoderConfig) -> tuple[Diffusion, Context]:
+        """The process that samples as `decoder` says, around the context that is its denoiser; for one call."""
+        process = self.make_process(nn.Identity(), decoder).to(self.device)
+        context: Context
+        if isinstance(self.denoiser, FaithfulDenoiser):
+            context = WholeWindow(self.denoiser, self.window, self.denoiser.positions)
+        else:
+            context = Posterior(self.denoiser, process, decoder)
+        process.denoiser = context
+        return process, context
+
     def check_generation(self, length: int, *, prompt_length: int = 1) -> None:
+        decoder = self.config.decoder
         try:
-            horizon_of(length, self.config.decoder.chunk_size, self.window)
-            self.guidance(self.config.decoder, self.table())
+            if isinstance(decoder, SpeculativeConfig):
+                return decoder.check(self.backbone.block_size)
+            horizon = length if decoder.chunk_size is None else min(decoder.chunk_size, length)
+            self.sampling_process(decoder)[1].check(self.matrix(decoder, horizon))
+            self.guidance(decoder, self.table())
         except ValueError as error:
             raise ValueError(f"algorithm.decoder: {error}") from error
 
     def artifacts(self) -> dict[str, np.ndarray]:
-        horizon = self.config.decoder.chunk_size or self.window
-        return {"scheduling_matrix": self.matrix(self.config.decoder, horizon).numpy()}
+        found, decoder = {}, self.config.decoder
+        if isinstance(decoder, MatrixDecoderConfig):
+            horizon = min(decoder.chunk_size or self.window, self.window)
+            found["scheduling_matrix"] = self.matrix(decoder, horizon).numpy()
+        if self.levels is not None:
+            found["noise_levels"] = self.levels.snr.cpu().numpy()
+        return found
 
     @torch.no_grad()
     def generate(
@@ -216,18 +343,41 @@ class DFLM(BaseAlgorithm):
         *,
         length: int,
         seeds: Sequence[int],
-        decoder: MatrixDecoderConfig | None = None,
+        decoder: AnyDecoder | None = None,
         trace: bool = False,
+        suffix: Tensor | None = None,
     ) -> Generation:
         check_prompt(prompt, seeds, length)
         decoder = decoder or self.config.decoder
+        self.config.check_decoder(decoder)
+        if isinstance(decoder, SpeculativeConfig):
+            if suffix is not None:
+                raise ValueError("algorithm/decoder=speculative writes from left to right: take no suffix, or pyramid")
+            decoder.check(self.backbone.block_size)
+            denoiser = cast(ShiftedDenoiser, self.denoiser)
+            return speculate(denoiser, prompt, length=length, seeds=seeds, config=decoder, trace=trace)
+        tail = prompt[:, :0] if suffix is None else suffix
+        ids = torch.cat([prompt, prompt.new_zeros(len(seeds), length), tail], dim=1)  # (B, L)
+        given = torch.ones_like(ids, dtype=torch.bool)
+        given[:, prompt.size(1) : prompt.size(1) + length] = False
+        return self.infill(ids, given, seeds=seeds, decoder=decoder, trace=trace)
+
+    @torch.no_grad()
+    def infill(
+        self,
+        ids: Tensor,
+        given: Tensor,
+        *,
+        seeds: Sequence[int],
+        decoder: MatrixDecoderConfig,
+        trace: bool = False,
+    ) -> Generation:
+        """Decide the tokens of ids (B, L) that are not `given` (B, L); the first must be. Given ones behind others are
+        taken into account once they are in the window, by a network that reads it from right to left, too."""
         began = time.perf_counter()
         random = RowRandom(seeds)
         table = self.table()
-        denoiser = self.denoiser.for_sampling(decoder, random)
-        process = self.make_process(denoiser, decoder).to(prompt.device)
-        ids = torch.cat([prompt, prompt.new_zeros(len(seeds), length)], dim=1)  # (B, L)
-        given = torch.arange(ids.size(1), device=ids.device).expand_as(ids) < prompt.size(1)
+        process, context = self.sampling_process(decoder)
         states: list[tuple[Tensor, Tensor, Tensor]] = []
 
         def record(x: Tensor, levels: Tensor, forwards: int) -> None:
@@ -239,14 +389,22 @@ class DFLM(BaseAlgorithm):
             F.embedding(ids, table),
             given,
             matrix=partial(self.matrix, decoder),
-            noise=random,
-            block_size=self.window,
+            source=random,
             chunk_size=decoder.chunk_size,
+            draws_tokens=decoder.token_draw != "mean",
             guidance_fn=self.guidance(decoder, table),
-            window_offset=lambda start, width: self.denoiser.positions(width),
             on_row=record if trace else None,
         )
+        decided = int((~given).sum())
         ids = torch.where(given, ids, round_to_tokens(sampled.x, table, decoder.rounding))
         recorded = Trace(*(torch.stack(part) for part in zip(*states, strict=True))) if trace else None
         seconds = time.perf_counter() - began
-        return Generation(ids, sampled.forwards, sampled.forwards, seconds, length * len(seeds), recorded)
+        return Generation(
+            ids,
+            sampled.steps,
+            context.forwards,
+            seconds,
+            decided,
+            recorded,
+            token_forwards=context.token_forwards,
+        )

@@ -6,7 +6,7 @@ and 0 to timesteps - 1.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -24,9 +24,10 @@ NoiseSource = Callable[[Tensor], Tensor]
 class Diffusion(nn.Module):
     """Noise process around `denoiser(x (B, T, C), noise_levels (B, T)) -> (B, T, C)`.
 
-    `sampling_timesteps` below `timesteps` samples by DDIM, equal by DDPM. `stabilization_level` L shows the
-    context of a sampling step as if at level L - 1; L = 0 shows it clean. The denoiser is told level 0 of a
-    clean token, the lowest it is trained on. Raises ValueError for impossible settings.
+    `beta_schedule` is the name of one, or the betas (timesteps,). `sampling_timesteps` below `timesteps` samples by
+    DDIM, equal by DDPM; with a `level_power` below 1 more of the sampling levels lie at high noise.
+    `stabilization_level` L shows the context of a sampling step as if at level L - 1; L = 0 shows it clean. The
+    denoiser is told level 0 of a clean token, the lowest it is trained on. Raises ValueError for impossible settings.
     """
 
     alphas_cumprod: Tensor
@@ -39,7 +40,7 @@ class Diffusion(nn.Module):
         *,
         timesteps: int = 32,
         sampling_timesteps: int = 32,
-        beta_schedule: str = "cosine",
+        beta_schedule: str | Tensor = "cosine",
         objective: str = "pred_noise",
         use_fused_snr: bool = True,
         snr_clip: float = 5.0,
@@ -48,15 +49,16 @@ class Diffusion(nn.Module):
         ddim_eta: float = 0.0,
         stabilization_level: int = 0,
         log_snr_shift: float = 0.0,
+        level_power: float = 1.0,
     ) -> None:
         super().__init__()
         check_choice("objective", objective, OBJECTIVES)
-        betas = betas_of(beta_schedule, timesteps)
+        betas = beta_schedule if isinstance(beta_schedule, Tensor) else betas_of(beta_schedule, timesteps)
         if not 1 <= sampling_timesteps <= timesteps:
             raise ValueError(f"sampling_timesteps must be 1 to timesteps = {timesteps}, got {sampling_timesteps}")
         if not 0 <= stabilization_level <= timesteps:
             raise ValueError(f"stabilization_level must be 0 to timesteps = {timesteps}, got {stabilization_level}")
-        for name, value in {"snr_clip": snr_clip, "clip_noise": clip_noise}.items():
+        for name, value in {"snr_clip": snr_clip, "clip_noise": clip_noise, "level_power": level_power}.items():
             if not value > 0:
                 raise ValueError(f"{name} must be positive, got {value}")
         for name, value in {"cum_snr_decay": cum_snr_decay, "ddim_eta": ddim_eta}.items():
@@ -72,11 +74,14 @@ class Diffusion(nn.Module):
         self.clip_noise = clip_noise
         self.ddim_eta = ddim_eta
         self.stabilization_level = stabilization_level
-        self.is_ddim_sampling = sampling_timesteps < timesteps
+        self.is_ddim_sampling = sampling_timesteps < timesteps or level_power != 1
         for name, table in process_tables(betas, snr_clip=snr_clip, log_snr_shift=log_snr_shift).items():
             self.register_buffer(name, table)
         # Sampling levels 0..S -> levels -1..timesteps-1; not saved: a checkpoint serves any number of steps.
-        real_steps = torch.linspace(-1, timesteps - 1, sampling_timesteps + 1).long()
+        real_steps = torch.linspace(-1, timesteps - 1, sampling_timesteps + 1)
+        if level_power != 1:
+            real_steps = ((real_steps + 1) / timesteps) ** level_power * timesteps - 1
+        real_steps = real_steps.long()
         self.register_buffer("real_steps", real_steps, persistent=False)
 
     # ---- the process ----
@@ -87,6 +92,16 @@ class Diffusion(nn.Module):
 
     def _clamp(self, noise: Tensor) -> Tensor:
         return noise.clamp(-self.clip_noise, self.clip_noise)
+
+    def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+        """Clamped Gaussian noise of `shape` on the generator's device."""
+        return self._clamp(torch.randn(tuple(shape), generator=generator, device=generator.device))
+
+    @torch.no_grad()
+    def set_betas(self, betas: Tensor) -> None:
+        """Replace the noise schedule by betas (timesteps,), in place."""
+        for name, table in process_tables(betas, snr_clip=self.snr_clip).items():
+            getattr(self, name).copy_(table)
 
     def alpha_sigma(self, noise_levels: Tensor) -> tuple[Tensor, Tensor]:
         """Scales sqrt(abar) of signal and sqrt(1 - abar) of noise at levels (B, T), each (B, T, 1)."""

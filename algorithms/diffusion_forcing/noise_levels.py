@@ -22,6 +22,7 @@ class RowMixture:
     schedule: float = 0.0  # a row of a pyramid: clean up to a random position, a ramp of random width, then noise
     tail: float = 0.0  # a clean prefix of random length, then independent levels up to the end
     clean: float = 0.0  # every token clean
+    together: float = 0.0  # one level for all tokens: ordinary diffusion
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -33,13 +34,20 @@ class RowMixture:
 
 
 def sample_noise_levels(
-    batch: int, tokens: int, *, timesteps: int, mixture: RowMixture, generator: torch.Generator
+    batch: int,
+    tokens: int,
+    *,
+    timesteps: int,
+    mixture: RowMixture,
+    generator: torch.Generator,
+    windows: bool = False,
 ) -> Tensor:
     """Draw levels (B, T) int64 on the generator's device: for every row its kind, by the mixture's weights, then
     its levels.
 
     A ramp's width is log-uniform in 1..T tokens (1 is autoregressive), its start uniform from one width
-    before the first token, where all is noise, to the end, where all is clean.
+    before the first token, where all is noise, to the end, where all is clean. Of `windows` every row is what stands
+    behind a clean past: a ramp starts at most a token before it, and is up to 2T wide, so that T tokens are part of it.
     """
     device = generator.device
     weights = torch.tensor(astuple(mixture), dtype=torch.float32, device=device)
@@ -48,11 +56,12 @@ def sample_noise_levels(
     place, spread = torch.rand(2, batch, 1, generator=generator, device=device)
 
     position = torch.arange(tokens, device=device)
-    width = tokens**spread
-    start = place * (tokens + width) - width
+    width = (2 * tokens if windows else tokens) ** spread
+    start = -place if windows else place * (tokens + width) - width
     ramp = (position - start) / width * (timesteps + 1) - 1  # -1 at the start, timesteps one width later
     schedule = ramp.floor().clamp(CLEAN, timesteps - 1).long()  # (B, T)
     tail = torch.where(position < (place * tokens).long(), CLEAN, independent)
     clean = torch.full_like(independent, CLEAN)
-    kinds = torch.stack([independent, schedule, tail, clean])  # (4, B, T), in the order of RowMixture
+    together = independent[:, :1].expand_as(independent)
+    kinds = torch.stack([independent, schedule, tail, clean, together])  # (5, B, T), in the order of RowMixture
     return kinds[kind, torch.arange(batch, device=device)]

@@ -45,6 +45,15 @@ def scheduling_matrix(mode: str, horizon: int, sampling_timesteps: int, uncertai
     return _staircase(delay, sampling_timesteps + int(delay.max()) + 1, sampling_timesteps)
 
 
+def widest_flight(matrix: Tensor) -> int:
+    """The most tokens, from the first unfinished one to the last that moves, in a step of `matrix` (rows, horizon)."""
+    moving = matrix[1:] != matrix[:-1]  # (rows - 1, horizon)
+    position = torch.arange(matrix.size(1))
+    final = (matrix[:-1] == 0).long().cumprod(1).sum(1)
+    widths = torch.where(moving, position, -1).amax(1) - final + 1
+    return max([0, *widths.tolist()])  # trapezoid_original may have one row only
+
+
 def _whole(position: Tensor, scale: float) -> Tensor:
     return (position.double() * scale).long()  # float64, as int(t * scale) in Python
 

@@ -17,6 +17,7 @@ from algorithms.common.generation import (
     Trace,
     check_prompt,
     check_sampling,
+    context_start,
     sample_tokens,
 )
 
@@ -42,17 +43,6 @@ class AutoregressiveConfig:
         """Raise ValueError if top_k is above the number of tokens."""
         if self.top_k is not None and self.top_k > size:
             raise ValueError(f"algorithm.decoder.top_k is {self.top_k}, above the vocabulary of {size} tokens")
-
-
-def context_start(position: int, block_size: int) -> int:
-    """First token visible when token `position` is predicted.
-
-    Within the first block_size tokens the whole past; beyond, the window jumps by half a block at a time, so
-    that a cache serves block_size / 2 tokens before the context is encoded anew.
-    """
-    hop = max(1, block_size // 2)
-    overflow = position - block_size
-    return 0 if overflow <= 0 else -(-overflow // hop) * hop
 
 
 def decode(

@@ -161,6 +161,25 @@ def plot_scheduling_matrix(matrix: np.ndarray, out: Path, sampling_timesteps: in
         bar.outline.set_visible(False)
 
 
+def plot_noise_levels(snr: np.ndarray, out: Path) -> None:
+    """Draw fitted noise levels: the share of a token's nats that is open at each total SNR, (K,) descending.
+
+    Raises ValueError for SNRs that are not one-dimensional, or not positive.
+    """
+    snr = np.asarray(snr)
+    if snr.ndim != 1 or len(snr) < 2 or snr.min() <= 0:
+        raise ValueError(f"noise levels are at least two positive SNRs, not an array of shape {snr.shape}.")
+    share = np.arange(1, len(snr) + 1) / len(snr)
+    shown = snr >= 1e-3  # below, there is nothing to see of a token
+    with figure(out) as (_, (ax,)):
+        ax.plot(snr[shown], share[shown], color=COLOURS[0], marker="o", markersize=4)
+        ax.set_xscale("log")
+        ax.set_ylim(0, 1.02)
+        grid(ax)
+        ax.set_xlabel("signal-to-noise ratio of a token")
+        ax.set_ylabel("share of its nats that is open")
+
+
 def _limit_height(ax: Axes, curves: Sequence[Curve]) -> None:
     """Fit the height to the curves after their first 2 %: a fresh model's loss would flatten the rest."""
     end = max(curve.x[-1] for curve in curves)

@@ -124,8 +124,14 @@ def test_an_average_of_split_weights_is_refused(smoke: Main) -> None:
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
-        (["algorithm.decoder.chunk_size=66", "experiment.sampling.length=80"], "do not fit the window of 65"),
-        (["algorithm.decoder.chunk_size=null", "experiment.sampling.length=80"], "do not fit the window of 65"),
+        (
+            ["algorithm.decoder.chunk_size=66", "algorithm.decoder.use_cache=false", "experiment.sampling.length=80"],
+            "algorithm.decoder: 66 tokens at once do not fit the window of 64",
+        ),
+        (
+            ["algorithm/decoder=full_sequence", "algorithm.decoder.chunk_size=null", "experiment.sampling.length=80"],
+            "algorithm.decoder: 80 tokens in flight do not fit the context of 64",
+        ),
         (["algorithm.decoder.schedule=piramid"], "pyramid"),
         (["algorithm/decoder=autoregressive"], "algorithm.decoder"),
         (["algorithm.diffusion.objective=pred_noise"], "set it to pred_x0"),

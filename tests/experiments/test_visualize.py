@@ -12,7 +12,9 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.diffusion_flow.decoders import FlowTopConfidence
 from algorithms.diffusion_flow.diffusion_flow import DiffusionFlow, DiffusionFlowConfig
 from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
+from algorithms.diffusion_forcing.denoisers import StreamConfig
 from algorithms.diffusion_forcing.df_lm import DFLM, DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.speculative import SpeculativeConfig
 from algorithms.masked_diffusion.decoding import TopConfidence
 from algorithms.masked_diffusion.decoding.two_stage import TwoStage
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
@@ -25,20 +27,31 @@ BACKBONE = BackboneConfig(n_layer=1, n_head=2, n_embd=16, block_size=12)
 TOKENIZER = CharTokenizer("abcdefg\n")
 LENGTH = 9
 MATRIX = {"sampling_timesteps": 3, "chunk_size": 4}
-# Method, decoder, passes of the network for LENGTH tokens: a matrix takes its rows but one for each chunk.
+MEAN = MatrixDecoderConfig(**MATRIX, token_draw="mean")
+# Method, decoder, passes of the network for LENGTH tokens. The plain recipe takes a pass for each row in which a level
+# falls; the others none for a token that is alone in flight, but the one that reads the token before it.
 CASES = {
     "gpt": ("gpt", None, LENGTH),
-    "autoregressive": ("df_lm", MatrixDecoderConfig(**MATRIX), 3 * LENGTH),
-    "chunks_of_one": ("df_lm", replace(MatrixDecoderConfig(**MATRIX), chunk_size=1), 3 * LENGTH),
-    "pyramid": ("df_lm", MatrixDecoderConfig(**MATRIX, schedule="pyramid", uncertainty_scale=5), 2 * (3 + 3 * 5) + 3),
-    "full_sequence": ("df_lm", MatrixDecoderConfig(**MATRIX, schedule="full_sequence"), 3 * 3),
+    "autoregressive": ("df_lm", MatrixDecoderConfig(**MATRIX), LENGTH),
+    "chunks_of_one": ("df_lm", MatrixDecoderConfig(**MATRIX | {"chunk_size": 1}), LENGTH),
+    "pyramid": ("df_lm", MatrixDecoderConfig(**MATRIX, schedule="pyramid", uncertainty_scale=5), LENGTH),
+    "full_sequence": ("df_lm", MatrixDecoderConfig(**MATRIX, schedule="full_sequence"), 2 * 3 + 1),
+    "chain": ("df_lm", MatrixDecoderConfig(**MATRIX, schedule="pyramid", token_draw="chain"), None),
+    "speculative": ("df_lm", SpeculativeConfig(), None),
+    "shifted": ("df_lm_shifted", MatrixDecoderConfig(**MATRIX, schedule="pyramid"), 2 * (3 + 3) + 1),
+    "faithful": ("df_lm_faithful", replace(MEAN, schedule="pyramid"), 2 * (3 + 3) + 3),
+    "faithful_together": ("df_lm_faithful", replace(MEAN, schedule="full_sequence"), 3 * 3),
+    "faithful_one_by_one": ("df_lm_faithful", replace(MEAN, chunk_size=1), 3 * LENGTH),
     "top_confidence": ("masked_diffusion", TopConfidence(tokens_per_step=2), 3 + 2),
     "two_stage": ("masked_diffusion", TwoStage(draft_threshold=0.0, confirm_threshold=0.5), None),
     "flow": ("diffusion_flow", FlowTopConfidence(tokens_per_step=3), 2 + 1),
 }
+DF_LM = DFLMConfig(BACKBONE, diffusion=DiffusionConfig(objective="pred_x0"), streams=StreamConfig(max_window=8))
 METHODS = {
     "gpt": (GPT, GPTConfig(BACKBONE)),
-    "df_lm": (DFLM, DFLMConfig(BACKBONE, diffusion=DiffusionConfig(objective="pred_x0"))),
+    "df_lm": (DFLM, DF_LM),
+    "df_lm_shifted": (DFLM, replace(DF_LM, parameterisation="shifted")),
+    "df_lm_faithful": (DFLM, replace(DF_LM, parameterisation="faithful", decoder=MEAN)),
     "masked_diffusion": (MaskedDiffusion, MaskedDiffusionConfig(BACKBONE)),
     "diffusion_flow": (DiffusionFlow, DiffusionFlowConfig(BACKBONE)),
 }
@@ -101,19 +114,27 @@ def test_levels_mean_what_the_scale_says() -> None:
 
 def test_putting_noise_where_a_chunk_begins_costs_no_pass() -> None:
     """Catches a state of Diffusion Forcing counted as a pass that is none, and one that changes nothing not counted."""
-    assert recorded("full_sequence").forwards.tolist() == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9]
-    assert recorded("chunks_of_one").forwards.tolist() == [
+    assert recorded("faithful_together").forwards.tolist() == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 8, 9]
+    assert recorded("faithful_one_by_one").forwards.tolist() == [
         3 * chunk + run for chunk in range(LENGTH) for run in range(4)
+    ]
+    assert recorded("full_sequence").forwards.tolist() == [0, 1, 2, 3, 3, 4, 5, 6, 6, 7, 7, 7]
+    assert recorded("chunks_of_one").forwards.tolist() == [
+        chunk + min(run, 1) for chunk in range(LENGTH) for run in range(4)
     ]
 
 
 def test_text_on_both_sides_is_given() -> None:
     """Catches a suffix that is generated over, or one dropped where the method cannot see it."""
-    record = recorded("top_confidence", suffix="gfe")
-    assert record.given.tolist() == [True] * 2 + [False] * LENGTH + [True] * 3
-    assert all(row[-3:] == ["g", "f", "e"] for row in record.tokens) and not record.levels[:, -3:].any()
-    with pytest.raises(ValueError, match=r"label cannot see a suffix.*leave the suffix empty"):
-        recorded("gpt", suffix="gfe")
+    for name in ("top_confidence", "full_sequence", "pyramid"):
+        record = recorded(name, suffix="gfe")
+        assert record.given.tolist() == [True] * 2 + [False] * LENGTH + [True] * 3
+        assert all(row[-3:] == ["g", "f", "e"] for row in record.tokens) and not record.levels[:, -3:].any()
+    for name in ("gpt", "shifted", "faithful"):
+        with pytest.raises(ValueError, match=r"label cannot see a suffix.*leave the suffix empty"):
+            recorded(name, suffix="gfe")
+    with pytest.raises(ValueError, match="speculative writes from left to right"):
+        recorded("speculative", suffix="gfe")
 
 
 def test_a_start_token_is_no_text() -> None:

@@ -14,43 +14,87 @@ ATTENTION_KINDS = ("causal", "bidirectional", "block_causal")
 
 
 class KVCache:
-    """Keys and values of the tokens already encoded, one pair per layer, in buffers allocated once.
+    """Keys and values of the tokens already encoded, one pair per layer, in buffers that are seldom allocated.
 
-    `length` tokens are valid. A forward pass with the cache encodes new tokens behind them and moves `length`
-    on; under causal attention the result is the one of a pass over the whole sequence.
+    `length` tokens have been kept. A forward pass with the cache encodes new tokens behind them; those that it is told
+    to keep move `length` on, the others are overwritten by the next pass. Under causal attention the result is the one
+    of a pass over the whole sequence. With a `window` a query sees the last `window` tokens, itself among them, and
+    older keys are dropped; that needs positions that count from anywhere, as rotary ones do.
     """
 
-    def __init__(self, n_layer: int) -> None:
+    def __init__(self, n_layer: int, *, window: int | None = None) -> None:
         self.length = 0
+        self.window = window
+        self._dropped = 0  # tokens before the first in the buffers
         self._pairs: list[tuple[Tensor, Tensor] | None] = [None] * n_layer
 
+    @property
+    def first(self) -> int:
+        """The first token that the next one sees."""
+        return 0 if self.window is None else max(0, self.length + 1 - self.window)
+
     def append(self, layer: int, k: Tensor, v: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-        """Store k, v (B, nh, T, hs) behind the cached ones; returns all of them (B, nh, S, hs)."""
-        end = self.length + k.size(2)
+        """Store k, v (B, nh, T, hs) behind the kept ones; returns those that any of the T queries sees (B, nh, S,
+        hs)."""
+        pair = self._room(layer, k, capacity)
+        begin, start = self.first - self._dropped, self.length - self._dropped
+        end = start + k.size(2)
+        for buffer, new in zip(pair, (k, v), strict=True):
+            buffer[:, :, start:end] = new.detach()
+        if torch.is_grad_enabled() and k.requires_grad:  # gradients reach the new tokens, and need no buffer later
+            return torch.cat([pair[0][:, :, begin:start], k], dim=2), torch.cat([pair[1][:, :, begin:start], v], dim=2)
+        return pair[0][:, :, begin:end], pair[1][:, :, begin:end]
+
+    def make_room(self, tokens: int, capacity: int) -> None:
+        """Drop what no query will see any more where `tokens` new ones would not fit behind the rest."""
+        if self.window is None and self.length + tokens > capacity:
+            raise ValueError(f"the cache holds {capacity} tokens, {self.length + tokens} were asked for")
+        full = next((pair for pair in self._pairs if pair is not None), None)
+        if full is None or self.length - self._dropped + tokens <= full[0].size(2):
+            return
+        size, seen = (
+            max(2 * capacity, capacity + tokens),
+            slice(self.first - self._dropped, self.length - self._dropped),
+        )
+        for layer, pair in enumerate(self._pairs):
+            if pair is not None:
+                kept = tuple(buffer[:, :, seen] for buffer in pair)
+                self._pairs[layer] = (self._buffer(kept[0], size), self._buffer(kept[1], size))
+        self._dropped = self.first
+
+    def _room(self, layer: int, k: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
         pair = self._pairs[layer]
         if pair is None:
-            shape = (k.size(0), k.size(1), capacity, k.size(3))
-            pair = (k.new_empty(shape), v.new_empty(shape))
+            size = capacity if self.window is None else max(2 * capacity, capacity + k.size(2))
+            pair = (self._buffer(k[:, :, :0].detach(), size), self._buffer(k[:, :, :0].detach(), size))
             self._pairs[layer] = pair
-        if end > pair[0].size(2):
-            raise ValueError(f"the cache holds {pair[0].size(2)} tokens, {end} were asked for")
-        keys, values = pair
-        keys[:, :, self.length : end] = k
-        values[:, :, self.length : end] = v
-        return keys[:, :, :end], values[:, :, :end]
+        return pair
+
+    @staticmethod
+    def _buffer(kept: Tensor, size: int) -> Tensor:
+        buffer = kept.new_empty((kept.size(0), kept.size(1), size, kept.size(3)))
+        buffer[:, :, : kept.size(2)] = kept
+        return buffer
 
 
 def attention_mask(
-    kind: str, queries: int, keys: int, *, block_len: int = 1, device: torch.device | None = None
+    kind: str,
+    queries: int,
+    keys: int,
+    *,
+    block_len: int = 1,
+    window: int | None = None,
+    device: torch.device | None = None,
 ) -> Tensor:
     """Which keys each query may see: bool (queries, keys); the queries are the last `queries` of the keys.
 
-    `block_causal` blocks hold `block_len` tokens: a query sees its own block whole and every earlier one.
+    `block_causal` blocks hold `block_len` tokens: a query sees its own block whole and every earlier one. With a
+    `window` a causal query sees the last `window` keys up to itself.
     """
     q = torch.arange(keys - queries, keys, device=device)[:, None]
     k = torch.arange(keys, device=device)[None, :]
     if kind == "causal":
-        return k <= q
+        return k <= q if window is None else (k <= q) & (k > q - window)
     if kind == "block_causal":
         return k // block_len <= q // block_len
     if kind == "bidirectional":

@@ -105,11 +105,16 @@ class Transformer(nn.Module):
                 if name.endswith("c_proj.weight"):
                     nn.init.normal_(parameter, 0.0, 0.02 / math.sqrt(2 * config.n_layer))
 
-    def new_cache(self) -> KVCache:
-        """An empty key-value cache for this trunk; only a causal trunk can use one exactly."""
+    def new_cache(self, *, sliding: bool = False) -> KVCache:
+        """An empty key-value cache for this trunk; only a causal trunk can use one exactly.
+
+        `sliding`: any number of tokens, of which each sees the last block_size; only with rotary positions.
+        """
         if self.attention != "causal":
             raise ValueError(f"a key-value cache is exact only under causal attention, not {self.attention}")
-        return KVCache(self.config.n_layer)
+        if sliding and self.wpe is not None:
+            raise ValueError("a sliding cache needs rotary positions: take algorithm.backbone.style=rope")
+        return KVCache(self.config.n_layer, window=self.config.block_size if sliding else None)
 
     def add_positions(self, x: Tensor, start: int = 0) -> Tensor:
         """Add the learned position embeddings of start .. start + T - 1 to x (B, T, C); nothing with RoPE."""
@@ -123,31 +128,47 @@ class Transformer(nn.Module):
         x: Tensor,
         *,
         cache: KVCache | None = None,
+        keep: int | None = None,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks over x (B, T, C).
 
-        With `cache`, x follows the cached tokens, and its keys and values are appended. `mask` (T, T) and
-        `positions` (T,) replace the trunk's own visibility and numbering (two streams in one pass).
+        With `cache`, x follows the cached tokens, and the keys and values of its first `keep` tokens (None: all) stay
+        there. `mask` (T, S) and `positions` (T,) replace the trunk's own visibility and numbering (two streams in one
+        pass); both may differ by row, (B, 1, T, S) and (B, T).
         """
         T = x.size(1)
         start = 0 if cache is None else cache.length
+        window = None if cache is None else cache.window
         if positions is None:
-            self._check_length(start + T)
-            rotary = self.rotary[:, start : start + T]
+            if window is None:
+                self._check_length(start + T)
+            rotary = self._rotary(start + T)[:, start : start + T]
         else:
             rotary = self.rotary[:, positions]
-        causal = mask is None and self.attention == "causal" and start == 0
-        if mask is None and (self.attention == "block_causal" or (self.attention == "causal" and start and T > 1)):
-            mask = attention_mask(self.attention, T, start + T, block_len=self.block_len, device=x.device)
+            if positions.dim() == 2:  # every row has its own
+                rotary = rotary[:, :, None]
+        keys = T if cache is None else start + T - cache.first  # those that the first query or a later one sees
+        causal = mask is None and self.attention == "causal" and start == 0 and (window is None or window >= T)
+        if mask is None and not causal and (self.attention == "block_causal" or (self.attention == "causal" and T > 1)):
+            mask = attention_mask(self.attention, T, keys, block_len=self.block_len, window=window, device=x.device)
+        if cache is not None:
+            cache.make_room(T, self.config.block_size)
         x = self.ln_in(self.drop(x))
         for block in self.blocks:
             rotary_or_none = None if self.wpe is not None else rotary
             x = block(x, causal=causal, mask=mask, rotary=rotary_or_none, cache=cache)
         if cache is not None:
-            cache.length += T
+            cache.length += T if keep is None else keep
         return self.ln_f(x)
+
+    def _rotary(self, length: int) -> Tensor:
+        """The table for positions 0 .. length - 1, made longer where a sliding cache has come further."""
+        if length > self.rotary.size(1):
+            longer = rotary_table(2 * length, self.config.n_embd // self.config.n_head)
+            self.rotary = longer.to(self.rotary)
+        return self.rotary
 
     def _check_length(self, length: int) -> None:
         if length > self.config.block_size:

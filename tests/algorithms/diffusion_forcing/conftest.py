@@ -97,13 +97,17 @@ def posterior_mean() -> type[PosteriorMean]:
 
 
 class SeededRows:
-    """Gaussian draws for a batch whose row i depends on seeds[i] alone."""
+    """Gaussian and uniform draws for a batch whose row i depends on seeds[i] alone."""
 
     def __init__(self, seeds: Sequence[int]) -> None:
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def normal(self, *shape: int) -> Tensor:
         return torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
+
+    def uniform(self, *shape: int) -> Tensor:
+        drawn = [torch.rand(shape, generator=generator, dtype=torch.float64) for generator in self.generators]
+        return torch.stack(drawn)
 
 
 @pytest.fixture(scope="session")

@@ -1,106 +1,99 @@
 """Diffusion Forcing LM: what the network may see, its exact likelihood, the law of its samples, its errors."""
 
 import math
+import re
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from algorithms.common.backbone import BackboneConfig, LanguageModel
+from algorithms.common.backbone import BackboneConfig
 from algorithms.diffusion_forcing import df_lm
 from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
-from algorithms.diffusion_forcing.denoisers import ShiftedDenoiser
+from algorithms.diffusion_forcing.denoisers import FaithfulDenoiser, ShiftedDenoiser, StreamConfig, TwoStreamDenoiser
 from algorithms.diffusion_forcing.df_lm import DFLM, DFLMConfig, DiffusionConfig, level_bins
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig, TokenTable, round_to_tokens
-from algorithms.diffusion_forcing.likelihood import ancestral_bound
+from algorithms.diffusion_forcing.likelihood import ancestral_bound, channel_logits
 from algorithms.diffusion_forcing.noise_levels import RowMixture
+from algorithms.diffusion_forcing.speculative import SpeculativeConfig
+from algorithms.teacher_forcing.gpt import GPT, GPTConfig
+from tests.algorithms.diffusion_forcing.tiny_models import (
+    MEAN,
+    V,
+    faithful,
+    generator,
+    next_token,
+    shifted,
+    some_ids,
+    two_stream,
+)
 
-V = 5
-MEAN = MatrixDecoderConfig(schedule="pyramid", sampling_timesteps=8, ddim_eta=0.0, token_draw="mean")
-
-
-def generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)
-
-
-def shifted(style: str = "rope", fusion: str = "concat_mlp", **changes) -> DFLM:
-    settings = {
-        "embedding": EmbeddingConfig(dim=4),
-        "diffusion": DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=16),
-        "rows": RowMixture(independent=1, schedule=1, tail=1, clean=1),
-    } | changes
-    config = DFLMConfig(BackboneConfig(2, 2, 16, 8, style=style), time_fusion=fusion, **settings)
-    model = DFLM(config, vocabulary_size=V)
-    torch.nn.init.normal_(model.denoiser.lm_head.weight, 0, 0.5)
-    return model.eval()
+MAKERS = pytest.mark.parametrize("make", [shifted, two_stream])
 
 
-def faithful(style: str = "nanogpt", objective: str = "pred_noise", **changes) -> DFLM:
-    settings = {
-        "embedding": EmbeddingConfig(norm="free"),
-        "mse_weight": 1.0,
-        "ce_weight": 0.0,
-        "decoder": MEAN,
-        "diffusion": DiffusionConfig(objective=objective),
-    } | changes
-    config = DFLMConfig(BackboneConfig(2, 2, 16, 8, style=style), parameterisation="faithful", **settings)
-    return DFLM(config, vocabulary_size=V).eval()
-
-
-def some_ids(batch: int = 3, tokens: int = 9) -> torch.Tensor:
-    return torch.randint(0, V, (batch, tokens), generator=generator())
-
-
+@MAKERS
 @pytest.mark.parametrize("style", ["nanogpt", "rope"])
 @pytest.mark.parametrize("fusion", ["add", "concat_mlp"])
-def test_without_noise_it_is_a_gpt(style, fusion):
-    """Catches a shift, a head or a conditioning that differs from teacher forcing when the past is clean: the
-    likelihood is that of a GPT whose token embedding is what the trunk receives for a clean token."""
-    model = shifted(style, fusion).double()
-    denoiser = model.denoiser
-    gpt = LanguageModel(model.backbone, V).double().eval()
-    gpt.trunk.load_state_dict(denoiser.trunk.state_dict())
-    gpt.lm_head.weight = denoiser.lm_head.weight
-    tokens = denoiser.conditioning(denoiser.project_in(model.table())[None], torch.zeros(1, V, dtype=torch.long))
-    gpt.wte.weight = torch.nn.Parameter(tokens[0].detach())
+@pytest.mark.parametrize("self_conditioning", [0.0, 1.0])
+def test_without_noise_it_is_a_gpt(make, style, fusion, self_conditioning):
+    """Catches a shift, a head or a conditioning that differs from teacher forcing when the past is clean: likelihood
+    and loss of clean texts are those of a GPT of the same weights."""
+    model = make(style, fusion, rows=RowMixture(independent=0, clean=1), self_conditioning=self_conditioning)
+    gpt = GPT(GPTConfig(model.backbone), vocabulary_size=V).double().eval()
+    gpt.model.load_state_dict(model.denoiser.model.state_dict())
     ids = some_ids()
-    expected = F.cross_entropy(gpt(ids[:, :-1]).transpose(1, 2), ids[:, 1:], reduction="none")
-    torch.testing.assert_close(model.nll(ids, generator()), expected, rtol=0, atol=1e-9)
+    assert torch.equal(model.nll(ids, generator()), gpt.nll(ids, generator()))
+    part = "ce" if make is shifted else "clean_ce"
+    loss = gpt.loss(ids, generator())["loss"]
+    torch.testing.assert_close(model.loss(ids, generator())[part].float(), loss.float(), rtol=1e-6, atol=0)
 
 
-def test_a_tokens_own_noise_stays_out_of_its_prediction():
-    """Catches a leak: f for token l may depend on z_<l only, and the posterior on z_l through the channel only."""
-    model = shifted().double()
+@pytest.mark.parametrize("parameterisation", ["shifted", "two_stream"])
+@pytest.mark.parametrize("style", ["nanogpt", "rope"])
+@pytest.mark.parametrize("beta_schedule", ["cosine", "information"])
+def test_it_starts_from_the_weights_of_the_gpt_of_its_seed(parameterisation, style, beta_schedule):
+    """Catches a draw before, or within, the GPT's own: a comparison of methods would start from other weights."""
+    diffusion = DiffusionConfig(objective="pred_x0", beta_schedule=beta_schedule)
+    model = next_token(parameterisation, style, diffusion=diffusion)
+    for seed in (0, 3):
+        ours = DFLM(model.config, vocabulary_size=V, seed=seed).denoiser.model.state_dict()
+        theirs = GPT(GPTConfig(model.backbone), vocabulary_size=V, seed=seed).model.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+@pytest.mark.parametrize("self_conditioning", [0.0, 1.0])
+def test_a_tokens_own_noise_stays_out_of_its_prediction(self_conditioning):
+    """Catches a leak in the rows of `shifted`: f for token l may depend on z_<l only, estimates fed back included."""
+    model = shifted(self_conditioning=self_conditioning)
+    ids, levels, table = some_ids(1, 6), torch.full((1, 6), 7), model.table()
     x = torch.randn(1, 6, 4, dtype=torch.double, requires_grad=True)
-    levels = torch.full((1, 6), 7)
-    table = model.table()
-    prior = model.denoiser.posterior_logits(x, levels, table) - model.denoiser.channel_logits(x, levels, table)
-    for position in range(6):
+    prior, _ = model.denoiser._priors(ids, x, levels, table)
+    if self_conditioning:
+        prior, _ = model.denoiser._priors(ids, x, levels, table, estimate=prior)
+    for position in range(5):  # of the tokens after the first
         (gradient,) = torch.autograd.grad(prior[0, position, 1], x, retain_graph=True)
-        assert gradient[0, position:].abs().max() < 1e-12
-        if position:
-            assert (gradient[0, :position].abs().sum(-1) > 0).all()
+        assert gradient[0, position + 1 :].abs().max() < 1e-12
+        assert (gradient[0, : position + 1].abs().sum(-1) > 0).all()
 
 
 def test_channel_is_the_gaussian_log_density():
     """Catches a wrong weight of the analytic channel, also for embeddings of unequal norm."""
-    model = shifted(embedding=EmbeddingConfig(dim=4, norm="free", scale=9.0)).double()
-    table = model.table()
+    table = 2 * torch.randn(V, 4, dtype=torch.double, generator=generator(1))
     x = torch.randn(2, 3, 4, dtype=torch.double, generator=generator())
-    levels = torch.tensor([[0, 5, 15], [3, 3, 9]])
-    abar = model.process.alphas_cumprod[levels][..., None, None]
-    density = torch.distributions.Normal(abar.sqrt() * table, (1 - abar).sqrt()).log_prob(x[:, :, None]).sum(-1)
-    ours = model.denoiser.channel_logits(x, levels, table)
+    abar = torch.tensor([[0.01, 0.5, 0.99], [0.3, 0.3, 0.8]], dtype=torch.double)
+    means, deviation = abar.sqrt()[..., None, None] * table, (1 - abar).sqrt()[..., None, None]
+    density = torch.distributions.Normal(means, deviation).log_prob(x[:, :, None]).sum(-1)
+    ours = channel_logits(x, abar, table)
     torch.testing.assert_close(ours.log_softmax(-1), density.log_softmax(-1), rtol=0, atol=1e-9)
 
 
-def single_token_process(timesteps: int) -> tuple[DFLM, torch.Tensor]:
+def single_token_process(timesteps: int, make=shifted) -> tuple[DFLM, torch.Tensor]:
     """A model whose next-token prediction is a fixed distribution, so that everything is known in closed form."""
-    model = shifted(diffusion=DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=timesteps)).double()
-    torch.nn.init.zeros_(model.denoiser.lm_head.weight)
+    model = make(diffusion=DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=timesteps))
     probabilities = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03], dtype=torch.double)
-    head = model.denoiser.lm_head
+    head = model.denoiser.model.lm_head
     head.forward = lambda h: probabilities.log().expand(*h.shape[:-1], V)
     return model, probabilities
 
@@ -117,17 +110,37 @@ def test_path_bound_on_the_autoregressive_schedule_is_the_cross_entropy():
     x0 = model.denoiser.embed(ids)
     x = process.q_sample(x0, levels, noise)
     with torch.no_grad():
-        estimate = ancestral_bound(process, ids, levels, x0, model.denoiser(x, levels), x, table)[:, 1]
+        x0_hat = model.denoiser.estimate(process, ids, x, levels)  # (B, 1, C), of the second token
+        second = [tensor[:, 1:] for tensor in (ids, levels, x0)]
+        estimate = ancestral_bound(process, *second, x0_hat, x[:, 1:], table)[:, 0]
     for token in range(V):
         values = estimate[ids[:, 1] == token]
         error = values.std() / math.sqrt(len(values))
         assert abs(float(values.mean() + probabilities[token].log())) < 4 * float(error) + 0.02
 
 
+@MAKERS
+@pytest.mark.parametrize("timesteps", [1, 6, 32])
+def test_bounds_of_pyramids_are_stated_beside_the_exact_nats(make, timesteps):
+    """Catches levels that the tokens in flight cannot share, a bound called exact, and an excess where the window tells
+    nothing: there the bound of every path is the exact one."""
+    model, ids = single_token_process(timesteps, make)[0], some_ids()
+    stated = model.likelihoods()
+    assert {name: one.kind for name, one in stated.items()} == {
+        "nll": "exact",
+        "pyramid_2": "bound",
+        "pyramid_4": "bound",
+    }
+    for one in stated.values():
+        torch.testing.assert_close(one.nll(ids, generator()).float(), model.nll(ids, generator()), rtol=1e-5, atol=0)
+    assert list(faithful().likelihoods()) == ["nll"]
+
+
+@MAKERS
 @pytest.mark.parametrize("timesteps", [1, 3, 16])
-def test_drawn_tokens_follow_the_prediction_for_any_number_of_levels(timesteps):
+def test_drawn_tokens_follow_the_prediction_for_any_number_of_levels(make, timesteps):
     """Catches a reverse step that is not the exact posterior: one level or many, the law is the next-token law."""
-    model, probabilities = single_token_process(timesteps=16)
+    model, probabilities = single_token_process(16, make)
     decoder = MatrixDecoderConfig(sampling_timesteps=timesteps, chunk_size=1)
     n = 6000
     prompt = torch.zeros(n, 1, dtype=torch.long)
@@ -136,9 +149,10 @@ def test_drawn_tokens_follow_the_prediction_for_any_number_of_levels(timesteps):
     assert (share - probabilities).abs().max() < 4.5 * math.sqrt(0.25 / n)
 
 
-def test_the_autoregressive_schedule_samples_the_networks_own_law():
+@MAKERS
+def test_the_autoregressive_schedule_samples_the_networks_own_law(make):
     """Catches a clean past that is shown as noisy, or a wrong shift: the joint law of two tokens is f's."""
-    model = shifted()
+    model = make()
     decoder = MatrixDecoderConfig(sampling_timesteps=4, chunk_size=2)
     n = 6000
     prompt = torch.full((n, 1), 3)
@@ -152,20 +166,19 @@ def test_the_autoregressive_schedule_samples_the_networks_own_law():
     assert 0.5 * float((share - law).abs().sum()) < 0.04  # total variation; about 0.02 by chance
 
 
-@pytest.mark.parametrize("make", [shifted, faithful])
+@pytest.mark.parametrize("make", [shifted, two_stream, faithful])
 def test_batched_generation_equals_single(make):
     """Catches rows that share noise: each row depends on its prompt and seed only, also past the window."""
     model = make()
     prompt = some_ids(batch=3, tokens=2)
-    decoder = model.config.decoder if make is shifted else MEAN
-    batch = model.generate(prompt, length=15, seeds=[7, 8, 9], decoder=_with_chunk(decoder, 4)).ids
+    decoder = _with_chunk(MEAN if make is faithful else MatrixDecoderConfig(schedule="pyramid"), 4)
+    batch = model.generate(prompt, length=15, seeds=[7, 8, 9], decoder=decoder).ids
     for row in range(3):
-        one = model.generate(prompt[row : row + 1], length=15, seeds=[7 + row], decoder=_with_chunk(decoder, 4))
+        one = model.generate(prompt[row : row + 1], length=15, seeds=[7 + row], decoder=decoder)
         assert torch.equal(one.ids[0], batch[row])
 
 
 def _with_chunk(decoder: MatrixDecoderConfig, chunk: int) -> MatrixDecoderConfig:
-
     return replace(decoder, chunk_size=chunk)
 
 
@@ -206,14 +219,6 @@ def test_every_faithful_recipe_learns(objective, fusion, norm):
     assert losses[-1] < 0.9 * losses[0]
 
 
-def test_the_default_learns_and_reports_its_parts():
-    """Catches parts that are not summed as configured."""
-    model = shifted(mse_weight=0.3, ce_weight=0.7)
-    parts = {name: value.detach() for name, value in model.loss(some_ids(), generator()).items()}
-    assert float(parts["loss"]) == pytest.approx(0.3 * float(parts["mse"]) + 0.7 * float(parts["ce"]), rel=1e-5)
-    assert float(parts["embedding_norm"]) == pytest.approx(math.sqrt(4), rel=1e-5)
-
-
 def test_fixed_norm_embeddings_cannot_collapse():
     """Catches a norm that follows the learned weights."""
     table = TokenTable(V, 9, EmbeddingConfig(dim=9))
@@ -237,45 +242,52 @@ def test_nearest_is_the_l2_neighbour():
     assert torch.equal(round_to_tokens(x0, table), torch.cdist(x0, table.expand(4, -1, -1)).argmin(-1))
 
 
-def test_keyword_guidance_raises_the_keyword():
+@pytest.mark.parametrize("parameterisation", ["shifted", "two_stream"])
+@pytest.mark.parametrize("schedule", ["full_sequence", "pyramid"])
+def test_keyword_guidance_raises_the_keyword(parameterisation, schedule):
     """Catches guidance of the wrong sign or without effect: the keyword appears more often than unguided."""
-    model = shifted(decoder=MEAN)
+    model = next_token(parameterisation)
+    torch.nn.init.normal_(model.denoiser.model.lm_head.weight, 0, 0.5)
     model.encode = lambda text: [int(c) for c in text]
-    prompt = torch.zeros(40, 1, dtype=torch.long)
+    prompt = torch.zeros(150, 1, dtype=torch.long)
     counts = []
-    plain = replace(MEAN, schedule="full_sequence")
+    plain = replace(MEAN, schedule=schedule)
     for decoder in (plain, replace(plain, keyword="412", guidance_scale=2.0)):
-        ids = model.generate(prompt, length=8, seeds=range(40), decoder=decoder).ids
+        ids = model.generate(prompt, length=7, seeds=range(150), decoder=decoder).ids
         texts = ["".join(map(str, row.tolist())) for row in ids]
         counts.append(sum("412" in text for text in texts))
     assert counts[1] > 2 * counts[0] + 5
 
 
-def test_trace_follows_the_matrix():
+@pytest.mark.parametrize("make", [shifted, two_stream, faithful])
+def test_trace_follows_the_matrix(make):
     """Catches a trace whose levels are not those of the scheduling matrix, or that ends on other tokens."""
-    model = shifted()
+    model = make()
     out = model.generate(some_ids(2, 2), length=4, seeds=[0, 1], decoder=_with_chunk(MEAN, 4), trace=True)
     matrix = model.matrix(MEAN, 4) / MEAN.sampling_timesteps
     torch.testing.assert_close(out.trace.states[:, 0, 2:], matrix.float())
     assert (out.trace.states[:, :, :2] == 0).all()
     assert torch.equal(out.trace.tokens[-1], out.ids)
-    assert out.forwards == len(matrix) - 1
-    assert out.trace.forwards.tolist() == list(range(len(matrix)))
+    assert out.steps == len(matrix) - 1
+    if make is faithful:  # the others compute nothing for a token that is alone in flight
+        assert out.trace.forwards.tolist() == list(range(len(matrix)))
 
 
 @pytest.mark.parametrize("token_draw", ["mean", "sample"])
 @pytest.mark.parametrize("chunk_size", [1, 2, 4])
-def test_a_trace_counts_the_passes_up_to_each_state(monkeypatch, chunk_size, token_draw):
+@pytest.mark.parametrize("use_cache", [True, False])
+def test_a_trace_counts_the_passes_up_to_each_state(monkeypatch, use_cache, chunk_size, token_draw):
     """Catches a pass counted for the noise of a new chunk, and counts shifted against their states."""
-    model, passes, at = shifted(), [], []
-    model.denoiser.trunk.register_forward_hook(lambda *_: passes.append(1))
+    model, passes, at = two_stream(), [], []
+    model.denoiser.model.trunk.register_forward_hook(lambda *_: passes.append(1))
     plain = df_lm.round_to_tokens
     monkeypatch.setattr(df_lm, "round_to_tokens", lambda *given: at.append(len(passes)) or plain(*given))
-    decoder = replace(_with_chunk(MEAN, chunk_size), token_draw=token_draw)
+    decoder = replace(_with_chunk(MEAN, chunk_size), token_draw=token_draw, use_cache=use_cache)
     out = model.generate(some_ids(2, 2), length=4, seeds=[0, 1], decoder=decoder, trace=True)
     assert out.trace.forwards.tolist() == at[:-1]  # rounded once for each state, and once for the result
     assert int(out.trace.forwards[-1]) == out.forwards == len(passes)
-    assert out.trace.forwards.diff().tolist().count(0) == 4 // chunk_size - 1  # new chunks
+    if not use_cache:
+        assert out.trace.forwards.diff().tolist().count(0) == 4 // chunk_size - 1  # new chunks
 
 
 def test_bins_cover_every_level_once():
@@ -285,19 +297,59 @@ def test_bins_cover_every_level_once():
         assert covered == list(range(timesteps))
 
 
+INFORMED = DiffusionConfig(objective="pred_x0", beta_schedule="information")
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"parameterisation": "shift"}, "choose one of shifted, faithful"),
-        ({"diffusion": DiffusionConfig(objective="pred_noise")}, "set it to pred_x0"),
+        ({"parameterisation": "shift"}, "parameterisation is 'shift': choose one of two_stream, shifted, faithful"),
+        ({"diffusion": DiffusionConfig(objective="pred_noise")}, "parameterisation=two_stream predicts the clean"),
+        ({"diffusion": DiffusionConfig(), "parameterisation": "shifted"}, "set it to pred_x0"),
         ({"mse_weight": 0.0, "ce_weight": 0.0}, "above 0"),
-        ({"parameterisation": "faithful"}, "token_draw=mean"),
+        ({"mse_weight": -1.0}, "cannot be negative"),
+        ({"self_conditioning": 1.5}, "algorithm.self_conditioning is 1.5: it must lie in [0, 1]"),
+        ({"self_conditioning": 0.5, "parameterisation": "faithful", "decoder": MEAN}, "set it to 0"),
+        ({"diffusion": INFORMED, "parameterisation": "faithful", "decoder": MEAN}, "take cosine, linear or sigmoid"),
+        ({"diffusion": INFORMED, "embedding": EmbeddingConfig(norm="free")}, "set algorithm.embedding.norm=fixed"),
+        ({"parameterisation": "faithful"}, "token_draw=sample needs token probabilities: set token_draw=mean"),
+        (
+            {"parameterisation": "faithful", "decoder": replace(MEAN, token_draw="last")},
+            "token_draw=last needs token probabilities: set token_draw=mean",
+        ),
+        ({"parameterisation": "faithful", "decoder": SpeculativeConfig()}, "take parameterisation=two_stream"),
+        (
+            {"parameterisation": "shifted", "decoder": MatrixDecoderConfig(token_draw="chain")},
+            "token_draw=chain needs a network trained for it",
+        ),
+        (
+            {"streams": StreamConfig(chain=0.0), "decoder": MatrixDecoderConfig(token_draw="chain")},
+            "streams.chain above 0",
+        ),
+        (
+            {"backbone": BackboneConfig(1, 1, 8, 4, style="nanogpt"), "decoder": MatrixDecoderConfig(sliding=True)},
+            "algorithm.decoder.sliding needs rotary positions",
+        ),
     ],
 )
 def test_impossible_combinations_are_named(settings, words):
     """Catches a combination that would train nothing, or fail only after training."""
+    given = {"backbone": BackboneConfig(1, 1, 8, 4), "diffusion": DiffusionConfig(objective="pred_x0")}
+    with pytest.raises(ValueError, match=re.escape(words)):
+        DFLMConfig(**(given | settings))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"fit_every_steps": 0}, "diffusion.fit_every_steps is 0: it must be at least 1"),
+        ({"beta_schedule": "information", "log_snr_shift": -1.0}, "set it to 0"),
+    ],
+)
+def test_impossible_processes_are_named(changes, words):
+    """Catches a fit that would divide by zero, and a shift that a fitted schedule ignores."""
     with pytest.raises(ValueError, match=words):
-        DFLMConfig(BackboneConfig(1, 1, 8, 4), **({"diffusion": DiffusionConfig(objective="pred_x0")} | settings))
+        DiffusionConfig(**changes)
 
 
 @pytest.mark.parametrize(
@@ -305,10 +357,16 @@ def test_impossible_combinations_are_named(settings, words):
     [
         ({"name": "autoregressive"}, "does not fit algorithm=df_lm"),
         ({"schedule": "piramid"}, "pyramid"),
+        ({"token_draw": "first"}, "token_draw is 'first': choose one of "),
+        ({"rounding": "up"}, "rounding is 'up': choose one of nearest, head"),
         ({"keyword": "king", "token_draw": "mean"}, "guidance_scale"),
+        ({"guidance_scale": 1.0, "token_draw": "mean"}, "set both or neither"),
         ({"keyword": "king", "guidance_scale": 1.0}, "token_draw=mean"),
         ({"chunk_size": 0}, "chunk_size"),
         ({"temperature": 0.0}, "temperature"),
+        ({"temperature": 0.5, "token_draw": "mean"}, "temperature has no effect"),
+        ({"uncertainty_scale": -1.0}, "uncertainty_scale is -1.0"),
+        ({"sliding": True, "use_cache": False}, "set use_cache=true"),
     ],
 )
 def test_bad_decoders_are_named(changes, words):
@@ -317,10 +375,34 @@ def test_bad_decoders_are_named(changes, words):
         MatrixDecoderConfig(**changes)
 
 
-def test_a_chunk_longer_than_the_window_is_named():
-    """Catches a horizon the network cannot see whole."""
-    with pytest.raises(ValueError, match="do not fit"):
-        shifted().generate(some_ids(1, 1), length=30, seeds=[0], decoder=_with_chunk(MEAN, 20))
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"schedule": "full_sequence"}, "20 tokens in flight do not fit the context of 8: raise uncertainty_scale"),
+        ({"use_cache": False}, "20 tokens at once do not fit the window of 8: set chunk_size to at most 8"),
+        ({"sampling_timesteps": 17}, "sampling_timesteps must be 1 to timesteps = 16"),
+        ({"stabilization_level": 17}, "stabilization_level must be 0 to timesteps = 16"),
+        ({"ddim_eta": 1.5}, "ddim_eta must be from 0 to 1"),
+        ({"keyword": "king", "guidance_scale": 1.0}, "keyword needs a tokenizer"),
+    ],
+)
+def test_a_decoder_that_cannot_generate_is_named_before_training(changes, words):
+    """Catches tokens that the network cannot see together, and settings of the process that fail after the training."""
+    decoder = replace(MEAN, chunk_size=20, **changes)
+    with pytest.raises(ValueError, match=rf"algorithm\.decoder: .*{words}"):
+        two_stream(decoder=decoder).check_generation(30)
+    with pytest.raises(ValueError, match=words):
+        two_stream().generate(some_ids(1, 1), length=30, seeds=[0], decoder=decoder)
+    two_stream(decoder=replace(MEAN, chunk_size=20)).check_generation(30)  # of which 8 are in flight
+
+
+def test_few_levels_are_enough():
+    """Catches a process that cannot be made for fewer levels than some decoder would take by default."""
+    decoder = MatrixDecoderConfig(sampling_timesteps=2)
+    for timesteps in (1, 4):
+        model = two_stream(diffusion=DiffusionConfig(objective="pred_x0", timesteps=timesteps))
+        steps = replace(decoder, sampling_timesteps=min(2, timesteps))
+        assert model.generate(some_ids(1, 1), length=3, seeds=[0], decoder=steps).ids.shape == (1, 4)
 
 
 def test_faithful_recipe_with_learned_positions_needs_the_trunks_width():
@@ -329,7 +411,12 @@ def test_faithful_recipe_with_learned_positions_needs_the_trunks_width():
         faithful("nanogpt", embedding=EmbeddingConfig(dim=4, norm="free"))
 
 
-def test_shifted_denoiser_is_what_the_default_uses():
-    """Catches a default that silently falls back to the plain recipe."""
-    assert isinstance(shifted().denoiser, ShiftedDenoiser)
-    assert shifted().likelihood_kind == "exact" and faithful().likelihood_kind == "bound"
+def test_the_default_is_the_two_streams():
+    """Catches a default that silently falls back to another recipe."""
+    assert DFLMConfig(BackboneConfig(1, 1, 8, 4), diffusion=INFORMED).parameterisation == "two_stream"
+    kinds = {"two_stream": TwoStreamDenoiser, "shifted": ShiftedDenoiser, "faithful": FaithfulDenoiser}
+    for model in (two_stream(), shifted(), faithful()):
+        assert type(model.denoiser) is kinds[model.config.parameterisation]
+    assert (
+        two_stream().likelihood_kind == shifted().likelihood_kind == "exact" and faithful().likelihood_kind == "bound"
+    )

@@ -54,15 +54,19 @@ def test_steps_match_the_original(golden, toy, case):
 
 @pytest.mark.parametrize("case", range(6))
 def test_guided_steps_match_the_original(golden, toy, case):
-    """Catches guidance of the wrong sign or strength, and an x0 that ignores it."""
+    """Catches guidance of the wrong sign or strength, and an x0 that ignores it.
+
+    In float64, as the float32 rounding of two machines differs by more than the tolerance in one value of case 5.
+    """
     meta, data = golden.cases[f"guided/{case}"], golden.batch_first(f"guided/{case}")
-    diffusion = from_meta(toy(data["W"], data["b"], meta["timesteps"]), meta)
+    data |= {name: data[name].double() for name in ("W", "b", "x", "target")}
+    diffusion = from_meta(toy(data["W"], data["b"], meta["timesteps"]), meta).double()
 
     def score(x0_hat: torch.Tensor) -> torch.Tensor:
         return 0.3 * (data["target"] * torch.tanh(x0_hat)).sum()
 
     out = diffusion.sample_step(data["x"], data["curr"], data["next"], guidance_fn=score)
-    torch.testing.assert_close(out, data["out"], **CLOSE)
+    torch.testing.assert_close(out, data["out"].double(), **CLOSE)
 
 
 # ---- the process ----

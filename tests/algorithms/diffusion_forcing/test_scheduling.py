@@ -1,13 +1,14 @@
 """Scheduling matrices: reference values, and what every proper schedule must hold."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.diffusion_forcing.scheduling import MODES, scheduling_matrix
+from algorithms.diffusion_forcing.scheduling import MODES, scheduling_matrix, widest_flight
 
 PROPER = [mode for mode in MODES if mode != "trapezoid_original"]
 scales = st.floats(0, 4) | st.sampled_from([0.0, 0.5, 1.0, 2.0])
@@ -60,6 +61,34 @@ def test_the_original_trapezoid_by_loop(horizon, steps, scale):
         for t in range((horizon + 1) // 2):
             loop[m, t] = loop[m, -t] = steps + int(t * scale) - m
     assert torch.equal(scheduling_matrix("trapezoid_original", horizon, steps, scale), loop.clamp(0, steps))
+
+
+@given(st.sampled_from(MODES), st.integers(1, 20), st.integers(1, 10), scales)
+def test_the_widest_flight_by_loop(mode, horizon, steps, scale):
+    """Catches finished tokens counted as in flight, an end that is off by one, and a matrix that moves nothing."""
+    matrix = scheduling_matrix(mode, horizon, steps, scale).tolist()
+    widest = 0
+    for now, then in pairwise(matrix):
+        moving = [position for position in range(horizon) if now[position] != then[position]]
+        if moving:
+            unfinished = [position for position in range(horizon) if now[position] > 0]
+            widest = max(widest, moving[-1] - unfinished[0] + 1)
+    assert widest_flight(torch.tensor(matrix)) == widest
+
+
+def test_widths_of_known_schedules():
+    """Catches a width of positions that wait, or of those that move only: one by one it is 1, together all, at a delay
+    of a half two for every level, and a trapezoid's ends hold the middle between them."""
+    for mode, scale, width in [
+        ("autoregressive", 1.0, 1),
+        ("full_sequence", 1.0, 12),
+        ("pyramid", 4.0, 1),
+        ("pyramid", 2.0, 2),
+        ("pyramid", 1.0, 4),
+        ("pyramid", 0.5, 8),
+        ("trapezoid", 1.0, 12),
+    ]:
+        assert widest_flight(scheduling_matrix(mode, 12, 4, scale)) == width
 
 
 @pytest.mark.parametrize(

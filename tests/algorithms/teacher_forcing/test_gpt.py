@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from algorithms.common.backbone import BackboneConfig
-from algorithms.teacher_forcing.decoding import AutoregressiveConfig, context_start
+from algorithms.common.generation import context_start
+from algorithms.teacher_forcing.decoding import AutoregressiveConfig
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig, noise_rows, replace_tokens
 
 GENERATOR = torch.Generator().manual_seed(0)

@@ -1,0 +1,83 @@
+"""Noise levels uniform in information: each one hides the same number of nats of a token.
+
+Sources: time warping by a fitted cumulative loss, CDCD (arXiv:2211.15089); a schedule linear in cross-entropy, RePlaid
+(arXiv:2605.18530). SNR here is total, of a token of unit norm in unit noise: that of a coordinate times |e|².
+K levels, V vocabulary; shapes (K,).
+"""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+NO_SIGNAL = 1e-7  # total SNR of the last level: 5e-8 nats of a token
+INITIAL_SNR = np.exp(np.linspace(np.log(1e-3), np.log(1e3), 64))
+CHANNEL_SAMPLES = 2**21  # normal draws for the initial curve
+
+
+def channel_nats(snr: np.ndarray, vocabulary_size: int) -> np.ndarray:
+    """Nats that are open of one of V equally likely tokens, orthonormal embeddings seen at `snr` (N,): (N,).
+
+    By simulation with fixed draws, the same at every SNR, so that the curve is smooth.
+    """
+    rows = max(64, CHANNEL_SAMPLES // (4 * vocabulary_size))
+    noise = torch.randn(rows, vocabulary_size, generator=torch.Generator().manual_seed(0))
+    nats = []
+    for value in snr.tolist():
+        logits = value**0.5 * noise
+        logits[:, 0] += value  # the true token is number 0
+        nats.append(float((logits.logsumexp(-1) - logits[:, 0]).double().mean()))
+    return np.array(nats)
+
+
+def uniform_levels(snr: np.ndarray, nats: np.ndarray, levels: int) -> np.ndarray:
+    """SNR of `levels` levels that hide 1/K, 2/K, ... of all nats, descending (K,).
+
+    From points of a curve: `nats` (N,) still open at `snr` (N,), descending, the last with no signal. Nats that
+    fall with the noise, as an estimate may, are lifted to their forerunners'.
+    """
+    root = np.sqrt(np.concatenate([[2 * snr[0]], snr]))  # nothing is open at twice the highest SNR
+    root[-1] = 0.0
+    open_nats = np.maximum.accumulate(np.concatenate([[0.0], nats]))
+    wanted = np.arange(1, levels + 1) / levels * open_nats[-1]
+    return np.maximum(np.interp(wanted, open_nats, root) ** 2, NO_SIGNAL)
+
+
+class InformationLevels(nn.Module):
+    """The SNR of every level, fitted to what tokens cost at each of them; part of a checkpoint."""
+
+    snr: Tensor
+    nats: Tensor
+    count: Tensor
+
+    def __init__(self, levels: int, vocabulary_size: int) -> None:
+        super().__init__()
+        nats = channel_nats(INITIAL_SNR, vocabulary_size)[::-1]
+        first = uniform_levels(INITIAL_SNR[::-1], nats, levels)
+        self.register_buffer("snr", torch.tensor(first, dtype=torch.float32))
+        self.register_buffer("nats", torch.zeros(levels))  # sums of what was observed since the last fit
+        self.register_buffer("count", torch.zeros(levels))
+
+    def betas(self, squared_norm: float) -> Tensor:
+        """Variance added at each level, float64, where embeddings have this squared norm."""
+        snr = self.snr.double().cpu() / squared_norm
+        abar = snr / (1 + snr)
+        return 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
+
+    @torch.no_grad()
+    def observe(self, levels: Tensor, nats: Tensor) -> None:
+        """Count the nats (...) of tokens given all that is known of them, at their own levels (...), -1 for clean."""
+        levels, nats = levels.flatten(), nats.flatten().to(self.nats)
+        noisy = levels >= 0
+        levels = levels.clamp(min=0)
+        self.nats.index_add_(0, levels, nats.where(noisy, 0.0))
+        self.count.index_add_(0, levels, noisy.to(nats))
+
+    def fit(self, nats: Tensor, count: Tensor) -> None:
+        """Move the levels to where they are uniform in the nats observed, summed (K,) and counted (K,), and forget
+        these. Nothing moves while a level has not been seen."""
+        if bool((count > 0).all()):
+            mean = (nats / count).double().cpu().numpy()
+            snr = uniform_levels(self.snr.double().cpu().numpy(), mean, len(mean))
+            self.snr.copy_(torch.tensor(snr, dtype=torch.float32))
+        self.nats.zero_()
+        self.count.zero_()

@@ -1,0 +1,70 @@
+"""Small untrained models of every parameterisation, with weights large enough that what they read makes a difference.
+
+V vocabulary; the context holds 8 tokens unless told otherwise.
+"""
+
+import torch
+
+from algorithms.common.backbone import BackboneConfig
+from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
+from algorithms.diffusion_forcing.denoisers import StreamConfig
+from algorithms.diffusion_forcing.df_lm import DFLM, DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.embeddings import EmbeddingConfig
+from algorithms.diffusion_forcing.noise_levels import RowMixture
+
+V = 5
+MEAN = MatrixDecoderConfig(schedule="pyramid", sampling_timesteps=8, ddim_eta=0.0, token_draw="mean")
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_ids(batch: int = 3, tokens: int = 9, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, V, (batch, tokens), generator=generator(seed))
+
+
+def next_token(
+    parameterisation: str, style: str = "rope", fusion: str = "concat_mlp", *, block_size: int = 8, **changes
+) -> DFLM:
+    """A model as it starts, of a parameterisation that predicts next tokens."""
+    settings = {
+        "embedding": EmbeddingConfig(dim=4),
+        "diffusion": DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=16),
+        "rows": RowMixture(independent=1, schedule=1, tail=1, clean=1, together=1),
+        "streams": StreamConfig(max_window=4),
+    } | changes
+    backbone = BackboneConfig(2, 2, 16, block_size, style=style)
+    config = DFLMConfig(backbone, parameterisation=parameterisation, time_fusion=fusion, **settings)
+    return DFLM(config, vocabulary_size=V).eval()
+
+
+def lively(model: DFLM) -> DFLM:
+    """The model in float64 with all matrices drawn anew from N(0, 0.3²); those that start as zeros, too."""
+    draw = generator()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3, generator=draw)
+    return model.double()
+
+
+def shifted(*arguments, **changes) -> DFLM:
+    return lively(next_token("shifted", *arguments, **changes))
+
+
+def two_stream(*arguments, **changes) -> DFLM:
+    return lively(next_token("two_stream", *arguments, **changes))
+
+
+def faithful(style: str = "nanogpt", objective: str = "pred_noise", **changes) -> DFLM:
+    """The original's recipe, as it starts."""
+    settings = {
+        "embedding": EmbeddingConfig(norm="free"),
+        "mse_weight": 1.0,
+        "ce_weight": 0.0,
+        "decoder": MEAN,
+        "diffusion": DiffusionConfig(objective=objective),
+    } | changes
+    config = DFLMConfig(BackboneConfig(2, 2, 16, 8, style=style), parameterisation="faithful", **settings)
+    return DFLM(config, vocabulary_size=V).eval()
