@@ -57,4 +57,7 @@ def decay_groups(module: nn.Module, weight_decay: float) -> list[dict]:
 def make_adamw(module: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
     """Fused AdamW over the decay groups of `module`."""
     groups = [g for g in decay_groups(module, config.weight_decay) if g["params"]]
-    return torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, betas=(config.beta1, config.beta2), fused=True)
+    # In mixed precision gradients are unscaled before the step and not in it, so that they can be clipped.
+    optimizer._step_supports_amp_scaling = False
+    return optimizer

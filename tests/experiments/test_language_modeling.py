@@ -30,7 +30,7 @@ def test_a_run_leaves_everything_behind(smoke: Main, method: str) -> None:
     assert folder.parent.parent.name == "outputs"
     expected = ["checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "summary.json", "samples/samples.txt"]
     expected += ["samples/samples.json", "plots/training_curve.png", ".hydra/config.yaml"]
-    expected += ["plots/scheduling_matrix.png"] if method == "df_lm" else []
+    expected += ["plots/scheduling_matrix.png", "plots/noise_levels.png"] if method == "df_lm" else []
     assert [name for name in expected if not (folder / name).stat().st_size] == []
     found = summary("latest-run")
     assert found["status"] == "finished" and found["algorithm"] == method
@@ -44,6 +44,14 @@ def test_a_run_leaves_everything_behind(smoke: Main, method: str) -> None:
     samples = json.loads((folder / "samples" / "samples.json").read_text())
     assert len(samples["texts"]) == 2 and all(len(text) == 32 for text in samples["texts"])
     assert samples["texts"][0] in outcome.out
+
+
+@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
+def test_mixed_precision_runs(smoke: Main, method: str) -> None:
+    """Catches what a GPU's default precision would stumble over: clipping beside a fused optimiser, and operations on
+    two dtypes."""
+    outcome = smoke(f"algorithm={method}", "trainer.precision=bf16-mixed")
+    assert (outcome.status, outcome.err) == (0, "")
 
 
 def test_a_checkpoint_holds_tensors_and_plain_containers(smoke: Main) -> None:

@@ -182,10 +182,9 @@ class ShiftedDenoiser(nn.Module):
         positions = torch.arange(1, ids.size(1), device=ids.device)
         # The last token is nobody's past.
         clean, seen = self.two_streams(ids[:, :-1], noisy[:, :-1], positions[:-1], begins[:-1])
-        seen = torch.cat(
-            [clean[:, :1], self.refine(seen, positions[:-1], begins[:-1])], dim=1
-        )  # (B, T, n_embd): the state before each token
-        past = torch.where((begins == positions)[:, None], clean, seen)
+        seen = self.refine(seen, positions[:-1], begins[:-1])
+        before = torch.cat([clean[:, :1], seen], dim=1)  # (B, T, n_embd)
+        past = torch.where((begins == positions)[:, None], clean, before)
         return self.model.lm_head(clean), self.head(past, self.read_right(noisy, positions, begins))
 
     def refine(self, seen: Tensor, positions: Tensor, begins: Tensor) -> Tensor:

@@ -54,11 +54,11 @@ class StreamConfig:
                 raise ValueError(f"algorithm.streams.{key} is {getattr(self, key)}: it cannot be negative")
 
     def tokens(self, block_size: int) -> int:
-        """Noisy tokens N beside a context of block_size clean ones; ValueError if not even a window fits."""
+        """Noisy tokens N beside block_size clean ones; ValueError if not even a window fits."""
         if self.max_window >= block_size:
             raise ValueError(
-                f"algorithm.streams.max_window is {self.max_window}: it must be below "
-                f"algorithm.backbone.block_size = {block_size}"
+                f"algorithm.streams.max_window is {self.max_window}: it must be below the "
+                f"{block_size} tokens of a text (algorithm.backbone.block_size)"
             )
         windows = int(self.share * (block_size - 1)) // self.max_window
         return max(1, windows) * self.max_window
@@ -79,7 +79,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
     ) -> None:
         super().__init__(model, table, time_fusion, alphas_cumprod, levels, self_conditioning)
         self.streams = streams
-        self.noisy_tokens = streams.tokens(self.config.block_size)
+        streams.tokens(self.config.block_size)  # raises where no window fits
         self.chains = streams.chain > 0
         self.backward_trunk: Transformer | None = None
         self.forward_trunk: Transformer | None = None
@@ -102,8 +102,9 @@ class TwoStreamDenoiser(ShiftedDenoiser):
     ) -> dict[str, Tensor]:
         """As in ShiftedDenoiser; `clean_ce` is of the tokens after a clean past, all of them, `noisy_ce` of those in
         and after the noisy windows, whose levels are drawn by `mixture` window by window."""
-        N, table = self.noisy_tokens, self.table()
-        start, width = self._layout(generator)
+        T, table = ids.size(1) - 1, self.table()
+        N = self.streams.tokens(T)
+        start, width = self._layout(T, N, generator)
         positions = torch.arange(start, start + N, device=ids.device)
         begins = positions - (positions - start) % width
         levels = sample_noise_levels(
@@ -161,11 +162,12 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         shown = shown.repeat_interleave(width, dim=1)
         return self.left(tokens, shown if first is None else shown & ~first)
 
-    def _layout(self, generator: torch.Generator) -> tuple[int, int]:
-        """The first noisy position and the width of the windows, for a whole batch; without waiting for the device."""
+    def _layout(self, T: int, N: int, generator: torch.Generator) -> tuple[int, int]:
+        """The first of N noisy positions and the width of their windows, for a whole batch; without waiting for the
+        device."""
         draw = random.Random(generator.initial_seed())
         width = 2 ** draw.randint(1, self.streams.max_window.bit_length() - 1)
-        return draw.randint(1, self.config.block_size - self.noisy_tokens), width
+        return draw.randint(1, T - N), width
 
     def estimate(self, process: Diffusion, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
         abar = self.alphas_cumprod[levels.clamp(min=0)][:, 1:]

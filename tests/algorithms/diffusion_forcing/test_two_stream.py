@@ -151,7 +151,8 @@ def test_the_sampler_computes_the_priors_of_the_windows(make, style):
 def windows_one_by_one(model: DFLM, ids: torch.Tensor, draws: torch.Generator) -> torch.Tensor:
     """`noisy_ce` from a pass for each window, and one from the right for each token, with the same draws."""
     denoiser, process = model.denoiser, model.process
-    N, (start, width) = denoiser.noisy_tokens, denoiser._layout(draws)
+    N = denoiser.streams.tokens(ids.size(1) - 1)
+    start, width = denoiser._layout(ids.size(1) - 1, N, draws)
     levels = sample_noise_levels(
         len(ids) * (N // width),
         width,
@@ -250,9 +251,9 @@ def test_windows_lie_inside_the_text(seed, block_size, share):
     """Catches noisy tokens without a clean past or behind the text's end, and a layout that draws from the generator of
     the noise, which a device would be waited for."""
     streams = StreamConfig(share=share, max_window=8)
-    denoiser, draws = next_token("two_stream", block_size=block_size, streams=streams).denoiser, generator(seed)
-    start, width = denoiser._layout(draws)
-    N = denoiser.noisy_tokens
+    denoiser, draws = next_token("two_stream", block_size=60, streams=streams).denoiser, generator(seed)
+    N = streams.tokens(block_size)
+    start, width = denoiser._layout(block_size, N, draws)
     assert width in (2, 4, 8) and N % 8 == 0
     assert 8 <= N <= max(8, share * block_size)
     assert start >= 1 and start + N <= block_size
@@ -284,7 +285,7 @@ def test_impossible_streams_are_named(changes, words):
 
 def test_windows_that_do_not_fit_are_named():
     """Catches a window without a clean past, and a trunk from right to left whose heads cannot turn."""
-    with pytest.raises(ValueError, match=r"max_window is 8: it must be below algorithm\.backbone\.block_size = 8"):
+    with pytest.raises(ValueError, match=r"max_window is 8: it must be below the 8 tokens of a text"):
         next_token("two_stream", streams=StreamConfig(max_window=8))
     assert StreamConfig(max_window=8).tokens(9) == 8
     with pytest.raises(ValueError, match=r"not n_embd / n_head = 3 \(the trunks over noisy windows always have rotary"):
