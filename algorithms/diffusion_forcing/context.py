@@ -41,7 +41,7 @@ class Context(ABC, nn.Module):
     them, over the batch."""
 
     block_size: int
-    knows_final = False  # whether it estimates only the tokens in flight, as final ones are known
+    knows_final = False  # it estimates the tokens in flight alone; guidance sees final ones as they are
     forwards = 0
     token_forwards = 0
     lookahead = 0  # known text behind the flight is read as far as that from the first unfinished position
@@ -112,6 +112,7 @@ class Posterior(Context):
     def __init__(self, denoiser: ShiftedDenoiser, process: Diffusion, decoder: MatrixDecoderConfig) -> None:
         super().__init__()
         self.denoiser, self.decoder = denoiser, decoder
+        self.table = denoiser.table().detach()  # (V, C)
         self.process = [process]  # in a list, as the process holds this module
         self.block_size = denoiser.config.block_size
         self.read = denoiser.model.wte.weight.new_zeros(0)  # (B, n, n_embd): all final tokens, as the trunk reads them
@@ -141,17 +142,17 @@ class Posterior(Context):
     def commit(self, x: Tensor, noise: Tensor | None) -> None:
         denoiser = self.denoiser
         if self.decoder.stabilization_level == 0:
-            read = denoiser.model.wte(token_logits(x, denoiser.table()).argmax(-1))
+            read = denoiser.model.wte(token_logits(x, self.table).argmax(-1))
         else:
             levels = torch.full(x.shape[:2], self.decoder.stabilization_level - 1, device=x.device)
             shown = self.process[0].q_sample(x, levels, torch.zeros_like(x) if noise is None else noise)
             abar = denoiser.alphas_cumprod[levels]
-            read = denoiser.read_noisy(shown, abar, channel_logits(shown, abar, denoiser.table()))
+            read = denoiser.read_noisy(shown, abar, channel_logits(shown, abar, self.table))
         self.read = torch.cat([self.read, read], dim=1) if self.read.dim() == 3 else read
 
     def forward(self, x: Tensor, levels: Tensor) -> Tensor:
         """x (B, W, C) at levels (B, W) -> (B, W, C); zero outside of the tokens in flight."""
-        row, table = self.row, self.denoiser.table()
+        row, table = self.row, self.table
         flight = slice(row.final, row.last + 1)
         abar = self.denoiser.alphas_cumprod[levels[:, row.final :]]
         channel = channel_logits(x[:, row.final :], abar, table)

@@ -138,6 +138,39 @@ def test_cached_equals_uncached_with_estimates_fed_back(make):
         torch.testing.assert_close(cached[0], whole[0], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("scale", [0.5, 2.0])
+def test_estimates_are_fed_back_to_their_own_tokens(monkeypatch, scale):
+    """Catches an estimate of a neighbour, of an earlier row, or of a token that was not in flight: what a row adds to a
+    token's channel is what the row before predicted of it."""
+    model = model_of(shifted, self_conditioning=0.5)
+    denoiser, beliefs, predicted = model.denoiser, [], {}
+    decoder = MatrixDecoderConfig(schedule="pyramid", uncertainty_scale=scale, chunk_size=6)
+    process, context = model.sampling_process(decoder)
+    read_noisy, head = denoiser.read_noisy, denoiser.head
+
+    def reads(x: torch.Tensor, abar: torch.Tensor, belief: torch.Tensor) -> torch.Tensor:
+        beliefs.append(belief)
+        return read_noisy(x, abar, belief)
+
+    def heads(past: torch.Tensor, *known) -> torch.Tensor:
+        logits, final = head(past, *known), context.read.size(1)
+        if beliefs:  # of this row, which has not predicted yet
+            channel, told = beliefs
+            for place in range(told.size(1)):
+                expected = predicted.get(final + place, torch.zeros(2, V, dtype=torch.double))
+                torch.testing.assert_close(told[:, place] - channel[:, place], expected, rtol=0, atol=1e-9)
+            beliefs.clear()
+        predicted.clear()
+        predicted.update({final + place: logits[:, place] for place in range(logits.size(1))})
+        return logits
+
+    monkeypatch.setattr(denoiser, "read_noisy", reads)
+    monkeypatch.setattr(denoiser, "head", heads)
+    monkeypatch.setattr(DFLM, "sampling_process", lambda *_: (process, context))
+    model.generate(some_ids(2, 2), length=14, seeds=[0, 1], decoder=decoder)
+    assert predicted and context.forwards > 14
+
+
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("width", [BLOCK // 2, BLOCK // 2 + 3, BLOCK])
 def test_wide_flights_beyond_the_context(monkeypatch, use_cache, width):
