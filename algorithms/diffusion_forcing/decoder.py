@@ -1,4 +1,5 @@
-"""Settings of the scheduling-matrix decoder of Diffusion Forcing LM (arXiv:2407.01392, section 4)."""
+"""Settings of the decoders of Diffusion Forcing LM: along a scheduling matrix (arXiv:2407.01392, section 4), or
+self-speculative (arXiv:2211.17192)."""
 
 from dataclasses import dataclass
 
@@ -60,3 +61,26 @@ class MatrixDecoderConfig:
             raise ValueError("algorithm.decoder.keyword and guidance_scale go together: set both or neither")
         if self.keyword is not None and self.token_draw != "mean":
             raise ValueError("guidance needs a differentiable prediction: set algorithm.decoder.token_draw=mean")
+
+
+@dataclass(frozen=True)
+class SpeculativeConfig:
+    """`algorithm/decoder=speculative`: every pass verifies `draft_tokens` tokens, and drafts as many for the next."""
+
+    name: str = "speculative"
+    draft_tokens: int = 3
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.draft_tokens < 1:
+            raise ValueError(f"algorithm.decoder.draft_tokens is {self.draft_tokens}: it must be at least 1")
+        if self.temperature <= 0:
+            raise ValueError(f"algorithm.decoder.temperature is {self.temperature}: it must be above 0")
+
+    def check(self, block_size: int) -> None:
+        """Raise ValueError unless a pass fits the context."""
+        if self.draft_tokens >= block_size:
+            raise ValueError(f"draft_tokens is {self.draft_tokens}: it must be below the context of {block_size}")
+
+
+AnyDecoder = MatrixDecoderConfig | SpeculativeConfig

@@ -7,34 +7,14 @@ tokens, Q = (n + 1)² tokens of a pass, S slots of the cache, V vocabulary, hs h
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from algorithms.common.generation import Generation, RowRandom, Trace, check_prompt, context_start, sample_tokens
+from algorithms.diffusion_forcing.decoder import SpeculativeConfig
 from algorithms.diffusion_forcing.denoisers import ShiftedDenoiser
 from algorithms.diffusion_forcing.likelihood import channel_logits
-
-
-@dataclass(frozen=True)
-class SpeculativeConfig:
-    """`algorithm/decoder=speculative`: every pass verifies `draft_tokens` tokens, and drafts as many for the next."""
-
-    name: str = "speculative"
-    draft_tokens: int = 3
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.draft_tokens < 1:
-            raise ValueError(f"algorithm.decoder.draft_tokens is {self.draft_tokens}: it must be at least 1")
-        if self.temperature <= 0:
-            raise ValueError(f"algorithm.decoder.temperature is {self.temperature}: it must be above 0")
-
-    def check(self, block_size: int) -> None:
-        """Raise ValueError unless a pass fits the context."""
-        if self.draft_tokens >= block_size:
-            raise ValueError(f"draft_tokens is {self.draft_tokens}: it must be below the context of {block_size}")
 
 
 class RowCache:

@@ -76,7 +76,7 @@ def test_registered_classes_exist_and_have_a_config_class(registry: dict[str, st
 
 def _needed(name: str) -> dict:
     from algorithms.common.backbone import BackboneConfig
-    from algorithms.diffusion_forcing.df_lm import DiffusionConfig
+    from algorithms.diffusion_forcing.config import DiffusionConfig
 
     given: dict = {"backbone": BackboneConfig(1, 1, 8, 8)} if name in ALGORITHMS else {}
     return given | ({"diffusion": DiffusionConfig(objective="pred_x0")} if name == "df_lm" else {})

@@ -11,10 +11,10 @@ from algorithms.common.backbone import BackboneConfig
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.diffusion_flow.decoders import FlowTopConfidence
 from algorithms.diffusion_flow.diffusion_flow import DiffusionFlow, DiffusionFlowConfig
-from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
+from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig, SpeculativeConfig
 from algorithms.diffusion_forcing.denoisers import StreamConfig
-from algorithms.diffusion_forcing.df_lm import DFLM, DFLMConfig, DiffusionConfig
-from algorithms.diffusion_forcing.speculative import SpeculativeConfig
+from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.masked_diffusion.decoding import TopConfidence
 from algorithms.masked_diffusion.decoding.two_stage import TwoStage
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig

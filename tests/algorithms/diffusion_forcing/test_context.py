@@ -16,9 +16,10 @@ from algorithms.common.backbone import LanguageModel
 from algorithms.common.backbone.attention import attention_mask
 from algorithms.common.generation import Generation, RowRandom, context_start, sample_tokens
 from algorithms.diffusion_forcing import df_lm
+from algorithms.diffusion_forcing.config import DiffusionConfig
 from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
 from algorithms.diffusion_forcing.denoisers import StreamConfig
-from algorithms.diffusion_forcing.df_lm import DFLM, DiffusionConfig
+from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig, round_to_tokens
 from algorithms.diffusion_forcing.likelihood import channel_logits
 from algorithms.diffusion_forcing.sampling import sample

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from algorithms.diffusion_forcing import df_lm
+from algorithms.diffusion_forcing.config import DiffusionConfig
 from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
-from algorithms.diffusion_forcing.df_lm import DFLM, DiffusionConfig, level_bins
+from algorithms.diffusion_forcing.df_lm import DFLM, level_bins
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig, TokenTable, round_to_tokens
 from algorithms.diffusion_forcing.likelihood import ancestral_bound, channel_logits
 from algorithms.diffusion_forcing.noise_levels import RowMixture

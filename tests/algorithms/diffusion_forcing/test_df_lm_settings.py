@@ -6,11 +6,10 @@ from dataclasses import replace
 import pytest
 
 from algorithms.common.backbone import BackboneConfig
-from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
+from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig, SpeculativeConfig
 from algorithms.diffusion_forcing.denoisers import FaithfulDenoiser, ShiftedDenoiser, StreamConfig, TwoStreamDenoiser
-from algorithms.diffusion_forcing.df_lm import DFLMConfig, DiffusionConfig
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig
-from algorithms.diffusion_forcing.speculative import SpeculativeConfig
 from tests.algorithms.diffusion_forcing.tiny_models import MEAN, faithful, shifted, some_ids, two_stream
 
 INFORMED = DiffusionConfig(objective="pred_x0", beta_schedule="information")

@@ -10,8 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig
+from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
 from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
-from algorithms.diffusion_forcing.df_lm import DFLM, DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig
 from algorithms.diffusion_forcing.information import (
     CHANNEL_SAMPLES,

@@ -11,10 +11,12 @@ from hypothesis import strategies as st
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.generation import context_start
 from algorithms.diffusion_forcing import speculative
+from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.decoder import SpeculativeConfig
 from algorithms.diffusion_forcing.denoisers import StreamConfig
-from algorithms.diffusion_forcing.df_lm import DFLM, DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig
-from algorithms.diffusion_forcing.speculative import SpeculativeConfig, accept, pass_layout
+from algorithms.diffusion_forcing.speculative import accept, pass_layout
 
 V, BLOCK = 3, 4
 

@@ -6,9 +6,10 @@ V vocabulary; the context holds 8 tokens unless told otherwise.
 import torch
 
 from algorithms.common.backbone import BackboneConfig
+from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
 from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
 from algorithms.diffusion_forcing.denoisers import StreamConfig
-from algorithms.diffusion_forcing.df_lm import DFLM, DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.embeddings import EmbeddingConfig
 from algorithms.diffusion_forcing.noise_levels import RowMixture
 

@@ -1,0 +1,113 @@
+"""Settings of Diffusion Forcing LM, and which of them go together."""
+
+from dataclasses import dataclass, field
+
+from algorithms.common.backbone import BackboneConfig
+from algorithms.common.optim import OptimizerConfig
+from algorithms.diffusion_forcing.decoder import AnyDecoder, MatrixDecoderConfig, SpeculativeConfig
+from algorithms.diffusion_forcing.denoisers import StreamConfig
+from algorithms.diffusion_forcing.embeddings import EmbeddingConfig
+from algorithms.diffusion_forcing.noise_levels import RowMixture
+
+PARAMETERISATIONS = ("two_stream", "shifted", "faithful")
+INFORMATION = "information"  # the beta_schedule that is fitted while training
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    """The noise process and its loss weights, as in the original; checked by Diffusion itself."""
+
+    timesteps: int = 32
+    beta_schedule: str = "cosine"
+    fit_every_steps: int = 250
+    objective: str = "pred_noise"
+    use_fused_snr: bool = True
+    snr_clip: float = 5.0
+    cum_snr_decay: float = 0.95
+    clip_noise: float = 5.0
+    log_snr_shift: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.fit_every_steps < 1:
+            raise ValueError(f"algorithm.diffusion.fit_every_steps is {self.fit_every_steps}: it must be at least 1")
+        if self.beta_schedule == INFORMATION and self.log_snr_shift != 0:
+            raise ValueError(
+                "algorithm.diffusion.log_snr_shift moves a fixed schedule, and beta_schedule=information is fitted: "
+                "set it to 0"
+            )
+
+
+@dataclass(frozen=True)
+class DFLMConfig:
+    """Settings of `algorithm=df_lm`; the loss is mse_weight · weighted MSE + ce_weight · token cross-entropy."""
+
+    backbone: BackboneConfig
+    name: str = "df_lm"
+    parameterisation: str = "two_stream"
+    time_fusion: str = "add"
+    mse_weight: float = 0.0
+    ce_weight: float = 1.0
+    self_conditioning: float = 0.0
+    embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    rows: RowMixture = field(default_factory=RowMixture)
+    streams: StreamConfig = field(default_factory=StreamConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    decoder: AnyDecoder = field(default_factory=MatrixDecoderConfig)
+
+    def __post_init__(self) -> None:
+        if self.parameterisation not in PARAMETERISATIONS:
+            raise ValueError(
+                f"algorithm.parameterisation is '{self.parameterisation}': choose one of {', '.join(PARAMETERISATIONS)}"
+            )
+        if not 0 <= self.self_conditioning <= 1:
+            raise ValueError(f"algorithm.self_conditioning is {self.self_conditioning}: it must lie in [0, 1]")
+        if self.self_conditioning and self.parameterisation == "faithful":
+            raise ValueError(
+                "algorithm.self_conditioning feeds token probabilities back, which parameterisation=faithful has none "
+                "of: set it to 0"
+            )
+        if self.parameterisation != "faithful" and self.diffusion.objective != "pred_x0":
+            raise ValueError(
+                f"algorithm.diffusion.objective is '{self.diffusion.objective}': parameterisation="
+                f"{self.parameterisation} predicts the clean embedding; set it to pred_x0"
+            )
+        if self.diffusion.beta_schedule == INFORMATION:
+            if self.parameterisation == "faithful":
+                raise ValueError(
+                    "algorithm.diffusion.beta_schedule=information is fitted to token probabilities, which "
+                    "parameterisation=faithful has none of: take cosine, linear or sigmoid"
+                )
+            if self.embedding.norm != "fixed":
+                raise ValueError(
+                    "algorithm.diffusion.beta_schedule=information measures noise against the norm of an embedding: "
+                    "set algorithm.embedding.norm=fixed"
+                )
+        if min(self.mse_weight, self.ce_weight) < 0 or self.mse_weight + self.ce_weight == 0:
+            raise ValueError(
+                f"algorithm.mse_weight ({self.mse_weight}) and ce_weight ({self.ce_weight}) cannot be negative, "
+                "and one of them must be above 0"
+            )
+        self.check_decoder(self.decoder)
+
+    def check_decoder(self, decoder: AnyDecoder) -> None:
+        """Raise ValueError where a decoder asks for what this model has not."""
+        if isinstance(decoder, SpeculativeConfig):
+            if self.parameterisation == "faithful":
+                raise ValueError("algorithm/decoder=speculative verifies next tokens: take parameterisation=two_stream")
+            return
+        if decoder.token_draw != "mean" and self.parameterisation == "faithful":
+            raise ValueError(
+                f"algorithm.decoder.token_draw={decoder.token_draw} needs token probabilities: "
+                "set token_draw=mean, or parameterisation=two_stream"
+            )
+        if decoder.token_draw == "chain" and not (self.parameterisation == "two_stream" and self.streams.chain):
+            raise ValueError(
+                "algorithm.decoder.token_draw=chain needs a network trained for it: set token_draw=sample, or train "
+                "with parameterisation=two_stream and streams.chain above 0"
+            )
+        if decoder.sliding and self.backbone.style != "rope":
+            raise ValueError(
+                "algorithm.decoder.sliding needs rotary positions: set it to false, or train with "
+                "algorithm.backbone.style=rope"
+            )
