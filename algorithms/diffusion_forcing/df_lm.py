@@ -122,8 +122,11 @@ class DFLM(BaseAlgorithm):
             cast(ShiftedDenoiser, self.denoiser).alphas_cumprod.copy_(self.process.alphas_cumprod)
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        parts = self.denoiser.losses(self.process, ids, self.config.rows, generator)
-        loss = self.config.mse_weight * parts["mse"] + self.config.ce_weight * parts["ce"]
+        squared_error = self.config.mse_weight > 0
+        parts = self.denoiser.losses(self.process, ids, self.config.rows, generator, squared_error=squared_error)
+        loss = self.config.ce_weight * parts["ce"]
+        if squared_error:
+            loss = loss + self.config.mse_weight * parts["mse"]
         norm = self.table().detach().norm(dim=-1).mean()
         return {"loss": loss, **parts, "embedding_norm": norm}
 

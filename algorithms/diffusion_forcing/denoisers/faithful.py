@@ -57,10 +57,16 @@ class FaithfulDenoiser(nn.Module):
         return F.embedding(ids, self.table()) + self.positions(ids.size(1))
 
     def losses(
-        self, process: Diffusion, ids: Tensor, mixture: RowMixture, generator: torch.Generator
+        self,
+        process: Diffusion,
+        ids: Tensor,
+        mixture: RowMixture,
+        generator: torch.Generator,
+        *,
+        squared_error: bool = True,
     ) -> dict[str, Tensor]:
-        """The two parts of the loss for ids (B, T), noised by rows of `mixture`: `mse`, the weighted squared error of
-        the original, and `ce`, nats per token of the true ids around the predicted embedding."""
+        """Both parts of the loss, always, for ids (B, T), noised by rows of `mixture`: `mse`, the weighted squared
+        error of the original, and `ce`, nats per token of the true ids around the predicted embedding."""
         levels = sample_noise_levels(*ids.shape, timesteps=process.timesteps, mixture=mixture, generator=generator)
         x0 = self.embed(ids)
         pred_x0, weighted_mse = process(x0, levels, process.draw_noise(x0.shape, generator))

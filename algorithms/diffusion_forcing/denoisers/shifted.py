@@ -98,10 +98,17 @@ class ShiftedDenoiser(nn.Module):
     # ---- training and evaluation ----
 
     def losses(
-        self, process: Diffusion, ids: Tensor, mixture: RowMixture, generator: torch.Generator
+        self,
+        process: Diffusion,
+        ids: Tensor,
+        mixture: RowMixture,
+        generator: torch.Generator,
+        *,
+        squared_error: bool = True,
     ) -> dict[str, Tensor]:
         """The parts of the loss for ids (B, T + 1), noised by rows of `mixture`: `ce`, nats per token of f given a past
-        that is noisy or clean; `mse`, the weighted squared error of the posterior mean."""
+        that is noisy or clean; `mse`, the weighted squared error of the posterior mean, if `squared_error` is asked
+        for."""
         table = self.table()
         levels = sample_noise_levels(*ids.shape, timesteps=process.timesteps, mixture=mixture, generator=generator)
         x0 = F.embedding(ids, table)
@@ -112,9 +119,11 @@ class ShiftedDenoiser(nn.Module):
         nats = F.cross_entropy(prior.transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T)
         posterior = prior + channel[:, 1:]
         self._observe(levels[:, 1:], posterior, ids[:, 1:])
-        error = (posterior.softmax(-1) @ table - x0[:, 1:].detach()).square().mean(-1)
-        weight = process.compute_loss_weights(levels.clamp(min=0))[:, 1:]
-        return {"ce": nats.mean(), "mse": (weight * error).mean()}
+        parts = {"ce": nats.mean()}
+        if squared_error:
+            error = (posterior.softmax(-1) @ table - x0[:, 1:].detach()).square().mean(-1)
+            parts["mse"] = (process.compute_loss_weights(levels.clamp(min=0))[:, 1:] * error).mean()
+        return parts
 
     def conditions_itself(self, generator: torch.Generator) -> bool:
         """Whether this training step passes twice; drawn without waiting for the device."""

@@ -98,7 +98,13 @@ class TwoStreamDenoiser(ShiftedDenoiser):
             nn.init.zeros_(last.weight)  # starts as the causal model
 
     def losses(
-        self, process: Diffusion, ids: Tensor, mixture: RowMixture, generator: torch.Generator
+        self,
+        process: Diffusion,
+        ids: Tensor,
+        mixture: RowMixture,
+        generator: torch.Generator,
+        *,
+        squared_error: bool = True,
     ) -> dict[str, Tensor]:
         """As in ShiftedDenoiser; `clean_ce` is of the tokens after a clean past, all of them, `noisy_ce` of those in
         and after the noisy windows, whose levels are drawn by `mixture` window by window."""
@@ -142,9 +148,11 @@ class TwoStreamDenoiser(ShiftedDenoiser):
 
         posterior = logits[:, :N] + channel
         self._observe(levels, posterior, tokens)
-        error = (posterior.softmax(-1) @ table - x0.detach()).square().mean(-1)
-        mse = (process.compute_loss_weights(levels) * error).mean()
-        return {"ce": clean_ce + self.streams.weight * noisy_ce, "mse": mse, "clean_ce": clean_ce, "noisy_ce": noisy_ce}
+        parts = {"ce": clean_ce + self.streams.weight * noisy_ce, "clean_ce": clean_ce, "noisy_ce": noisy_ce}
+        if squared_error:
+            error = (posterior.softmax(-1) @ table - x0.detach()).square().mean(-1)
+            parts["mse"] = (process.compute_loss_weights(levels) * error).mean()
+        return parts
 
     def _states(self, ids: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """States of the clean stream (B, T, n_embd), of the noisy one, and before each of its tokens (B, N, n_embd)."""
