@@ -10,36 +10,27 @@ import sys
 from pathlib import Path
 from typing import Any, ClassVar
 
-from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
-from omegaconf import DictConfig
 
-from experiments import loggers, summary
-from experiments.checkpoint import Checkpoint, read_checkpoint
-from experiments.config import EXPERIMENTS, RunConfig, build_run, look_up
-from experiments.errors import near_miss
-from experiments.run_folder import checkpoint_of
-from experiments.trainer import check_settings
+from experiments.run import summary
+from experiments.run.config import EXPERIMENTS, RunConfig, look_up
+from experiments.run.console import print_rank_zero
+from experiments.run.errors import near_miss
+from experiments.run.folder import checkpoint_of
+from experiments.training import loggers
+from experiments.training.checkpoints import Checkpoint, read_checkpoint
+from experiments.training.trainer import check_settings
 
 OPTIMIZED_METRIC = "val/nll"  # what a sweeper of Hydra gets to see
 
 
-def run_experiment(cfg: DictConfig, run_dir: Path) -> float | None:
-    """Run the composed config in `run_dir`; the optimised metric, if a task measured it."""
+def run_experiment(run: RunConfig, run_dir: Path) -> float | None:
+    """Run the tasks of `run` in `run_dir`; the optimised metric, if a task measured it."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
-    settings = HydraConfig.get()
-    choices = {key: str(value) for key, value in settings.runtime.choices.items() if value is not None}
-    run = build_run(cfg, choices=choices, overrides=list(settings.overrides.task))
     experiment = look_up(EXPERIMENTS, run.experiment.name, "experiment.name")(run, run_dir)
     experiment.run_tasks()
     return experiment.summary["figures"].get(OPTIMIZED_METRIC)
-
-
-@rank_zero_only
-def say(text: str) -> None:
-    """Print from the first process only."""
-    print(text, flush=True)
 
 
 class BaseExperiment:
@@ -100,14 +91,14 @@ class BaseExperiment:
         self.prepare()
         self.write_summary("running")
         for task in self.config.tasks:
-            say(f"--- {task}")
+            print_rank_zero(f"--- {task}")
             getattr(self, task)()
             self.write_summary("running")
         self.write_summary("finished")
         if self._loggers is not None:
             kind = {"likelihood_kind": self.summary["likelihood_kind"]} if "likelihood_kind" in self.summary else {}
             loggers.close(self._loggers, self.summary["figures"] | kind)
-        say(f"run folder: {self.run_dir}")
+        print_rank_zero(f"run folder: {self.run_dir}")
 
     @rank_zero_only
     def write_summary(self, status: str) -> None:

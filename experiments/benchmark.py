@@ -17,13 +17,13 @@ import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
-from algorithms.common.backbone import Transformer
+from algorithms.common.backbone import Backbone
 from algorithms.common.generation import Generation
-from algorithms.diffusion_forcing.snr_weights import snr_weights
-from experiments import callbacks as callback
-from experiments.base_experiment import say
-from experiments.config import LanguageModelingConfig
+from algorithms.diffusion_forcing.process.snr_weights import snr_weights
 from experiments.language_modeling import LanguageModeling
+from experiments.run.config import LanguageModelingConfig
+from experiments.run.console import print_rank_zero
+from experiments.training import callbacks as callback
 
 
 @dataclass(frozen=True)
@@ -63,17 +63,17 @@ class Stopwatch(Callback):
             self.seconds = _now() - self.began
 
 
-class TrunkTime:
-    """Adds up the seconds spent in the trunks of a model while entered."""
+class BackboneTime:
+    """Adds up the seconds spent in the backbones of a model while entered."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        self.trunks = [module for module in model.modules() if isinstance(module, Transformer)]
+        self.backbones = [module for module in model.modules() if isinstance(module, Backbone)]
         self.seconds = 0.0
         self.began = 0.0
 
-    def __enter__(self) -> "TrunkTime":
-        self.hooks = [trunk.register_forward_pre_hook(self._begin) for trunk in self.trunks]
-        self.hooks += [trunk.register_forward_hook(self._end) for trunk in self.trunks]
+    def __enter__(self) -> "BackboneTime":
+        self.hooks = [backbone.register_forward_pre_hook(self._begin) for backbone in self.backbones]
+        self.hooks += [backbone.register_forward_hook(self._end) for backbone in self.backbones]
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -118,19 +118,19 @@ class Benchmark(LanguageModeling):
 
     def decoding_speed(self) -> None:
         """Tokens per second of sampling.n_samples texts in one call, and in as many calls; and what a decoding step
-        adds to the forward of the trunk, in either."""
+        adds to the forward of the backbone, in either."""
         config = self.config.sampling
         model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
         seeds = list(range(config.n_samples))
         prompt = torch.tensor(self.prompt, device=model.device).expand(len(seeds), -1)  # (B, P)
-        with TrunkTime(model) as trunk:
+        with BackboneTime(model) as backbone:
 
             def generate(rows: slice) -> tuple[torch.Tensor, float, float]:
-                """Ids, seconds, and the share of the trunk's time that everything else took."""
-                trunk.seconds, began = 0.0, _now()
+                """Ids, seconds, and the share of the backbone's time that everything else took."""
+                backbone.seconds, began = 0.0, _now()
                 ids = model.generate(prompt[rows], length=config.length, seeds=seeds[rows]).ids
                 seconds = _now() - began
-                return ids, seconds, seconds / trunk.seconds - 1
+                return ids, seconds, seconds / backbone.seconds - 1
 
             pairs, overheads = [], []
             for _ in range(self.config.rounds + 1):
@@ -145,7 +145,7 @@ class Benchmark(LanguageModeling):
         for name, values in zip(("batched", "single"), zip(*overheads[1:], strict=True), strict=True):
             key = f"benchmark/{name}_overhead"
             self.summary["figures"][key] = statistics.median(values)
-            say(f"{key} {self.summary['figures'][key]:.3f} ({min(values):.3f} to {max(values):.3f})")
+            print_rank_zero(f"{key} {self.summary['figures'][key]:.3f} ({min(values):.3f} to {max(values):.3f})")
 
     def cached_decoding(self) -> None:
         """Tokens per second of sampling.n_samples texts with the decoder's cache, and without it; what either
@@ -170,7 +170,7 @@ class Benchmark(LanguageModeling):
             figures["token_forwards_ratio"] = whole.token_forwards / cached.token_forwards
         for name, value in figures.items():
             self.summary["figures"][f"benchmark/{name}"] = value
-            say(f"  {name} {value:.4g}")
+            print_rank_zero(f"  {name} {value:.4g}")
 
     def _framework(self) -> float:
         """Seconds of the timed steps through Trainer, loggers and callbacks."""
@@ -214,8 +214,8 @@ class Benchmark(LanguageModeling):
         }
         self.summary["figures"] |= figures
         self.summary[task] = {"columns": [ours, other], "rounds": pairs, "ratios": ratios}
-        say("  ".join(f"{key.removeprefix('benchmark/')} {value:.4g}" for key, value in figures.items()))
-        say(f"  ratio over {len(ratios)} rounds: {min(ratios):.4g} to {max(ratios):.4g}")
+        print_rank_zero("  ".join(f"{key.removeprefix('benchmark/')} {value:.4g}" for key, value in figures.items()))
+        print_rank_zero(f"  ratio over {len(ratios)} rounds: {min(ratios):.4g} to {max(ratios):.4g}")
 
 
 def loop_weights(snr: torch.Tensor, *, snr_clip: float, decay: float) -> torch.Tensor:

@@ -11,21 +11,23 @@ from typing import Any, ClassVar
 
 import torch
 from lightning import Trainer
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from algorithms.common.backbone.transformer import Transformer
+from algorithms.common.backbone.transformer import Backbone
 from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
-from experiments import callbacks as callback
 from experiments.analysis import curves, plots
-from experiments.base_experiment import BaseExperiment, rank_zero_only, say
-from experiments.checkpoint import load_weights, read_checkpoint
-from experiments.checkpoint_callback import Checkpoints
-from experiments.config import ALGORITHMS, LanguageModelingConfig, look_up
-from experiments.likelihood import measure
-from experiments.loggers import log_media
-from experiments.summary import write_json
-from experiments.trainer import build_trainer
+from experiments.base_experiment import BaseExperiment
+from experiments.evaluation.likelihood import measure
+from experiments.run.config import ALGORITHMS, LanguageModelingConfig, look_up
+from experiments.run.console import print_rank_zero
+from experiments.run.files import write_json
+from experiments.training import callbacks as callback
+from experiments.training.checkpoint_callback import Checkpoints
+from experiments.training.checkpoints import load_weights, read_checkpoint
+from experiments.training.loggers import log_media
+from experiments.training.trainer import build_trainer
 
 SHOWN = 2  # samples printed, of those written
 
@@ -90,7 +92,9 @@ class LanguageModeling(BaseExperiment):
         }
         if "training" in self.config.tasks:
             self.check_space(parameters)
-        say(f"{self.run.algorithm.name}: {parameters:,} parameters, {self.tokenizer.vocabulary_size} tokens")
+        print_rank_zero(
+            f"{self.run.algorithm.name}: {parameters:,} parameters, {self.tokenizer.vocabulary_size} tokens"
+        )
 
     def training(self) -> None:
         """Train to experiment.training.max_steps, then take up the best weights on the validation split."""
@@ -98,7 +102,7 @@ class LanguageModeling(BaseExperiment):
         config = self.config.training
         done = self.checkpoint["global_step"] if self.resumed and self.checkpoint else 0
         if done >= config.max_steps:
-            say(f"training is complete: {done} steps are done")
+            print_rank_zero(f"training is complete: {done} steps are done")
             states = self.checkpoint["callbacks"]  # type: ignore[index]
             self._sum_up_training(states["Speed"], states["Checkpoints"], done)
         else:
@@ -106,7 +110,7 @@ class LanguageModeling(BaseExperiment):
             trainer = self._trainer(speed)
             if config.compile:
                 for module in self.algorithm.modules():
-                    if isinstance(module, Transformer):
+                    if isinstance(module, Backbone):
                         module.compile()
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
@@ -119,7 +123,7 @@ class LanguageModeling(BaseExperiment):
                 trainer.fit(self.algorithm, few, self.data.val_dataloader(), ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
-                say(trainer.profiler.summary())
+                print_rank_zero(trainer.profiler.summary())
             keeper = trainer.checkpoint_callback
             assert isinstance(keeper, Checkpoints)
             self._sum_up_training(speed.state_dict(), keeper.state_dict(), trainer.global_step)
@@ -151,12 +155,12 @@ class LanguageModeling(BaseExperiment):
             loader,
             number=min(len(loader), self.config.evaluation.max_batches or len(loader)),
             context=strategy.precision_plugin.forward_context,
-            say=say,
+            report=print_rank_zero,
         )
         for name, (kind, mean, error) in measured.write(self.run_dir, split).items():
             self.summary["figures"] |= {f"{split}/{name}": mean, f"{split}/{name}_error": error}
             self.summary["kinds"][f"{split}/{name}"] = kind
-            say(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
+            print_rank_zero(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
 
     @rank_zero_only
     def sampling(self) -> None:
@@ -192,7 +196,7 @@ class LanguageModeling(BaseExperiment):
         folder = self.run_dir / "samples"
         write_json(folder / "samples.json", record)
         (folder / "samples.txt").write_text(_readable(seeds, texts), encoding="utf-8")
-        say(_readable(seeds[:SHOWN], texts[:SHOWN]))
+        print_rank_zero(_readable(seeds[:SHOWN], texts[:SHOWN]))
         kept = ("steps", "forwards", "tokens_per_forward", "token_forwards", "seconds", "length")
         self.summary["sampling"] = {key: record[key] for key in kept}
         self.summary["sampling"]["n_samples"] = len(seeds)
@@ -298,7 +302,7 @@ class LanguageModeling(BaseExperiment):
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
-        say("  ".join(f"{key} {value:.4f}" for key, value in figures.items()) + kind)
+        print_rank_zero("  ".join(f"{key} {value:.4f}" for key, value in figures.items()) + kind)
 
     def _add_figures(self, figures: dict[str, float]) -> None:
         self.summary["figures"] |= figures

@@ -7,6 +7,7 @@ import os
 import sys
 import traceback
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -15,7 +16,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from experiments import errors, run_folder
+from experiments.run import errors
+from experiments.run.command_line import expand
+from experiments.run.folder import CONFIGS, ROOT, is_first_process
+from experiments.run.overrides import is_multirun
 
 OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
 _failure: list[BaseException] = []
@@ -27,16 +31,16 @@ def job(cfg: DictConfig) -> float | None:
     settings = HydraConfig.get()
     run_dir = Path(settings.runtime.output_dir)
     if settings.mode == RunMode.MULTIRUN:
-        from experiments import sweep
+        from experiments.run import sweep
 
         return sweep.run_child(settings, run_dir)
     _run_dir.append(run_dir)
     try:
-        if run_folder.is_first_process():
-            run_folder.link_latest(run_dir)
         from experiments.base_experiment import run_experiment
+        from experiments.run.config import build_run
 
-        return run_experiment(cfg, run_dir)
+        run = build_run(cfg, choices=settings.runtime.choices, overrides=list(settings.overrides.task))
+        return run_experiment(run, run_dir)
     except Exception as error:  # kept for main(): Hydra would print lines of its own
         _failure.append(error)
         return None
@@ -53,25 +57,31 @@ def main() -> int:
     if not full:
         os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # lets exceptions come up to here
     argv = sys.argv[1:]
-    if run_folder.is_multirun(argv):  # workers of a launcher look `job` up by the name of its module
+    if is_multirun(argv):  # workers of a launcher look `job` up by the name of its module
         path = os.environ.get("PYTHONPATH")
-        os.environ["PYTHONPATH"] = os.pathsep.join([str(run_folder.ROOT), *([path] if path else [])])
+        os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])
     try:
-        sys.argv[1:] = run_folder.expand(argv)
-        hydra.main(version_base="1.3", config_path=str(run_folder.CONFIGS), config_name="config")(job)()
+        sys.argv[1:] = expand(argv, _describe)
+        hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
         if _failure:
             raise _failure[0]
     except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
         _write_trace(error)
         if full:
             raise
-        if run_folder.is_first_process() or not _run_dir:  # the processes of a DDP run fail together, but speak once
+        if is_first_process() or not _run_dir:  # the processes of a DDP run fail together, but speak once
             print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
         return 1
     except Exception as error:
         _write_trace(error)
         raise
     return 0
+
+
+def _describe(*args: Any, **kwargs: Any) -> Any:
+    from experiments.training.checkpoints import describe  # torch: only for a checkpoint without its run folder
+
+    return describe(*args, **kwargs)
 
 
 def _write_trace(error: BaseException) -> None:

@@ -10,8 +10,8 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig
 
 from datasets.config import DatasetConfig
-from experiments.config import ALGORITHMS, build, look_up
-from experiments.run_folder import CONFIGS
+from experiments.run.config import ALGORITHMS, build, look_up
+from experiments.run.folder import CONFIGS
 
 V = 11
 SMALL = ["n_layer=1", "n_head=2", "n_embd=16", "block_size=24"]

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.generation import Generation
-from algorithms.common.metrics.likelihood import Likelihood, NegativeLogLikelihood, bits_per_character
+from algorithms.common.likelihood import Likelihood, NegativeLogLikelihood, bits_per_character
 from algorithms.common.optim import OptimizerConfig, make_adamw, warmup_cosine
 
 EVALUATION_SEED = 1234  # every evaluation draws the same noise, so that checkpoints and methods are paired
@@ -59,7 +59,7 @@ class BaseAlgorithm(LightningModule, ABC):
         self.characters_per_token: dict[str, float] = {}
         self.encode: Callable[[str], Sequence[int]] | None = None  # the tokenizer's, for decoders that take text
         self.evaluation_nll = NegativeLogLikelihood()
-        torch.manual_seed(seed)  # every method starts from the same trunk
+        torch.manual_seed(seed)  # every method starts from the same backbone
 
     @property
     def backbone(self) -> BackboneConfig:

@@ -29,7 +29,7 @@ class DiffusionFlowConfig(MaskedDiffusionConfig):
 
 
 class DiffusionFlow(MaskedDiffusion):
-    """Masked diffusion with a second pass through the trunk on flow steps: the loss is CE + weight · flow loss."""
+    """Masked diffusion with a second pass through the backbone on flow steps: the loss is CE + weight · flow loss."""
 
     name = "diffusion_flow"
     config_class = DiffusionFlowConfig

@@ -1,7 +1,7 @@
 """Flow matching whose velocity follows from the token posterior: masked positions carry noisy codes of their tokens.
 
 Sources: variational flow matching (arXiv:2406.04843); continuous states at masked positions as in CANDI
-(arXiv:2510.22510). In training and in decoding the trunk sees the same thing: the mask, a noisy code, and its progress.
+(arXiv:2510.22510). In training and in decoding the backbone sees the same: the mask, a noisy code, its progress.
 B batch, R rows, T tokens, W window, K chunk, C channels, D code channels, V vocabulary.
 """
 
@@ -52,7 +52,7 @@ class PosteriorFlow(nn.Module):
         self.weight = nn.Parameter(torch.randn(mask_id, config.code_dim))
         self.project = nn.Linear(config.code_dim, C, bias=False)
         self.time = time_mlp(C)
-        for layer in (self.project, self.time[-1]):  # at first the trunk sees plain masks
+        for layer in (self.project, self.time[-1]):  # at first the backbone sees plain masks
             for parameter in layer.parameters():
                 nn.init.zeros_(parameter)
 
@@ -66,7 +66,7 @@ class PosteriorFlow(nn.Module):
         scale = ((1 - s).square() + (s * self.config.code_norm).square() / latents.size(-1)).rsqrt()
         shown = self.project(latents * scale) + self.time(progress[:, None])[:, None]  # (R, W, C)
         embedded = model.wte(x) + shown * (x == self.mask_id)[..., None]
-        logits = model.lm_head(model.trunk(model.trunk.add_positions(embedded)))[..., : self.mask_id]
+        logits = model.lm_head(model.backbone(model.backbone.add_positions(embedded)))[..., : self.mask_id]
         evidence = s / (1 - s).clamp(min=1e-2).square()
         return logits + evidence * (latents @ self.codes().T)  # a position's own latent, by Bayes' rule
 

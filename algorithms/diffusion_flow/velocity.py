@@ -2,7 +2,7 @@
 
 Source: the diffusion + flow model built on nathan-barry/tiny-diffusion. Its known weaknesses are kept: embeddings of
 standard deviation 0.02 against unit noise, so that the target is nearly minus the noise; the time enters behind the
-trunk; in decoding the head sees mask embeddings, which it never saw in training. `posterior.py` is without them.
+backbone; in decoding the head sees mask embeddings, which it never saw in training. `posterior.py` is without them.
 B batch, R rows, T tokens, W window, K chunk, C channels, V vocabulary.
 """
 
@@ -56,7 +56,7 @@ def assisted_logits(
 
 
 class VelocityFlow(nn.Module):
-    """A bottleneck head on the trunk's hidden states; the time is added to these."""
+    """A bottleneck head on the backbone's hidden states; the time is added to these."""
 
     def __init__(self, config: VelocityFlowConfig, model: LanguageModel, mask_id: int) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class VelocityFlow(nn.Module):
         progress = draw_progress(self.config, ids.size(0), generator)
         noise = torch.randn(clean.shape, generator=generator, device=ids.device) * self.config.noise_scale
         noisy = interpolate(clean, noise, progress)
-        predicted = self.velocity(model.trunk(model.trunk.add_positions(noisy)), progress)
+        predicted = self.velocity(model.backbone(model.backbone.add_positions(noisy)), progress)
         counted = x == self.mask_id if self.config.masked_only else torch.ones_like(x, dtype=torch.bool)
         return velocity_error(predicted, clean - noise, counted, beta=self.config.huber_beta)
 

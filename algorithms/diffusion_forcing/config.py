@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.optim import OptimizerConfig
-from algorithms.diffusion_forcing.decoder import AnyDecoder, MatrixDecoderConfig, SpeculativeConfig
-from algorithms.diffusion_forcing.denoisers import StreamConfig
-from algorithms.diffusion_forcing.embeddings import EmbeddingConfig
-from algorithms.diffusion_forcing.noise_levels import RowMixture
+from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoderConfig, SpeculativeConfig
+from algorithms.diffusion_forcing.models import StreamConfig
+from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
+from algorithms.diffusion_forcing.process.row_mixture import RowMixture
 
 PARAMETERISATIONS = ("two_stream", "shifted", "faithful")
 INFORMATION = "information"  # the beta_schedule that is fitted while training

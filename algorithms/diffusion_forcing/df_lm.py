@@ -20,19 +20,19 @@ from torch import Tensor, nn
 from algorithms.common.backbone import LanguageModel
 from algorithms.common.base_algorithm import EVALUATION_SEED, BaseAlgorithm
 from algorithms.common.generation import Generation, RowRandom, Trace, check_prompt
-from algorithms.common.metrics.likelihood import Likelihood
+from algorithms.common.likelihood import Likelihood
 from algorithms.diffusion_forcing.config import INFORMATION, DFLMConfig
-from algorithms.diffusion_forcing.context import Context, Posterior, WholeWindow
-from algorithms.diffusion_forcing.decoder import AnyDecoder, MatrixDecoderConfig, SpeculativeConfig
-from algorithms.diffusion_forcing.denoisers import FaithfulDenoiser, ShiftedDenoiser, TwoStreamDenoiser
+from algorithms.diffusion_forcing.decoding.guidance import guidance_from_loss, keyword_loss
+from algorithms.diffusion_forcing.decoding.posterior import Context, Posterior, WholeWindow
+from algorithms.diffusion_forcing.decoding.sampling import sample
+from algorithms.diffusion_forcing.decoding.scheduling_matrix import scheduling_matrix
+from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoderConfig, SpeculativeConfig
+from algorithms.diffusion_forcing.decoding.speculative import speculate
 from algorithms.diffusion_forcing.diffusion import Diffusion
-from algorithms.diffusion_forcing.embeddings import TokenTable, round_to_tokens
-from algorithms.diffusion_forcing.guidance import guidance_from_loss, keyword_loss
-from algorithms.diffusion_forcing.information import InformationLevels
+from algorithms.diffusion_forcing.models import FaithfulDenoiser, ShiftedDenoiser, TwoStreamDenoiser
+from algorithms.diffusion_forcing.models.embeddings import TokenTable, round_to_tokens
 from algorithms.diffusion_forcing.path_bound import path_excess
-from algorithms.diffusion_forcing.sampling import sample
-from algorithms.diffusion_forcing.scheduling import scheduling_matrix
-from algorithms.diffusion_forcing.speculative import speculate
+from algorithms.diffusion_forcing.process.fitted_levels import InformationLevels
 
 Denoiser = FaithfulDenoiser | ShiftedDenoiser
 PATHS = (2, 4, 8)  # tokens in flight of the bounds stated

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.diffusion_forcing.checks import check_choice, check_levels
-from algorithms.diffusion_forcing.schedules import beta_schedule as betas_of
-from algorithms.diffusion_forcing.schedules import process_tables
-from algorithms.diffusion_forcing.snr_weights import snr_weights
+from algorithms.diffusion_forcing.process.schedules import beta_schedule as betas_of
+from algorithms.diffusion_forcing.process.schedules import process_tables
+from algorithms.diffusion_forcing.process.snr_weights import snr_weights
 
 OBJECTIVES = ("pred_noise", "pred_x0", "pred_v")
 Score = Callable[[Tensor], Tensor]

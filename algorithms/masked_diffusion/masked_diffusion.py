@@ -1,4 +1,4 @@
-"""Masked diffusion: a bidirectional trunk that restores hidden tokens, any number of them at once.
+"""Masked diffusion: a bidirectional backbone that restores hidden tokens, any number of them at once.
 
 Source: MDLM (arXiv:2406.07524); nathan-barry/tiny-diffusion for `objective=reference`. The network is not told the
 time, which the masks tell (arXiv:2406.03736). B batch, T tokens, W = T + 1 the window, V vocabulary; the mask is V.
@@ -15,7 +15,7 @@ from torch import Tensor
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.generation import Generation, RowRandom, check_prompt
-from algorithms.common.metrics.likelihood import Likelihood
+from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
 from algorithms.masked_diffusion.decoding import (
     AnyDecoder,

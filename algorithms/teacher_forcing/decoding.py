@@ -60,7 +60,7 @@ def decode(
     """
     check_prompt(prompt, seeds, length)
     config.check_vocabulary(model.lm_head.out_features)
-    block_size = model.trunk.config.block_size
+    block_size = model.backbone.config.block_size
     began = time.perf_counter()
     draws = RowRandom(seeds).uniform(length)  # (B, length), float64, on the CPU
     P = prompt.size(1)
@@ -70,7 +70,7 @@ def decode(
     for step in range(length):
         position = P + step
         if config.use_cache and (cache is None or context_start(position, block_size) != start):
-            cache = model.trunk.new_cache()
+            cache = model.backbone.new_cache()
         start = context_start(position, block_size)
         encoded = 0 if cache is None else cache.length
         logits = model(ids[:, start + encoded : position], cache=cache)[:, -1]  # (B, V)

@@ -84,7 +84,7 @@ class GPT(BaseAlgorithm):
             return model(ids)
         rms = model.wte.weight.detach().square().mean().sqrt()
         x = noise_rows(model.wte(ids), config.input_noise, rms, generator)  # (B, T, C)
-        return model.lm_head(model.trunk(model.trunk.add_positions(x)))
+        return model.lm_head(model.backbone(model.backbone.add_positions(x)))
 
     def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         logits = self.model(ids[:, :-1])  # (B, T, V)

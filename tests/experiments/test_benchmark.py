@@ -10,7 +10,7 @@ from tests.conftest import Main
 
 @pytest.mark.parametrize("method", ["gpt", "masked_diffusion", "diffusion_flow"])
 def test_decoding_speed_compares_equal_texts(smoke: Main, method: str) -> None:
-    """Catches a comparison of a batch with other texts, and a trunk whose time is not seen."""
+    """Catches a comparison of a batch with other texts, and a backbone whose time is not seen."""
     sizes = ["experiment.rounds=1", "experiment.sampling.n_samples=3", "experiment.sampling.length=8"]
     outcome = smoke(
         f"algorithm={method}", "experiment=benchmark", "experiment.tasks=[decoding_speed]", *sizes, "hydra.run.dir=run"

@@ -13,10 +13,10 @@ import torch
 from algorithms.teacher_forcing.gpt import GPT
 from experiments import launch
 from experiments.analysis import decoding_table as table
-from experiments.comparison import training
-from experiments.comparison.config import ComparisonConfig, MethodConfig, ReviewConfig
-from experiments.comparison.training import Child, train
-from experiments.run_folder import quote
+from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig, ReviewConfig
+from experiments.run.overrides import quote
+from experiments.training import child_runs as training
+from experiments.training.child_runs import ChildRun, train
 from tests.conftest import Main
 
 GPT_ONLY = {"gpt": MethodConfig("gpt")}
@@ -235,11 +235,11 @@ def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def child(folder: Path, name: str, *words: str) -> Child:
-    return Child(name, folder / "methods" / name, list(words), "group")
+def child(folder: Path, name: str, *words: str) -> ChildRun:
+    return ChildRun(name, folder / "methods" / name, list(words), "group")
 
 
-def words_of(one: Child) -> list[str]:
+def words_of(one: ChildRun) -> list[str]:
     return json.loads((one.folder / "summary.json").read_text())["words"]
 
 
@@ -253,7 +253,7 @@ def test_children_are_begun_resumed_or_left_alone(stub: Path) -> None:
     broken.folder.mkdir(parents=True)
     (broken.folder / "metrics.csv").write_text("step\n")
     said: list[str] = []
-    train([new, stopped, done, broken], workers=2, say=said.append, every=100.0)
+    train([new, stopped, done, broken], workers=2, report=said.append, every=100.0)
     assert words_of(new) == ["seed=1", "logger.group='group'", f"hydra.run.dir='{new.folder}'"]
     assert words_of(stopped) == [f"resume='{stopped.folder}'"]
     assert "words" not in json.loads((done.folder / "summary.json").read_text())
@@ -266,5 +266,5 @@ def test_a_failed_training_is_named(stub: Path) -> None:
     """Catches a comparison that goes on without one of its methods, or stops with a trace."""
     good, bad = child(stub, "good"), child(stub, "bad", "fail=1")
     with pytest.raises(ValueError, match=r"the training of 'bad' failed \(out of luck\): see .*bad\.log"):
-        train([good, bad], workers=1, say=lambda text: None, every=100.0)
+        train([good, bad], workers=1, report=lambda text: None, every=100.0)
     assert good.finished and not bad.finished

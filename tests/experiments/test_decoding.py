@@ -14,15 +14,16 @@ from algorithms.common.backbone import BackboneConfig
 from algorithms.common.metrics.text import text_statistics
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from datasets.tokenizers import ByteTokenizer, CharTokenizer
-from experiments import launch, loggers
+from experiments import launch
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired
 from experiments.analysis.trace import read_trace
-from experiments.config import SamplingConfig
-from experiments.decoding.config import DecodingConfig
-from experiments.decoding.settings import expand, label
-from experiments.judge import Judge, Judges, fingerprint
-from experiments.judge_windows import windowed_sums
+from experiments.evaluation.config import DecodingConfig
+from experiments.evaluation.judges.judge import GPTJudge, JudgePanel, fingerprint
+from experiments.evaluation.judges.windows import windowed_sums
+from experiments.evaluation.settings import expand, label
+from experiments.run.config import SamplingConfig
+from experiments.training import loggers
 from tests.conftest import Main
 
 CONTEXT = 8
@@ -45,13 +46,13 @@ def gpt(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> str:
     return str(folder / "run")
 
 
-def tiny(tokenizer: CharTokenizer | ByteTokenizer, seed: int = 0) -> Judge:
+def tiny(tokenizer: CharTokenizer | ByteTokenizer, seed: int = 0) -> GPTJudge:
     backbone = BackboneConfig(n_layer=1, n_head=2, n_embd=16, block_size=CONTEXT)
-    return Judge(GPT(GPTConfig(backbone), vocabulary_size=tokenizer.vocabulary_size, seed=seed), tokenizer)
+    return GPTJudge(GPT(GPTConfig(backbone), vocabulary_size=tokenizer.vocabulary_size, seed=seed), tokenizer)
 
 
-def judged(judge: Judge, texts: list[str], prompts: list[str]) -> float | None:
-    return Judges([judge]).score(texts, prompts)["judge_nll"]
+def judged(judge: GPTJudge, texts: list[str], prompts: list[str]) -> float | None:
+    return JudgePanel([judge]).score(texts, prompts)["judge_nll"]
 
 
 def nats_of(nll: Any, ids: torch.Tensor, given: int, context: int, stride: int | None = None) -> float:

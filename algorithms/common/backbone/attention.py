@@ -117,7 +117,7 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
 
 
 class Attention(nn.Module):
-    """Self-attention of one block; the visibility rule is passed in by the trunk at each call."""
+    """Self-attention of one block; the visibility rule is passed in by the backbone at each call."""
 
     def __init__(self, config: BackboneConfig, layer: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The shape of the one trunk that every method trains (Vaswani et al. 2017, arXiv:1706.03762; GPT-2)."""
+"""The shape of the one backbone that every method trains (Vaswani et al. 2017, arXiv:1706.03762; GPT-2)."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,7 @@ STYLES = ("nanogpt", "rope")
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """Sizes and style of a Transformer.
+    """Sizes and style of a Backbone.
 
     `nanogpt`: learned positions, LayerNorm, GELU, head tied to the token embedding (karpathy/nanoGPT).
     `rope`: rotary positions, RMSNorm without gain, QK-norm, ReLU², untied head (arXiv:2104.09864, 2109.08668).

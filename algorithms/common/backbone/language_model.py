@@ -1,4 +1,4 @@
-"""Token ids in, logits out: embedding, trunk and head, for the methods that work on tokens.
+"""Token ids in, logits out: embedding, backbone and head, for the methods that work on tokens.
 
 B batch, T tokens, C channels, V vocabulary.
 """
@@ -7,16 +7,16 @@ from torch import Tensor, nn
 
 from algorithms.common.backbone.attention import KVCache
 from algorithms.common.backbone.config import BackboneConfig
-from algorithms.common.backbone.transformer import Transformer, init_weights
+from algorithms.common.backbone.transformer import Backbone, init_weights
 
 
 class LanguageModel(nn.Module):
-    """A trunk between a token embedding and a head; the head is tied to the embedding in the nanogpt style."""
+    """A backbone between a token embedding and a head; the head is tied to the embedding in the nanogpt style."""
 
     def __init__(self, config: BackboneConfig, vocabulary_size: int, *, attention: str = "causal") -> None:
         super().__init__()
         self.wte = nn.Embedding(vocabulary_size, config.n_embd)
-        self.trunk = Transformer(config, attention=attention)
+        self.backbone = Backbone(config, attention=attention)
         self.lm_head = nn.Linear(config.n_embd, vocabulary_size, bias=False)
         init_weights(self.wte)
         init_weights(self.lm_head)
@@ -26,8 +26,8 @@ class LanguageModel(nn.Module):
     def hidden(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """ids (B, T) -> final hidden states (B, T, C); with `cache`, the ids follow the tokens already encoded."""
         x = self.wte(ids)  # (B, T, C)
-        x = self.trunk.add_positions(x, 0 if cache is None else cache.length)
-        return self.trunk(x, cache=cache)
+        x = self.backbone.add_positions(x, 0 if cache is None else cache.length)
+        return self.backbone(x, cache=cache)
 
     def forward(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V)."""

@@ -1,4 +1,4 @@
-"""The trunk: one transformer, the same for every method; only its visibility and what is fed to it differ.
+"""The backbone: one transformer, the same for every method; only its visibility and what is fed to it differ.
 
 Source: GPT-2 as in karpathy/nanoGPT (style `nanogpt`); the `rope` style follows modded-nanoGPT habits.
 B batch, T tokens, C channels.
@@ -76,7 +76,7 @@ class Block(nn.Module):
         return x + self.mlp(self.ln_2(x))
 
 
-class Transformer(nn.Module):
+class Backbone(nn.Module):
     """Maps input vectors (B, T, C) to final hidden states (B, T, C).
 
     `attention` says what a position may see: `causal`, `bidirectional` or `block_causal` (blocks of `block_len`).
@@ -106,7 +106,7 @@ class Transformer(nn.Module):
                     nn.init.normal_(parameter, 0.0, 0.02 / math.sqrt(2 * config.n_layer))
 
     def new_cache(self, *, sliding: bool = False) -> KVCache:
-        """An empty key-value cache for this trunk; only a causal trunk can use one exactly.
+        """An empty key-value cache for this backbone; only a causal backbone can use one exactly.
 
         `sliding`: any number of tokens, of which each sees the last block_size; only with rotary positions.
         """
@@ -135,8 +135,8 @@ class Transformer(nn.Module):
         """Run the blocks over x (B, T, C).
 
         With `cache`, x follows the cached tokens, and the keys and values of its first `keep` tokens (None: all) stay
-        there. `mask` (T, S) and `positions` (T,) replace the trunk's own visibility and numbering (two streams in one
-        pass); both may differ by row, (B, 1, T, S) and (B, T).
+        there. `mask` (T, S) and `positions` (T,) replace the backbone's own visibility and numbering (two streams in
+        one pass); both may differ by row, (B, 1, T, S) and (B, T).
         """
         T = x.size(1)
         start = 0 if cache is None else cache.length

@@ -20,9 +20,9 @@ def from_nanogpt(state: dict[str, Tensor]) -> dict[str, Tensor]:
         if name.endswith((".attn.bias", ".attn.masked_bias")):
             continue
         if name.startswith("h."):
-            name = f"trunk.blocks.{name.removeprefix('h.')}"
+            name = f"backbone.blocks.{name.removeprefix('h.')}"
         elif name.startswith(("wpe.", "ln_f.")):
-            name = f"trunk.{name}"
+            name = f"backbone.{name}"
         renamed[name] = value
     return renamed
 
@@ -42,7 +42,7 @@ def from_tiny_diffusion(state: dict[str, Tensor], *, mask_first: bool) -> dict[s
         elif name.endswith(".attn.c_q.weight"):
             stem = name.removesuffix("q.weight")
             parts = [state[key] for part in "qkv" if (key := f"{stem}{part}.weight") in state]
-            renamed[f"trunk.{stem}attn.weight"] = torch.cat(parts)  # (3C, C)
+            renamed[f"backbone.{stem}attn.weight"] = torch.cat(parts)  # (3C, C)
         elif not name.endswith((".attn.c_k.weight", ".attn.c_v.weight")):
-            renamed[f"trunk.{name}" if name.startswith("blocks.") else name] = value
+            renamed[f"backbone.{name}" if name.startswith("blocks.") else name] = value
     return renamed

@@ -86,7 +86,7 @@ def test_flow_loss_equals_the_reference(golden, reference, masked_only: bool) ->
     model, flow = reference.model, reference.flow
     progress = 0.02 + 0.96 * golden["flow_uniform"]
     clean, noise = model.wte(ours(golden["targets"])).detach(), golden["flow_noise"]
-    predicted = flow.velocity(model.trunk(interpolate(clean, noise, progress)), progress)
+    predicted = flow.velocity(model.backbone(interpolate(clean, noise, progress)), progress)
     counted = golden["mask"] if masked_only else torch.ones_like(golden["mask"])
     error = velocity_error(predicted, clean - noise, counted, beta=0.1)
     torch.testing.assert_close(error, golden[f"flow_loss_{'masked' if masked_only else 'all'}"], **CLOSE)

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 
 from algorithms.diffusion_forcing import df_lm
 from algorithms.diffusion_forcing.config import DiffusionConfig
-from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig
 from algorithms.diffusion_forcing.df_lm import DFLM, level_bins
-from algorithms.diffusion_forcing.embeddings import EmbeddingConfig, TokenTable, round_to_tokens
 from algorithms.diffusion_forcing.likelihood import ancestral_bound, channel_logits
-from algorithms.diffusion_forcing.noise_levels import RowMixture
+from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig, TokenTable, round_to_tokens
+from algorithms.diffusion_forcing.process.row_mixture import RowMixture
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from tests.algorithms.diffusion_forcing.tiny_models import (
     MEAN,
@@ -276,7 +276,7 @@ def test_trace_follows_the_matrix(make):
 def test_a_trace_counts_the_passes_up_to_each_state(monkeypatch, use_cache, chunk_size, token_draw):
     """Catches a pass counted for the noise of a new chunk, and counts shifted against their states."""
     model, passes, at = two_stream(), [], []
-    model.denoiser.model.trunk.register_forward_hook(lambda *_: passes.append(1))
+    model.denoiser.model.backbone.register_forward_hook(lambda *_: passes.append(1))
     plain = df_lm.round_to_tokens
     monkeypatch.setattr(df_lm, "round_to_tokens", lambda *given: at.append(len(passes)) or plain(*given))
     decoder = replace(_with_chunk(MEAN, chunk_size), token_draw=token_draw, use_cache=use_cache)

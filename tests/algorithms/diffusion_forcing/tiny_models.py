@@ -7,11 +7,11 @@ import torch
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
-from algorithms.diffusion_forcing.decoder import MatrixDecoderConfig
-from algorithms.diffusion_forcing.denoisers import StreamConfig
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig
 from algorithms.diffusion_forcing.df_lm import DFLM
-from algorithms.diffusion_forcing.embeddings import EmbeddingConfig
-from algorithms.diffusion_forcing.noise_levels import RowMixture
+from algorithms.diffusion_forcing.models import StreamConfig
+from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
+from algorithms.diffusion_forcing.process.row_mixture import RowMixture
 
 V = 5
 MEAN = MatrixDecoderConfig(schedule="pyramid", sampling_timesteps=8, ddim_eta=0.0, token_draw="mean")

@@ -25,7 +25,7 @@ def ids(rows: int = 4, length: int = 13) -> torch.Tensor:
 
 
 def test_logits_and_loss_equal_tiny_diffusion() -> None:
-    """Catches a mask token in the wrong row, a causal trunk, and another mean than the reference's."""
+    """Catches a mask token in the wrong row, a causal backbone, and another mean than the reference's."""
     with np.load(GOLDEN) as data:
         values = {k.removeprefix("diffusion/"): torch.tensor(data[k]) for k in data.files if k.startswith("diffusion/")}
     state = {k.removeprefix("state_dict/"): v for k, v in values.items() if k.startswith("state_dict/")}

@@ -1,0 +1,1 @@
+"""Decoders of Diffusion Forcing: along a scheduling matrix, or by speculation."""

@@ -1,0 +1,230 @@
+"""A GPT and, in the same pass and with the same weights, windows of noisy tokens behind its clean ones.
+
+Two streams as in BD3-LM (arXiv:2503.09573), causal inside the window. What stands to the right of a token in its window
+is read by a small backbone of its own from right to left, so that no state that a token is predicted from has seen that
+token's noisy value. Tokens decided in one pass need not be decided apart: the head also takes the token before, once it
+has been drawn. B batch, T tokens, N noisy ones, W window, C embedding channels, V vocabulary.
+"""
+
+import random
+from dataclasses import dataclass, replace
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algorithms.common.backbone import Backbone, BackboneConfig, LanguageModel
+from algorithms.common.backbone.transformer import init_weights
+from algorithms.diffusion_forcing.diffusion import Diffusion
+from algorithms.diffusion_forcing.likelihood import channel_logits
+from algorithms.diffusion_forcing.models.embeddings import TokenTable
+from algorithms.diffusion_forcing.models.shifted import NeighbourStates, ShiftedDenoiser
+from algorithms.diffusion_forcing.process.fitted_levels import InformationLevels
+from algorithms.diffusion_forcing.process.row_mixture import RowMixture, sample_noise_levels
+
+
+@dataclass(frozen=True)
+class StreamConfig:
+    """The noisy stream of `parameterisation=two_stream`.
+
+    `share` of every text is shown a second time as noisy windows of 2, 4, 8, ... up to `max_window` tokens; `weight` is
+    that of their cross-entropy beside the clean stream's. `forward_layers` more are run over the noisy tokens alone,
+    `backward_layers` read a window from right to left; 0 of these keeps the model causal. `chain` is the share of
+    windows in which a token is predicted given the one before it, too; 0 leaves that out.
+    """
+
+    share: float = 0.5
+    max_window: int = 16
+    weight: float = 0.2
+    forward_layers: int = 1
+    backward_layers: int = 1
+    chain: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ValueError(f"algorithm.streams.share is {self.share}: it must lie in (0, 1]")
+        if self.max_window < 2 or self.max_window & (self.max_window - 1):
+            raise ValueError(f"algorithm.streams.max_window is {self.max_window}: it must be a power of 2, at least 2")
+        if self.weight < 0:
+            raise ValueError(f"algorithm.streams.weight is {self.weight}: it cannot be negative")
+        if not 0 <= self.chain <= 1:
+            raise ValueError(f"algorithm.streams.chain is {self.chain}: it must lie in [0, 1]")
+        for key in ("forward_layers", "backward_layers"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"algorithm.streams.{key} is {getattr(self, key)}: it cannot be negative")
+
+    def tokens(self, block_size: int) -> int:
+        """Noisy tokens N beside block_size clean ones; ValueError if not even a window fits."""
+        if self.max_window >= block_size:
+            raise ValueError(
+                f"algorithm.streams.max_window is {self.max_window}: it must be below the "
+                f"{block_size} tokens of a text (algorithm.backbone.block_size)"
+            )
+        windows = int(self.share * (block_size - 1)) // self.max_window
+        return max(1, windows) * self.max_window
+
+
+class TwoStreamDenoiser(ShiftedDenoiser):
+    """A ShiftedDenoiser trained on clean texts and on noisy windows of them, with layers for what is to the right."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        table: TokenTable,
+        time_fusion: str,
+        alphas_cumprod: Tensor,
+        levels: InformationLevels | None,
+        self_conditioning: float,
+        streams: StreamConfig,
+    ) -> None:
+        super().__init__(model, table, time_fusion, alphas_cumprod, levels, self_conditioning)
+        self.streams = streams
+        streams.tokens(self.config.block_size)  # raises where no window fits
+        self.chains = streams.chain > 0
+        self.backward_backbone: Backbone | None = None
+        self.forward_backbone: Backbone | None = None
+        n_embd = self.config.n_embd
+        if streams.forward_layers:
+            self.forward_backbone = Backbone(window_config(self.config, streams.forward_layers))
+            self.more = nn.Linear(n_embd, n_embd, bias=False)
+            nn.init.zeros_(self.more.weight)  # starts as the shared backbone alone
+        if streams.backward_layers:
+            self.reads_right = streams.max_window
+            self.backward_backbone = Backbone(window_config(self.config, streams.backward_layers))
+        if streams.backward_layers or streams.chain:
+            last = nn.Linear(2 * n_embd, n_embd)
+            self.merge = nn.Sequential(nn.Linear(3 * n_embd, 2 * n_embd), nn.GELU(), last)
+            self.merge.apply(init_weights)
+            nn.init.zeros_(last.weight)  # starts as the causal model
+
+    def losses(
+        self,
+        process: Diffusion,
+        ids: Tensor,
+        mixture: RowMixture,
+        generator: torch.Generator,
+        *,
+        squared_error: bool = True,
+    ) -> dict[str, Tensor]:
+        """As in ShiftedDenoiser; `clean_ce` is of the tokens after a clean past, all of them, `noisy_ce` of those in
+        and after the noisy windows, whose levels are drawn by `mixture` window by window."""
+        T, table = ids.size(1) - 1, self.table()
+        N = self.streams.tokens(T)
+        start, width = self._layout(T, N, generator)
+        positions = torch.arange(start, start + N, device=ids.device)
+        begins = positions - (positions - start) % width
+        levels = sample_noise_levels(
+            ids.size(0) * (N // width),
+            width,
+            timesteps=process.timesteps,
+            mixture=mixture,
+            generator=generator,
+            windows=True,
+        ).view(-1, N)
+        tokens = ids[:, start : start + N]
+        x0 = F.embedding(tokens, table)
+        x = process.q_sample(x0, levels, process.draw_noise(x0.shape, generator))
+        abar = self.alphas_cumprod[levels.clamp(min=0)]
+        channel = channel_logits(x, abar, table)
+        noisy = self.read_noisy(x, abar, channel)
+        first, ends = begins == positions, slice(width - 1, None, width)
+        clean, seen, past = self._states(ids, noisy, positions, begins)
+        if self.conditions_itself(generator):
+            belief = channel + self.head(past).detach()
+            clean, seen, past = self._states(ids, self.read_noisy(x, abar, belief), positions, begins)
+        logits = self.model.lm_head(clean)  # (B, T, V)
+        clean_ce = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+
+        # The tokens of the windows, then those behind each window, which see it from the left alone.
+        right = self.read_right(noisy, positions, begins)
+        left = self._left(ids[:, start - 1 : start + N - 1], first, width, generator)
+        targets = torch.cat([tokens, ids[:, start + width : start + N + 1 : width]], dim=1)  # (B, N + N / width)
+        behind = self._left(tokens[:, ends], None, 1, generator)
+        logits = torch.cat([self.head(past, right, left), self.head(seen[:, ends], None, behind)], dim=1)
+        nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        if self.backward_backbone is None:
+            nats = nats[:, F.pad(~first, (0, N // width), value=True)]  # the clean stream predicts the others
+        noisy_ce = nats.mean()
+
+        posterior = logits[:, :N] + channel
+        self._observe(levels, posterior, tokens)
+        parts = {"ce": clean_ce + self.streams.weight * noisy_ce, "clean_ce": clean_ce, "noisy_ce": noisy_ce}
+        if squared_error:
+            error = (posterior.softmax(-1) @ table - x0.detach()).square().mean(-1)
+            parts["mse"] = (process.compute_loss_weights(levels) * error).mean()
+        return parts
+
+    def _states(self, ids: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """States of the clean stream (B, T, n_embd), of the noisy one, and before each of its tokens (B, N, n_embd)."""
+        clean, seen = self.two_streams(ids[:, :-1], noisy, positions, begins)
+        seen = self.refine(seen, positions, begins)
+        before = clean[:, positions - 1]
+        past = torch.where((begins == positions)[:, None], before, torch.cat([before[:, :1], seen[:, :-1]], dim=1))
+        return clean, seen, past
+
+    def _left(
+        self, tokens: Tensor, first: Tensor | None, width: int, generator: torch.Generator
+    ) -> NeighbourStates | None:
+        """The tokens (B, N) before those of the windows, in a share of these; those at `first` (N,) are clean
+        anyway."""
+        shape = (tokens.size(0), tokens.size(1) // width)
+        shown = torch.rand(shape, generator=generator, device=tokens.device) < self.streams.chain
+        shown = shown.repeat_interleave(width, dim=1)
+        return self.left(tokens, shown if first is None else shown & ~first)
+
+    def _layout(self, T: int, N: int, generator: torch.Generator) -> tuple[int, int]:
+        """The first of N noisy positions and the width of their windows, for a whole batch; without waiting for the
+        device."""
+        draw = random.Random(generator.initial_seed())
+        width = 2 ** draw.randint(1, self.streams.max_window.bit_length() - 1)
+        return draw.randint(1, T - N), width
+
+    def estimate(self, process: Diffusion, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
+        abar = self.alphas_cumprod[levels.clamp(min=0)][:, 1:]
+        index = torch.arange(ids.size(1) - 1, device=ids.device)
+        prior = self.window_priors(ids, x[:, 1:], abar / (1 - abar), index - index % self.streams.max_window)[1]
+        table = self.table()
+        return (prior + channel_logits(x[:, 1:], abar, table)).softmax(-1) @ table
+
+    def refine(self, seen: Tensor, positions: Tensor, begins: Tensor) -> Tensor:
+        """States of noisy tokens (B, N, n_embd) after the layers that are theirs alone, each seeing its window up to
+        itself."""
+        if self.forward_backbone is None:
+            return seen
+        inside = (begins == begins[:, None]) & (positions <= positions[:, None])  # (N, N)
+        where = torch.arange(len(positions), device=seen.device)
+        return seen + self.more(self.forward_backbone(seen, mask=inside, positions=where))
+
+    def read_right(self, noisy: Tensor, positions: Tensor, begins: Tensor) -> NeighbourStates | None:
+        """What the window holds to the right of every token, noisy (B, N, n_embd): states (B, N, n_embd)."""
+        if self.backward_backbone is None or len(positions) < 2:
+            return None
+        inside = (begins == begins[:, None]) & (positions >= positions[:, None])  # (N, N)
+        where = torch.arange(len(positions), device=noisy.device)
+        states = self.backward_backbone(noisy.flip(1), mask=inside.flip(0, 1), positions=where).flip(1)
+        known = F.pad(begins[1:] == begins[:-1], (0, 1))[:, None]  # (N, 1): not the last of a window
+        return NeighbourStates(F.pad(states[:, 1:], (0, 0, 0, 1)).where(known, 0.0), known)
+
+    def left(self, tokens: Tensor, known: Tensor) -> NeighbourStates | None:
+        """The tokens (B, N) before those to be predicted, where known (B, N)."""
+        if not self.chains:
+            return None
+        known = known[..., None]
+        return NeighbourStates(self.model.wte(tokens).where(known, 0.0), known)
+
+    def head(self, past: Tensor, right: NeighbourStates | None = None, left: NeighbourStates | None = None) -> Tensor:
+        """Logits (B, N, V) of tokens from the states before them, past (B, N, n_embd), and what else is known."""
+        if right is None and left is None:
+            return self.model.lm_head(past)
+        nothing = NeighbourStates(torch.zeros_like(past), past.new_zeros(past.size(1), 1, dtype=torch.bool))
+        right, left = right or nothing, left or nothing
+        more = self.merge(torch.cat([past, right.states, left.states], dim=-1))
+        return self.model.lm_head(past + more.where(right.where | left.where, 0.0))
+
+
+def window_config(config: BackboneConfig, layers: int) -> BackboneConfig:
+    """A backbone over a window: of the width of `config`, with rotary positions, as windows begin anywhere."""
+    try:
+        return replace(config, n_layer=layers, style="rope", bias=False)
+    except ValueError as error:
+        raise ValueError(f"{error} (the backbones over noisy windows always have rotary positions)") from error

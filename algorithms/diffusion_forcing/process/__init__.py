@@ -1,0 +1,1 @@
+"""The Gaussian noise process: schedules, loss weights, levels drawn in training. It knows no network."""

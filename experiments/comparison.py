@@ -1,0 +1,263 @@
+"""Methods trained by the same budget, measured on the same windows, prompts and seeds, and reported on one page.
+
+Everything is kept in files as it is made, and the report is written from these alone (experiments/analysis/report).
+"""
+
+import json
+import os
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from algorithms.common.likelihood import bits_per_character
+from algorithms.common.metrics.adversaries import CONTROLS
+from datasets.data_module import TextDataModule
+from experiments.analysis import blind_review
+from experiments.analysis import decoding_table as table
+from experiments.analysis.likelihood import mean_per_token, write_windows
+from experiments.analysis.report import write_report
+from experiments.analysis.trace import write_trace
+from experiments.base_experiment import BaseExperiment
+from experiments.evaluation import manifest
+from experiments.evaluation.compared_methods import (
+    ComparedMethod,
+    check_fit,
+    encode_prompt,
+    judge_children,
+    make_compared_method,
+)
+from experiments.evaluation.comparison_config import ComparisonConfig
+from experiments.evaluation.decoding_sweep import DecodingSweep
+from experiments.evaluation.judges.judge import JudgePanel, fingerprint, load_judges
+from experiments.evaluation.likelihood import measure
+from experiments.evaluation.measurement import Request, TextEvaluator, Writer
+from experiments.evaluation.media import sweep_tables, trace_tables
+from experiments.evaluation.plan import Plan
+from experiments.evaluation.tracing import record_trace
+from experiments.run.console import print_rank_zero
+from experiments.run.files import write_json
+from experiments.run.folder import COMPARISON
+from experiments.run.overrides import key_of
+from experiments.training.child_runs import ChildRun, train
+from experiments.training.loggers import log_media
+from experiments.training.trainer import build_trainer
+
+MODELLESS = (
+    *((table.CONTROL, name) for name in CONTROLS),
+    (table.REAL, table.TRAINING_TEXT),
+    (table.REAL, table.HELD_OUT),
+)
+
+
+class Comparison(BaseExperiment):
+    """Its tasks in turn leave files in the run folder, and do not do again what these hold."""
+
+    config_class = ComparisonConfig
+    config: ComparisonConfig
+    tasks = ("training", "likelihood", "sweep", "visualize", "report")
+    needs_weights = False  # it trains what it lacks
+    folders = ("figures", "likelihoods", "traces")
+
+    def prepare(self) -> None:
+        config, run = self.config, self.run
+        self._check_overrides()
+        self.sides = [
+            make_compared_method(run, self.run_dir, label, method) for label, method in config.methods.items()
+        ]
+        self.judge_children = judge_children(run, self.run_dir)
+        self._check_trained()
+        self.data = TextDataModule(
+            run.dataset,
+            block_size=config.block_size or self.sides[0].owner.plain["backbone"]["block_size"],
+            batch_size=config.training.batch_size,
+            eval_batch_size=config.evaluation.batch_size,
+            seed=run.seed,
+        ).prepare()
+        check_fit(self.sides, self.data)
+        if config.judges.load:
+            load_judges(config.judges.load).check_writer(self.data.tokenizer)
+        self.request = Request(
+            encode_prompt(self.data.tokenizer, config.sampling.prompt),
+            config.sampling.prompt,
+            config.sampling.length,
+            config.sampling.n_samples,
+        )
+        self._bench({side.label: side.fresh(self.data.tokenizer.vocabulary_size) for side in self.sides}, None).check(
+            self.plan, "experiment.methods"
+        )
+        self._write_manifest()
+
+    @rank_zero_only
+    def training(self) -> None:
+        """Train what is missing, every method by the same budget, and the judges; several at once on a CPU."""
+        children = self._children()
+        cores = os.cpu_count() or 1
+        workers = self.config.workers or (2 if self.device.type == "cpu" and cores > 1 else 1)
+        train(children, workers=workers, report=print_rank_zero, every=self.run.callbacks.line_every_seconds)
+        self._write_manifest()
+
+    @rank_zero_only
+    def likelihood(self) -> None:
+        """Every likelihood of every method over the same windows of one split: likelihood.csv, window by window in
+        likelihoods/."""
+        split = self.config.evaluation.likelihood_split
+        measured = {side.label: self._likelihoods(side, split) for side in self.sides}
+        lines = ["method,split,likelihood,kind,nats_per_token,standard_error,bits_per_character,windows,tokens"]
+        for label, found in measured.items():
+            for one in found["likelihoods"]:
+                name, kind, mean, error, bits = (one[key] for key in ("name", "kind", "nats", "error", "bits"))
+                lines.append(
+                    f"{label},{split},{name},{kind},{mean!r},{error!r},{bits!r},{found['windows']},{found['tokens']}"
+                )
+                key = f"{label}/{split}/{name}"
+                self.summary["figures"] |= {key: mean, f"{key}_error": error}
+                self.summary["kinds"][key] = kind
+                print_rank_zero(f"{label}: {split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
+        (self.run_dir / "likelihood.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+    @rank_zero_only
+    def sweep(self) -> None:
+        """Texts of every method's settings at every seed, of real text and of controls: results.csv and what goes with
+        it, results.md, flags.json."""
+        judges = self._judges()
+        if judges is not None:
+            judges.check_writer(self.data.tokenizer)
+        bench = self._bench({side.label: side.load().algorithm for side in self.sides}, judges)
+        groups = table.aggregate(bench.measure(self.plan))
+        flags = bench.flags(groups, self.request)
+        write_json(self.run_dir / "flags.json", flags)
+        (self.run_dir / "results.md").write_text(table.markdown_table(groups), encoding="utf-8")
+        controls = [(table.CONTROL, name) for name in CONTROLS]
+        controls += [(side.label, side.control.label) for side in self.sides if side.control]
+        for one in flags:
+            if (one["method"], one["setting"]) in controls:
+                print_rank_zero(f"{one['setting']}: unlike real text in {', '.join(one['flags']) or 'nothing'}")
+        self.summary["figures"] |= table.summary_figures(groups)
+        self._log(tables=sweep_tables(bench.records))
+
+    @rank_zero_only
+    def visualize(self) -> None:
+        """One text of each method at its default setting, state by state: traces/."""
+        for side in self.sides:
+            out = self.run_dir / "traces" / f"{side.label}.json"
+            if out.is_file():
+                continue
+            model = side.load()
+            try:
+                trace = record_trace(
+                    model.algorithm.to(self.device).eval(),
+                    model.tokenizer,
+                    prompt_ids=self.request.prompt,
+                    prompt_text=self.request.text,
+                    length=self.config.visualize.blocks * self.data.block_size,
+                    seed=self.config.seeds[0],
+                    decoder=side.default.decoder,
+                    method=side.label,
+                    setting=side.default.label,
+                )
+            except ValueError as error:  # a method of the user's that records none, or writes shorter texts
+                print_rank_zero(f"{side.label} is left out: {error}")
+                continue
+            write_trace(out, trace)
+            self._log(tables=trace_tables([trace]))
+
+    @rank_zero_only
+    def report(self) -> None:
+        """report.html, report.md and figures/ from the files of this folder alone, and the sheet of a blind review."""
+        self._write_manifest()
+        review = self.config.review
+        if review is not None and not (self.run_dir / blind_review.KEY).is_file():  # a sheet may be filled by now
+            named = {side.label: (side.label, side.default.label) for side in self.sides}
+            blind_review.write_review(
+                self.run_dir, *(named[label] for label in review.methods), review.pairs, review.seed
+            )
+        written = write_report(self.run_dir)
+        for path in written:
+            if path.suffix in (".html", ".md"):
+                print_rank_zero(f"report: {path}")
+        self._log(files=[path for path in written if path.suffix in (".png", ".gif", ".html")])
+
+    @cached_property
+    def plan(self) -> Plan:
+        return Plan({side.label: side.settings for side in self.sides}, self.request)
+
+    @cached_property
+    def _evaluator(self) -> Any:
+        config = self.config
+        return build_trainer(
+            self.run.trainer, run_dir=self.run_dir, training=config.training, evaluation=config.evaluation
+        )
+
+    @property
+    def device(self) -> Any:
+        return self._evaluator.strategy.root_device
+
+    def _log(self, **media: Any) -> None:
+        if self.run.logger.wandb is not None:
+            log_media(self.loggers, self.run_dir, **media)
+
+    def _bench(self, algorithms: dict[str, Any], judges: JudgePanel | None) -> DecodingSweep:
+        return DecodingSweep(
+            self.run_dir,
+            {label: Writer(algorithm, self.data.tokenizer, self.device) for label, algorithm in algorithms.items()},
+            TextEvaluator(self.data, judges),
+            seeds=self.config.seeds,
+            modelless=MODELLESS,
+            progress=self.run.callbacks.progress,
+        )
+
+    def _children(self) -> list[ChildRun]:
+        return [*(side.child for side in self.sides if side.child is not None), *self.judge_children]
+
+    def _judges(self) -> JudgePanel | None:
+        paths = self.config.judges.load or [str(child.folder) for child in self.judge_children]
+        return load_judges(paths) if paths else None
+
+    def _check_overrides(self) -> None:
+        """Raise ValueError on what chooses the one method of other experiments."""
+        if self.run.load is not None:
+            raise ValueError("load= is for one model: a comparison takes experiment.methods.NAME.load=RUN_FOLDER")
+        if any(key_of(override) == "algorithm" for override in self.run.overrides):
+            raise ValueError("algorithm= chooses one method: a comparison has experiment.methods, null takes one out")
+
+    def _check_trained(self) -> None:
+        for child in self._children():
+            child.check()
+            if not self.trains and not child.finished:
+                raise ValueError(f"{child.label} is not trained yet: put training first in experiment.tasks")
+
+    def _likelihoods(self, side: ComparedMethod, split: str) -> dict[str, Any]:
+        """Likelihoods of a side, measured unless the same weights' are there."""
+        model = side.load()
+        stored = self.run_dir / "likelihoods" / f"{side.label}.json"
+        loader = self.data.eval_dataloader(split)
+        number = min(len(loader), self.config.likelihood_batches or len(loader))
+        chosen = {*np.linspace(0, len(loader) - 1, number).round().astype(int).tolist()}  # spread evenly
+        asked = {"weights": fingerprint(model.algorithm), "split": split, "batches": sorted(chosen)}
+        if stored.is_file():
+            found = json.loads(stored.read_text(encoding="utf-8"))
+            if found["of"] == asked:
+                return found
+        measured = measure(
+            model.algorithm.to(self.device).eval(),
+            (batch for index, batch in enumerate(loader) if index in chosen),
+            number=len(chosen),
+            context=self._evaluator.strategy.precision_plugin.forward_context,
+            report=print_rank_zero,
+        )
+        tokens = measured.windows.tokens
+        likelihoods = []
+        for name, nats in measured.windows.nats.items():
+            mean, error = mean_per_token(nats, tokens)
+            bits = bits_per_character(mean, self.data.characters_per_token.get(split, 1.0))
+            likelihoods.append({"name": name, "kind": measured.kinds[name], "nats": mean, "error": error, "bits": bits})
+        write_windows(stored.with_suffix(".csv"), measured.windows)
+        found = {"of": asked, "windows": len(tokens), "tokens": int(tokens.sum()), "likelihoods": likelihoods}
+        write_json(stored, found)
+        return found
+
+    def _write_manifest(self) -> None:
+        content = manifest.describe(self.run, self.run_dir, self.sides, self.judge_children, MODELLESS)
+        write_json(self.run_dir / COMPARISON, content)

@@ -1,1 +1,0 @@
-"""Methods compared: trained where they are missing, evaluated on the same windows, prompts and seeds, reported."""

@@ -1,0 +1,203 @@
+"""Decoding: settings of decoders on the same weights and sampling seeds, measured side by side and beside real text.
+
+P prompt tokens.
+"""
+
+import re
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from experiments.analysis import decoding_table as table
+from experiments.analysis import paired
+from experiments.analysis.animation import write_gif, write_html
+from experiments.analysis.sweep import analyse
+from experiments.analysis.trace import write_trace
+from experiments.evaluation.config import DecodingConfig
+from experiments.evaluation.decoding_sweep import DecodingSweep
+from experiments.evaluation.judges.judge import load_judges
+from experiments.evaluation.measurement import HELD_OUT_SPLIT, Request, TextEvaluator, Writer
+from experiments.evaluation.media import sweep_tables, trace_tables
+from experiments.evaluation.plan import Plan, preset_settings
+from experiments.evaluation.settings import KEY, ModelSettings, build_settings
+from experiments.evaluation.tracing import record_trace
+from experiments.language_modeling import LanguageModeling
+from experiments.run.console import print_rank_zero
+from experiments.run.files import write_json
+from experiments.training.loggers import log_media
+
+FRONTS = (
+    "Front: no other setting beats the row in tokens per second and tokens per forward at once (speed), or in seconds "
+    "and the judge's nats (judge), distinct-2 without a judge."
+)
+MODELLESS = ((table.REAL, table.HELD_OUT),)
+
+
+class Decoding(LanguageModeling):
+    """`sweep`, `ab` and `presets` write results.csv, results.json, results.md, samples.jsonl, samples.txt and analysis/
+    into the run folder, and `ab` also ab.json and ab.md.
+
+    What was stopped goes on with resume=; no row is measured twice.
+    """
+
+    config_class = DecodingConfig
+    config: DecodingConfig
+    tasks = (*LanguageModeling.tasks, "sweep", "ab", "presets", "visualize")
+    generating_tasks = ("sampling", "sweep", "ab", "presets", "visualize")
+
+    def prepare(self) -> None:
+        config, run = self.config, self.run
+        self.tables: list[str] = []
+        owner = ModelSettings(run.algorithm.name, run.plain["algorithm"], run.choices["algorithm/decoder"])
+        own_tasks = {"sweep", "ab", "visualize"} & {*config.tasks}
+        own = build_settings(owner, config.decoders, config.grid) if own_tasks else []
+        presets, left_out = preset_settings(owner) if "presets" in config.tasks else ([], {})
+        judges = load_judges(config.judges) if config.judges else None
+        super().prepare()
+        if judges is not None:
+            judges.check_writer(self.tokenizer)
+        assert self.data is not None
+        method = run.algorithm.name
+        device = self._evaluation_trainer().strategy.root_device
+        self.bench = DecodingSweep(
+            self.run_dir,
+            {method: Writer(self.algorithm, self.tokenizer, device, compiled=config.training.compile)},
+            TextEvaluator(self.data, judges),
+            seeds=config.seeds,
+            modelless=MODELLESS,
+            progress=run.callbacks.progress,
+        )
+        request = Request(tuple(self.prompt), config.sampling.prompt, config.sampling.length, config.sampling.n_samples)
+        self.plans: dict[str, Plan] = {}
+        if config.baseline is not None and config.baseline not in [setting.label for setting in own]:
+            labels = ", ".join(setting.label for setting in own) or "none, as there is no task sweep"
+            raise ValueError(
+                f"experiment.baseline is '{config.baseline}', which is no setting here: choose from {labels}"
+            )
+        if own:
+            self.plans |= dict.fromkeys(("sweep", "ab", "visualize"), Plan({method: own}, request))
+            self.bench.check(self.plans["sweep"], KEY)
+        if presets:
+            self.plans["presets"] = Plan({method: presets}, self._preset_request(request), left_out)
+            self.bench.check(self.plans["presets"], "task presets")
+
+    @rank_zero_only
+    def sweep(self) -> None:
+        """Measure every setting at every seed, after one pass that is not recorded, and real text beside them."""
+        self._measure("sweep")
+
+    @rank_zero_only
+    def ab(self) -> None:
+        """The same with two settings, after a pass of each; then their differences, paired by seed, and wins."""
+        rows = self._measure("ab", warm_up=("setting",))
+        labels = [*(setting.label for setting in self._settings("ab")), table.HELD_OUT]
+        compared = paired.compare(*([row for row in rows if row["setting"] == label] for label in labels))
+        write_json(self.run_dir / "ab.json", {"seeds": self.config.seeds, "weights": rows[-1]["weights"]} | compared)
+        shown = paired.markdown(compared)
+        (self.run_dir / "ab.md").write_text(f"{self._about(self.plans['ab'], rows)}\n\n{shown}", encoding="utf-8")
+        print_rank_zero(f"\n{shown}")
+
+    @rank_zero_only
+    def presets(self) -> None:
+        """Measure tiny-diffusion's presets, those that fit the algorithm."""
+        for name, reason in self.plans["presets"].left_out.items():
+            print_rank_zero(f"{name} is left out: {reason}")
+        self._measure("presets")
+
+    @rank_zero_only
+    def visualize(self) -> None:
+        """Record how every setting writes one text, traces/; animation.gif and .html play them side by side."""
+        request, config = self.plans["visualize"].request, self.config.visualize
+        device = self._evaluation_trainer().strategy.root_device
+        records = []
+        for setting in self._settings("visualize"):
+            trace = record_trace(
+                self.algorithm.to(device).eval(),
+                self.tokenizer,
+                prompt_ids=request.prompt,
+                prompt_text=request.text,
+                length=config.blocks * self.algorithm.backbone.block_size,
+                seed=self.config.seeds[0],
+                decoder=setting.decoder,
+                method=self.run.algorithm.name,
+                setting=setting.label,
+            )
+            write_trace(self.run_dir / "traces" / f"{re.sub('[^A-Za-z0-9_.=-]+', '_', setting.label)}.json", trace)
+            records.append(trace)
+        files = [self.run_dir / name for name in ("animation.gif", "animation.html")]
+        write_gif(records, files[0], fps=config.fps)
+        write_html(records, files[1], fps=config.fps)
+        self._log(tables=trace_tables(records), files=files)
+        in_terminal = f"python -m experiments.analysis.animation {self.run_dir}"
+        print_rank_zero(f"{self.run_dir / 'animation.html'}; in the terminal: {in_terminal}")
+
+    def _measure(self, task: str, **options: Any) -> list[table.Row]:
+        """The rows of a task's plan; then results.md, the same table printed, and summary.json's account of it."""
+        plan, config = self.plans[task], self.config
+        self._keep_weights()
+        rows = self.bench.measure(plan, **options)
+        groups = table.aggregate(rows)
+        shown = f"{table.markdown_table(groups)}\n{self._flags(groups, plan)}"
+        self.tables.append(f"{self._about(plan, rows)}\n{FRONTS}\n\n{shown}")  # of every task of the run
+        (self.run_dir / "results.md").write_text("\n".join(dict.fromkeys(self.tables)), encoding="utf-8")
+        print_rank_zero(f"\n{shown}")
+        self.summary[task] = {"rows": len(rows), "settings": [setting.label for setting in self._settings(task)]}
+        self.summary[task] |= {"seeds": config.seeds, "weights": rows[-1]["weights"], "judge": config.judges}
+        self.summary["figures"] |= table.summary_figures(groups)
+        if plan.left_out:
+            self.summary[task]["left_out"] = dict(plan.left_out)
+        baseline = config.baseline if task == "sweep" else None
+        analysed = analyse([self.run_dir], self.run_dir / "analysis", baseline)
+        print_rank_zero(f"analysis of it: {self.run_dir / 'analysis'}")
+        self._log(tables=sweep_tables(self.bench.records), files=[file for file in analysed if file.suffix == ".png"])
+        return rows
+
+    def _log(self, **media: Any) -> None:
+        if self.run.logger.wandb is not None:
+            log_media(self.loggers, self.run_dir, **media)
+
+    def _settings(self, task: str) -> list[Any]:
+        return self.plans[task].settings[self.run.algorithm.name]
+
+    def _check_average(self) -> None:
+        if self.trains:  # a sweep samples from the weights as they are, averaged or not
+            super()._check_average()
+
+    def _keep_weights(self) -> None:
+        """Put a link to the weights into the run folder: resume= finds them there."""
+        link = self.run_dir / "checkpoints" / "last.ckpt"
+        if self.source is None or link.exists():
+            return
+        try:
+            link.hardlink_to(self.source)
+        except OSError:  # another file system, or one without hard links
+            with suppress(OSError):
+                link.symlink_to(self.source.resolve())
+
+    def _preset_request(self, request: Request) -> Request:
+        """The presets' own length after the configured prompt, or else after how the validation split begins."""
+        request = request._replace(length=self.config.presets.length)
+        if request.text:
+            return request
+        assert self.data is not None
+        ids = self.data.splits[HELD_OUT_SPLIT][: self.config.presets.prompt_tokens].astype(np.int64)  # (P,)
+        return request._replace(prompt=tuple(ids.tolist()), text=self.tokenizer.decode(ids))
+
+    def _flags(self, groups: list[table.Row], plan: Plan) -> str:
+        lines = ["Unlike real text of the same size:"]
+        for found in self.bench.flags(groups, plan.request):
+            lines.append(f"- {found['setting']}: {', '.join(found['flags']) or 'nothing'}")
+        return "\n".join(lines) + "\n"
+
+    def _about(self, plan: Plan, rows: list[table.Row]) -> str:
+        """What stands above a table: amounts, seeds, weights, judges."""
+        request = plan.request
+        judges = ", ".join(self.config.judges) or "none, so its column is blank"
+        prompt = f" after {request.text!r}" if request.text else ""
+        return (
+            f"{request.n_samples} × {request.length} tokens{prompt} for each of the seeds "
+            f"{', '.join(map(str, self.config.seeds))}; mean ± standard deviation over seeds from three seeds on.\n"
+            f"Weights: {self.source or self.run_dir} ({rows[-1]['weights']}). GPTJudge: {judges}."
+        )

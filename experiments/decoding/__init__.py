@@ -1,1 +1,0 @@
-"""Decoders measured: settings from the command line, texts sampled and scored, rows kept on disk."""

@@ -1,0 +1,1 @@
+"""Trained models measured: likelihoods, decoders at many settings, judges, traces."""

@@ -1,0 +1,1 @@
+"""Language models that are not under test, by which texts are judged."""

@@ -1,0 +1,68 @@
+"""The task `likelihood`: every likelihood that a method can state of its weights, window by window.
+
+likelihood.csv has a row for each, with its kind and standard error; likelihood_windows.csv the nats of every window, so
+that two models are compared pair by pair (experiments/analysis/likelihood.py). B batch, T tokens.
+"""
+
+import time
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from algorithms.common.base_algorithm import EVALUATION_SEED, BaseAlgorithm, step_seed
+from experiments.analysis.likelihood import FILE, Windows, mean_per_token, write_windows
+
+REPORT_EVERY = 30.0  # seconds between lines that say how far a long evaluation is
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Nats of every window under each likelihood, and the kinds of these."""
+
+    windows: Windows
+    kinds: dict[str, str]
+
+    def write(self, folder: Path, split: str) -> dict[str, tuple[str, float, float]]:
+        """Write both files; (kind, nats per token, standard error) of each likelihood."""
+        write_windows(folder / FILE, self.windows)
+        tokens = self.windows.tokens
+        found = {name: (self.kinds[name], *mean_per_token(v, tokens)) for name, v in self.windows.nats.items()}
+        lines = ["split,likelihood,kind,nats_per_token,standard_error,windows,tokens"]
+        for name, (kind, mean, error) in found.items():
+            lines.append(f"{split},{name},{kind},{mean!r},{error!r},{len(tokens)},{int(tokens.sum())}")
+        (folder / "likelihood.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        return found
+
+
+@torch.no_grad()
+def measure(
+    algorithm: BaseAlgorithm,
+    batches: Iterable[torch.Tensor],
+    *,
+    number: int,
+    context: Callable[[], AbstractContextManager],
+    report: Callable[[str], None],
+) -> Measured:
+    """Evaluate the first `number` batches of ids (B, T + 1) under every likelihood of `algorithm`, on its device."""
+    likelihoods = algorithm.likelihoods()
+    nats: dict[str, list[np.ndarray]] = {name: [] for name in likelihoods}
+    tokens: list[np.ndarray] = []
+    began = reported = time.monotonic()
+    for index, batch in zip(range(number), batches, strict=False):
+        ids = batch.to(algorithm.device)
+        tokens.append(np.full(ids.size(0), ids.size(1) - 1))
+        for name, likelihood in likelihoods.items():
+            generator = torch.Generator(ids.device).manual_seed(step_seed(EVALUATION_SEED, index, 0))
+            with context():
+                nats[name].append(likelihood.nll(ids, generator).double().sum(1).cpu().numpy())
+        now = time.monotonic()
+        if now - reported >= REPORT_EVERY:
+            reported = now
+            left = (now - began) / (index + 1) * (number - index - 1)
+            report(f"batch {index + 1} of {number}, about {left:.0f} s left")
+    windows = Windows(np.concatenate(tokens), {name: np.concatenate(parts) for name, parts in nats.items()})
+    return Measured(windows, {name: likelihood.kind for name, likelihood in likelihoods.items()})

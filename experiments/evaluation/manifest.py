@@ -1,0 +1,84 @@
+"""comparison.json: what a report needs to know of a comparison beside its measurements."""
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments.analysis import decoding_table as table
+from experiments.evaluation.compared_methods import ComparedMethod
+from experiments.evaluation.comparison_config import ComparisonConfig
+from experiments.run.config import RunConfig
+from experiments.run.files import read_json
+from experiments.run.overrides import key_of
+from experiments.run.summary import describe_machine
+from experiments.training.child_runs import ChildRun
+
+SCHEMA = 1  # of the file; experiments/analysis/report reads it
+
+
+def describe(
+    run: RunConfig,
+    folder: Path,
+    sides: Sequence[ComparedMethod],
+    judge_children: Sequence[ChildRun],
+    modelless: Sequence[tuple[str, str]],
+) -> dict[str, Any]:
+    """The contents for the comparison in `folder`; of runs that are not there yet the figures are None."""
+    config: ComparisonConfig = run.experiment
+    controls = [{"method": method, "setting": setting} for method, setting in modelless if method == table.CONTROL]
+    controls += [{"method": side.label, "setting": side.control.label} for side in sides if side.control]
+    judges = [_judge(Path(path).resolve(), folder, None) for path in config.judges.load]
+    for seed, child in zip(config.judges.seeds, judge_children, strict=False):
+        judges.append(_judge(child.folder, folder, child) | {"dataset": config.judges.dataset, "seed": seed})
+    return {
+        "schema": SCHEMA,
+        "title": config.title,
+        "dataset": run.dataset.name,
+        "split": config.evaluation.likelihood_split,
+        "seed": run.seed,
+        "steps": config.training.max_steps,
+        "command": shlex.join(["python", "main.py", *(o for o in run.overrides if key_of(o) != "resume")]),
+        "sampling": {
+            "n_samples": config.sampling.n_samples,
+            "length": config.sampling.length,
+            "prompt": config.sampling.prompt,
+            "seeds": config.seeds,
+        },
+        "fps": config.visualize.fps,
+        "methods": [_side(side, folder) for side in sides],
+        "judges": judges,
+        "controls": controls,
+    } | describe_machine()
+
+
+def _side(side: ComparedMethod, folder: Path) -> dict[str, Any]:
+    summary = read_json(side.folder / "summary.json")
+    return {
+        "label": side.label,
+        "algorithm": side.owner.algorithm,
+        "folder": _from(folder, side.folder),
+        "trained_here": side.child is not None,
+        "command": side.child.command if side.child else None,
+        "parameters": summary.get("parameters"),
+        "likelihood_kind": summary.get("likelihood_kind"),
+        "training": summary.get("training"),
+        "block_size": side.owner.plain["backbone"]["block_size"],
+        "default": side.default.label,
+        "frontier": [setting.label for setting in side.frontier],
+        "speed": [setting.label for setting in side.speed],
+    }
+
+
+def _judge(place: Path, folder: Path, child: ChildRun | None) -> dict[str, Any]:
+    figures = read_json(place / "summary.json").get("figures", {})
+    return {
+        "folder": _from(folder, place),
+        "command": child.command if child else None,
+        "test_nll": figures.get("test/nll"),
+    }
+
+
+def _from(folder: Path, place: Path) -> str:
+    """`place` as seen from the comparison's folder if it lies inside, so that the folder can be moved."""
+    return str(place.relative_to(folder) if place.is_relative_to(folder) else place)

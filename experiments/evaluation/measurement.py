@@ -1,0 +1,153 @@
+"""Texts of models, of the corpus and of samplers without a model, all asked for and measured in the same way.
+
+B texts of one seed, P prompt tokens.
+"""
+
+import time
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.metrics.adversaries import CONTROLS
+from algorithms.common.metrics.corpus import CorpusReference
+from algorithms.common.metrics.mauve import MauveReference
+from algorithms.common.metrics.text import TextStatistics
+from datasets.data_module import TextDataModule
+from datasets.tokenizers import Tokenizer
+from experiments.analysis import decoding_table as table
+from experiments.evaluation.judges.judge import JudgePanel
+
+HELD_OUT_SPLIT = "val"
+SPLITS = {table.HELD_OUT: HELD_OUT_SPLIT, table.TRAINING_TEXT: "train"}
+REAL_DRAWS = 16  # samples of real text that say how far its figures range
+REAL_SEED = 1_000_000  # of the first of them: none that a row would have
+REFERENCE_TOKENS = 5_000_000  # of each split, for the figures of a text against its corpus: 60 bytes each while sorted
+
+
+class Request(NamedTuple):
+    """What every setting is asked for: B continuations of a prompt by `length` tokens.
+
+    `prompt` is ids (P,), those of `text`, or the start token where it is empty.
+    """
+
+    prompt: tuple[int, ...]
+    text: str
+    length: int
+    n_samples: int
+
+
+class Texts(NamedTuple):
+    """What is measured: texts, what each continues, where each is from, and what they cost together."""
+
+    texts: list[str]
+    prompts: list[str]
+    origins: list[int]  # sampling seeds; of real text, positions in its split
+    cost: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A trained model on its device."""
+
+    algorithm: BaseAlgorithm
+    tokenizer: Tokenizer
+    device: torch.device
+    compiled: bool = False
+
+    def write(self, decoder: Any, request: Request, seed: int) -> Texts:
+        """Continue the prompt B times; every setting gets the same sampling seeds."""
+        B, P = request.n_samples, len(request.prompt)
+        seeds = [seed * 1_000_000 + i for i in range(B)]
+        prompt = torch.tensor(request.prompt, device=self.device).expand(B, -1)  # (B, P)
+        # Compiled code is for windows of one length, and here lengths differ at every step.
+        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
+            began = now(self.device)
+            out = self.algorithm.generate(prompt, length=request.length, seeds=seeds, decoder=decoder)
+            seconds = now(self.device) - began
+        cost = {
+            "seconds": seconds,
+            "tokens_per_second": B * request.length / seconds,
+            "steps": out.steps,
+            "forwards": out.forwards,
+            "tokens_per_forward": out.tokens_per_forward,
+        }
+        return Texts([self.tokenizer.decode(row[P:]) for row in out.ids.cpu()], [request.text] * B, seeds, cost)
+
+
+class TextEvaluator:
+    """What texts are measured by: the corpus of their models, and judges."""
+
+    def __init__(self, data: TextDataModule, judges: JudgePanel | None) -> None:
+        self.data = data
+        self.judges = judges
+        self._ranges: dict[Request, list[dict[str, Any]]] = {}
+
+    @cached_property
+    def reference(self) -> CorpusReference:
+        """The corpus that texts are measured by; of a large one the beginning, so that a copy rate is a lower bound."""
+        parts = [self.data.splits[name][:REFERENCE_TOKENS].astype(np.int64) for name in ("train", HELD_OUT_SPLIT)]
+        return CorpusReference(*map(self.data.tokenizer.decode, parts))
+
+    @cached_property
+    def mauve(self) -> MauveReference:
+        """MAUVE against the same corpus, by features of the judges."""
+        assert self.judges is not None
+        return MauveReference(self.reference, self.judges.features)
+
+    def has_real_text(self, request: Request) -> bool:
+        """Whether the held-out split is as long as one text with its prompt."""
+        return len(self.data.splits[HELD_OUT_SPLIT]) >= len(request.prompt) + request.length
+
+    def real_text(self, setting: str, request: Request, seed: int) -> Texts:
+        """As much real text: windows of a split, their first P tokens in the place of the prompt."""
+        split = self.data.splits[SPLITS[setting]]
+        P, width = len(request.prompt), len(request.prompt) + request.length
+        starts = np.random.default_rng(seed).integers(len(split) - width + 1, size=request.n_samples)
+        windows = [split[start : start + width].astype(np.int64) for start in starts]  # (P + length,) each
+        decode = self.data.tokenizer.decode
+        return Texts([decode(w[P:]) for w in windows], [decode(w[:P]) for w in windows], starts.tolist(), {})
+
+    def control(self, setting: str, request: Request, seed: int) -> Texts:
+        """As much text of a sampler without a model."""
+        texts = CONTROLS[setting](self.reference.train_text, request.n_samples, request.length, seed)
+        return Texts(texts, [request.text] * request.n_samples, [seed] * request.n_samples, {})
+
+    def figures(self, found: Texts, *, held_out_draw: int | None = None) -> dict[str, Any]:
+        """All figures of quality; None where one cannot be measured.
+
+        Real held-out text says so by its draw: it is measured by the other half of its split.
+        """
+        statistics = TextStatistics()
+        statistics.update(found.texts)
+        figures: dict[str, Any] = statistics.compute()
+        lengths = [len(text) for text in found.texts]
+        if self.judges is not None:
+            figures |= self.judges.score(found.texts, found.prompts)
+        corpus, mauve = self.reference, self.mauve if self.judges else None
+        if held_out_draw is None:
+            figures |= corpus.score(found.texts) | {"mauve": mauve and mauve.score(found.texts)}
+        else:
+            real = corpus.real_text(lengths, held_out_draw)
+            figures |= real | {"mauve": mauve and mauve.real_text(lengths, held_out_draw)}
+        return figures
+
+    def real_range(self, request: Request) -> list[dict[str, Any]]:
+        """Figures of REAL_DRAWS samples of held-out text of a request's size."""
+        if request not in self._ranges:
+            self._ranges[request] = [
+                self.figures(self.real_text(table.HELD_OUT, request, draw), held_out_draw=draw)
+                for draw in range(REAL_SEED, REAL_SEED + REAL_DRAWS)
+            ]
+        return self._ranges[request]
+
+
+def now(device: torch.device) -> float:
+    """The clock, once the device has done what it was told."""
+    if device.type != "cpu":
+        torch.get_device_module(device).synchronize()
+    return time.perf_counter()

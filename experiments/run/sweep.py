@@ -1,0 +1,117 @@
+"""Sweeps: every job of --multirun is a child process in a folder of its own, and a table of them ends the sweep.
+
+A child sees an ordinary single run: so a crash, a GPU or a DDP launch of one job cannot disturb the others.
+"""
+
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig
+
+from experiments.run.files import read_json, write_json
+from experiments.run.folder import ROOT
+from experiments.run.overrides import key_of, quote
+
+COLUMNS = ("val/nll", "test/nll", "likelihood", "tokens/s", "minutes", "status")
+
+
+def run_child(settings: Any, folder: Path) -> float:
+    """Run one job of a sweep in a child process; its val/nll, NaN where it failed."""
+    overrides = list(settings.overrides.task)
+    if not any(key_of(o) == "logger.group" for o in overrides):
+        overrides.append(f"logger.group={quote(folder.parent.name)}")
+    overrides.append(f"hydra.run.dir={quote(str(folder))}")
+    overrides += [o for o in settings.overrides.hydra if key_of(o) == "hydra.searchpath"]
+    began = time.time()
+    child = subprocess.run([sys.executable, str(ROOT / "main.py"), *overrides], env=child_environment())
+    record = {"exit_status": child.returncode, "seconds": time.time() - began}
+    write_json(folder / "job.json", record)
+    value = read_json(folder / "summary.json").get("figures", {}).get("val/nll")
+    return float("nan") if child.returncode or value is None else float(value)
+
+
+def child_environment() -> dict[str, str]:
+    """This process's, without what main() has put into it for itself."""
+    environment = dict(os.environ)
+    if environment.pop("HYDRA_FULL_ERROR_SET_BY_MAIN", None):
+        del environment["HYDRA_FULL_ERROR"]
+    return environment
+
+
+class ResultsTable(Callback):
+    """Collects the jobs of a sweep into results.csv, results.md and comparison.png, prints the table, and fails if one
+    of the jobs failed."""
+
+    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
+        folder = Path(config.hydra.sweep.dir)
+        rows = collect(folder)
+        if not rows:
+            return
+        header = ["job", "overrides", *COLUMNS]
+        with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, header)
+            writer.writeheader()
+            writer.writerows(rows)
+        table = _markdown(header, rows)
+        (folder / "results.md").write_text(table, encoding="utf-8")
+        _draw_curves(folder, rows)
+        print(f"\n{table}\nsweep folder: {folder}")
+        failed = [row["job"] for row in rows if row["status"] != "ok"]
+        if failed:
+            print(f"error: {len(failed)} of {len(rows)} jobs failed: {', '.join(failed)}", file=sys.stderr)
+            raise SystemExit(1)  # Hydra turns any Exception of a callback into a warning
+
+
+def collect(folder: Path) -> list[dict[str, str]]:
+    """One row per job of a sweep folder, in order; `overrides` are those that tell the jobs apart."""
+    rows: list[dict[str, Any]] = []
+    for job in sorted((p.parent for p in folder.glob("*/job.json")), key=lambda p: (len(p.name), p.name)):
+        record, summary = read_json(job / "job.json"), read_json(job / "summary.json")
+        stored = job / ".hydra" / "overrides.yaml"
+        overrides = yaml.safe_load(stored.read_text()) if stored.is_file() else []
+        figures, training = summary.get("figures", {}), summary.get("training", {})
+        rows.append(
+            {
+                "job": job.name,
+                "overrides": [o for o in overrides if key_of(o) != "logger.group"],
+                "val/nll": _number(figures.get("val/nll"), ".4f"),
+                "test/nll": _number(figures.get("test/nll"), ".4f"),
+                "likelihood": summary.get("likelihood_kind", ""),  # exact, or a bound: not to be ranked together
+                "tokens/s": _number(training.get("tokens_per_second"), ".0f"),
+                "minutes": _number(record["seconds"] / 60, ".1f"),
+                "status": "ok" if record["exit_status"] == 0 else f"failed ({record['exit_status']})",
+            }
+        )
+    shared = set.intersection(*(set(r["overrides"]) for r in rows)) if len(rows) > 1 else set()
+    return [r | {"overrides": " ".join(o for o in r["overrides"] if o not in shared)} for r in rows]
+
+
+def _draw_curves(folder: Path, rows: list[dict[str, str]]) -> None:
+    """The validation curves of the jobs that trained, over each other."""
+    from experiments.analysis import curves  # matplotlib: only where a sweep has ended
+
+    trained = {}
+    for row in rows:
+        metrics = folder / row["job"] / "metrics.csv"
+        if row["status"] == "ok" and metrics.is_file() and curves.validated(metrics):
+            trained[f"{row['job']}: {row['overrides']}"] = metrics.parent
+    if trained:
+        curves.plot_curves(trained, folder / "comparison.png")
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None else format(value, form)
+
+
+def _markdown(header: list[str], rows: list[dict[str, str]]) -> str:
+    widths = [max(len(h), *(len(r[h]) for r in rows)) for h in header]
+    lines = [[h.ljust(w) for h, w in zip(header, widths, strict=True)], ["-" * w for w in widths]]
+    lines += [[r[h].ljust(w) for h, w in zip(header, widths, strict=True)] for r in rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

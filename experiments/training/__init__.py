@@ -1,0 +1,1 @@
+"""What a training needs beside the method: trainer, callbacks, checkpoints, loggers, runs as child processes."""

@@ -1,0 +1,138 @@
+"""Checkpoints: written atomically, read without running any code in them, and matched against the model at hand.
+
+A checkpoint of ours is Lightning's dictionary of tensors and plain containers, plus what is needed to rebuild the run:
+`algorithm` (name), `config`, `choices`, `overrides`, `tokenizer` (state) and `dataset` (fingerprint).
+"""
+
+import pickle
+import re
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins import TorchCheckpointIO
+
+from experiments.run.files import write_atomically
+from experiments.training.foreign_weights import Algorithm, Description, recognise
+
+Checkpoint = dict[str, Any]
+# The keys of `algorithm` that decide the shapes of the weights, as far as the methods have them.
+SHAPE_KEYS = (
+    *(f"backbone.{key}" for key in ("style", "n_layer", "n_head", "n_embd", "block_size", "bias")),
+    "flow.bottleneck",
+)
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and moves into place, so that a crash in mid-write leaves the previous file whole."""
+
+    def save_checkpoint(self, checkpoint: Checkpoint, path: Any, storage_options: Any = None) -> None:
+        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Checkpoint:
+        return read_checkpoint(Path(path))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The contents of a checkpoint file: tensors and plain containers, on the CPU.
+
+    Raises FileNotFoundError or ValueError in one sentence; code in the file is never run.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint at {path}: check the path")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK" and not zipfile.is_zipfile(path):
+        raise ValueError(f"{path} is truncated: its copying or writing was cut short; use another checkpoint")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        named = re.search(r"GLOBAL ([\w.]+)", str(error))
+        if named:
+            raise ValueError(
+                f"{path} asks for {named[1]}, which is not a tensor or a plain container: refused, as loading it "
+                "could run code"
+            ) from error
+        raise ValueError(f"{path} is not a checkpoint: torch cannot read it") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, AttributeError, TypeError, IndexError) as error:
+        what = "damaged" if start[:2] == b"PK" else "not a checkpoint"
+        raise ValueError(f"{path} is {what}: torch cannot read it") from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
+    if recognise(checkpoint) is None and not {"state_dict", "algorithm", "config"} <= set(checkpoint):
+        raise ValueError(
+            f"{path} is not a checkpoint of this project or of nanoGPT, nor a state dict of tiny-diffusion: "
+            "it lacks what they carry"
+        )
+    return checkpoint
+
+
+def describe(path: Path, *, given: Collection[str] = (), algorithm: Algorithm | None = None) -> Description:
+    """Config and group choices that rebuild the model of a checkpoint file.
+
+    `given` are the keys and groups that the user settles: a group among them replaces what our own checkpoints say of
+    it, while the sizes of another program's weights hold for any `algorithm` of the user's that can take these weights.
+    """
+    checkpoint = read_checkpoint(path)
+    foreign = recognise(checkpoint)
+    if foreign is not None:
+        return foreign.describe(path, algorithm=algorithm, given=given)
+    config = {root: value for root, value in checkpoint["config"].items() if root not in given}
+    return config, checkpoint.get("choices", {})
+
+
+def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenizer: Any) -> None:
+    """Load the weights of `checkpoint` into `algorithm`, in place.
+
+    Raises ValueError naming both sides when the checkpoint is of another method, vocabulary or shape.
+    """
+    name, foreign = algorithm.name, recognise(checkpoint)
+    methods = foreign.methods if foreign else (checkpoint["algorithm"],)
+    if name not in methods:
+        remedy = " or ".join(f"algorithm={method}" for method in methods)
+        raise ValueError(f"{path} holds {remedy}, not {name}: say {remedy}")
+    if foreign:
+        foreign.check_vocabulary(path, method=name, tokens=tokenizer.vocabulary_size)
+        weights, stored = foreign.weights(name), foreign.shape(path)
+    else:
+        _check_vocabulary(checkpoint, path, tokenizer)
+        weights, stored = checkpoint["state_dict"], checkpoint["config"].get("algorithm", {})
+    _check_sizes(algorithm.config, stored, path)
+    own = algorithm.state_dict()
+    for key, value in weights.items():
+        if key in own and own[key].shape != value.shape:
+            shapes = f"{tuple(value.shape)} in {path}, {tuple(own[key].shape)} in the model"
+            raise ValueError(f"'{key}' has the shape {shapes}: their configs differ, see load=RUN_FOLDER")
+    missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
+    if missing or extra:
+        which = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the model lacks"
+        raise ValueError(f"{path} {which}: it was written with other options of algorithm={name}")
+    algorithm.load_state_dict(weights)
+
+
+def _check_sizes(config: Any, stored: dict[str, Any], path: Path) -> None:
+    """ValueError naming the first size in which the model's config is not the stored one."""
+    for key in SHAPE_KEYS:
+        group, _, name = key.partition(".")
+        node = stored.get(group) or {}
+        own = getattr(getattr(config, group, None), name, None)
+        if name in node and node[name] != own:
+            raise ValueError(
+                f"{path} has algorithm.{key}={node[name]}, the model {own}: say algorithm.{key}={node[name]}"
+            )
+
+
+def _check_vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: Any) -> None:
+    stored, own = checkpoint["tokenizer"], tokenizer.state()
+    if stored != own:
+        from datasets.tokenizers import tokenizer_from_state
+
+        there = tokenizer_from_state(stored).vocabulary_size
+        dataset = checkpoint["config"].get("dataset", {})
+        raise ValueError(
+            f"{path} has another vocabulary ({dataset.get('tokenizer')}, {there} tokens) than the dataset "
+            f"({tokenizer.vocabulary_size} tokens): say dataset={dataset.get('name')} "
+            f"dataset.tokenizer={dataset.get('tokenizer')}"
+        )

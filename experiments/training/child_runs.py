@@ -1,0 +1,130 @@
+"""Trains what a comparison lacks: every run is a process with a folder of its own, begun once, resumed if stopped.
+
+A child is an ordinary run, so its command line, kept in `ChildRun.command`, does the same by hand.
+"""
+
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from experiments.run.files import read_json
+from experiments.run.folder import ROOT, stored_overrides
+from experiments.run.overrides import quote
+from experiments.run.sweep import child_environment
+
+POLL_SECONDS = 0.2
+TAIL_BYTES = 4000
+
+
+@dataclass(frozen=True)
+class ChildRun:
+    """A training run: what it is called, where it writes, and its overrides."""
+
+    label: str
+    folder: Path
+    overrides: list[str]
+    group: str  # under which its curves are logged
+
+    @property
+    def command(self) -> str:
+        """What does the same by hand, in a folder of that run's own."""
+        return shlex.join(["python", "main.py", *self.overrides])
+
+    @property
+    def finished(self) -> bool:
+        return read_json(self.folder / "summary.json").get("status") == "finished"
+
+    def check(self) -> None:
+        """Raise ValueError if the folder holds a run that was begun with other settings: it would be taken for this."""
+        if not (self.folder / ".hydra" / "overrides.yaml").is_file():
+            return
+        begun, asked = ({*overrides} for overrides in (stored_overrides(self.folder), self._own))
+        if begun != asked:
+            raise ValueError(
+                f"{self.folder} was begun with other settings ({', '.join(sorted(begun ^ asked))}): start a new "
+                "comparison, or remove that folder"
+            )
+
+    @property
+    def log(self) -> Path:
+        return self.folder.with_name(f"{self.folder.name}.log")
+
+    def arguments(self) -> list[str]:
+        """The command line of the process: from the start, or from the last checkpoint. A folder that was left before
+        the first checkpoint holds nothing to go on from, and goes."""
+        if (self.folder / "checkpoints" / "last.ckpt").is_file():
+            return [f"resume={quote(str(self.folder))}"]
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return [*self._own, f"hydra.run.dir={quote(str(self.folder))}"]
+
+    @property
+    def _own(self) -> list[str]:
+        return [*self.overrides, f"logger.group={quote(self.group)}"]
+
+
+@dataclass
+class _Running:
+    child: ChildRun
+    process: subprocess.Popen
+    log: IO[bytes]
+
+
+def train(children: Sequence[ChildRun], *, workers: int, report: Callable[[str], None], every: float) -> None:
+    """Run those that are not finished, `workers` at a time with a share of the cores each; a line for each `every` so
+    many seconds. Raises ValueError naming the first that fails, once the others were stopped."""
+    waiting = [child for child in children if not child.finished]
+    running: list[_Running] = []
+    said = time.monotonic()
+    try:
+        while waiting or running:
+            while waiting and len(running) < workers:
+                running.append(_start(waiting.pop(0), workers))
+            time.sleep(POLL_SECONDS)
+            for one in [one for one in running if one.process.poll() is not None]:
+                running.remove(one)
+                one.log.close()
+                _check(one)
+                summary = read_json(one.child.folder / "summary.json")
+                report(f"{one.child.label}: test/nll {summary['figures']['test/nll']:.4f}")
+            if time.monotonic() - said >= every:
+                said = time.monotonic()
+                for one in running:
+                    report(f"{one.child.label}: {last_line(one.child.log)}")
+    finally:
+        for one in running:
+            one.process.terminate()
+        for one in running:
+            one.process.wait()
+            one.log.close()
+
+
+def last_line(log: Path) -> str:
+    """The last line that a child has printed."""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - TAIL_BYTES))
+        lines = file.read().decode("utf-8", "replace").replace("\r", "\n").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "starting")
+
+
+def _start(child: ChildRun, workers: int) -> _Running:
+    arguments = child.arguments()
+    child.log.parent.mkdir(parents=True, exist_ok=True)
+    log = child.log.open("ab")
+    threads = str(max(1, (os.cpu_count() or 1) // workers))
+    environment = {"OMP_NUM_THREADS": threads} | child_environment()
+    command = [sys.executable, str(ROOT / "main.py"), *arguments]
+    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    return _Running(child, process, log)
+
+
+def _check(one: _Running) -> None:
+    if one.process.returncode or not one.child.finished:
+        reason = last_line(one.child.log).removeprefix("error: ")
+        raise ValueError(f"the training of '{one.child.label}' failed ({reason}): see {one.child.log}")

@@ -1,0 +1,241 @@
+"""Where curves go: metrics.csv always, Weights & Biases and TensorBoard on request. None needs an account.
+
+All count optimiser steps done: the row of step n is what was measured after n steps.
+"""
+
+import csv
+import importlib.util
+import io
+import json
+import netrc
+import os
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlparse
+
+from lightning import Trainer
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from experiments.run.config import LoggerConfig, RunConfig
+
+Table = tuple[list[str], list[list[Any]]]  # names of columns, rows
+SKIPPED = ("epoch",)  # one endless epoch
+
+
+class CsvLogger(Logger):
+    """metrics.csv with one row per step. Rows are appended; the file is written anew only when a column is added.
+
+    `resume_step`: keep the rows of the file up to that step and continue it; None starts a new file.
+    """
+
+    def __init__(self, path: Path, resume_step: int | None = None) -> None:
+        super().__init__()
+        self.path = path
+        self._columns: list[str] = ["step"]
+        self._row: dict[str, Any] = {}
+        self._written: dict[str, Any] = {}
+        self._offset = 0  # where the row of the current step begins
+        if resume_step is not None and path.is_file():
+            self._cut(resume_step)
+
+    @property
+    def name(self) -> str:
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        return self.path.parent.name
+
+    @property
+    def save_dir(self) -> str:
+        return str(self.path.parent)
+
+    @rank_zero_only
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """The run folder holds the config already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        if self._row and self._row["step"] != step:
+            self.save()
+            self._offset = self.path.stat().st_size
+            self._row = {}
+        self._row |= {"step": step, **metrics}
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the row of the current step, over its earlier version if it has grown since."""
+        if not self._row or self._row == self._written:
+            return
+        new = [k for k in self._row if k not in self._columns]
+        if new or not self.path.is_file():
+            self._columns += new
+            rows = self._read()[0] if self.path.is_file() else []
+            kept = [r for r in rows if r["step"] != str(self._row["step"])]
+            self._rewrite(kept)
+        with self.path.open("r+", newline="", encoding="utf-8") as file:
+            file.seek(self._offset)
+            file.write(_line([self._row.get(k, "") for k in self._columns]))
+            file.truncate()
+        self._written = dict(self._row)
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    def _cut(self, step: int) -> None:
+        rows, self._columns = self._read()
+        # A line cut short by a kill has no readable step of its own; all of them lie beyond the checkpoint.
+        kept = [r for r in rows if None not in r.values() and r["step"].isdigit() and int(r["step"]) <= step]
+        self._rewrite(kept)
+
+    def _read(self) -> tuple[list[dict[str, str]], list[str]]:
+        with self.path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            return list(reader), list(reader.fieldnames or ["step"])
+
+    def _rewrite(self, rows: list[dict[str, str]]) -> None:
+        temporary = self.path.with_name(f".{self.path.name}.tmp")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            file.write(_line(self._columns))
+            for row in rows:
+                file.write(_line([row.get(k) or "" for k in self._columns]))
+        temporary.replace(self.path)
+        self._offset = self.path.stat().st_size
+
+
+def _line(cells: list[Any]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerow(cells)
+    return buffer.getvalue()
+
+
+class StepsDone:
+    """Mixin for Lightning's loggers: rows count steps done, where Lightning passes the index of a step, and carry the
+    tokens seen, so that any curve can be drawn against either. The trainer is attached when it is built."""
+
+    trainer: Trainer | None = None
+    tokens: int | None = None
+
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        metrics = {k: v for k, v in metrics.items() if k not in SKIPPED}
+        if not metrics:
+            return
+        if self.tokens is not None:
+            metrics["train/tokens"] = self.tokens
+        done = self.trainer.global_step if self.trainer is not None else step
+        super().log_metrics(metrics, done)  # type: ignore[misc]
+
+
+class StepsDoneCsv(StepsDone, CsvLogger):
+    """metrics.csv of a run."""
+
+
+class StepsDoneWandb(StepsDone, WandbLogger):
+    """A run of Weights & Biases."""
+
+
+class StepsDoneTensorBoard(StepsDone, TensorBoardLogger):
+    """TensorBoard event files."""
+
+
+def build_loggers(run: RunConfig, run_dir: Path, resume_step: int | None) -> list[Logger]:
+    """The loggers of a run; ValueError in one sentence where a package is missing."""
+    loggers: list[Logger] = [StepsDoneCsv(run_dir / "metrics.csv", resume_step)]
+    if run.logger.tensorboard:
+        if not any(importlib.util.find_spec(name) for name in ("tensorboard", "tensorboardX")):
+            raise ValueError("logger=tensorboard needs a package that is not installed: pip install tensorboard")
+        loggers.append(StepsDoneTensorBoard(save_dir=str(run_dir), name="tensorboard", version=""))
+    if run.logger.wandb is not None:
+        loggers.append(_wandb(run, run.logger, run_dir))
+    return loggers
+
+
+def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
+    if importlib.util.find_spec("wandb") is None:
+        raise ValueError("logger=wandb needs a package that is not installed: pip install wandb")
+    settings = config.wandb
+    assert settings is not None
+    if rank_zero_only.rank != 0:
+        return StepsDoneWandb(offline=True)  # never asked for anything
+    import wandb
+
+    stored = run_dir / "wandb_id.json"  # a resumed run continues the same one
+    run_id = json.loads(stored.read_text())["id"] if stored.is_file() else secrets.token_hex(4)
+    stored.write_text(json.dumps({"id": run_id}))
+    offline = settings.mode == "offline" or (settings.mode == "auto" and not _logged_in())
+    if offline:
+        print(f"W&B: offline; send the run later with: wandb sync {run_dir / 'wandb'}/offline-run-*")
+    try:
+        experiment = wandb.init(
+            project=settings.project,
+            entity=settings.entity,
+            group=config.group,
+            tags=settings.tags,
+            name=run.name or run_dir.name,
+            id=run_id,
+            dir=str(run_dir),
+            mode="offline" if offline else "online",
+            resume=None if offline else "allow",
+            config=run.plain,
+            settings=wandb.Settings(silent=True),
+        )
+    except wandb.Error as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"W&B cannot start ({reason}): logger.wandb.mode=offline needs no network") from error
+    experiment.define_metric("trainer/global_step")
+    experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+    return StepsDoneWandb(experiment=experiment, save_dir=str(run_dir))
+
+
+def _logged_in() -> bool:
+    """Whether W&B would find a key: in its variable, or in the netrc file that `wandb login` writes."""
+    if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
+        return False
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
+    for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
+        path = Path(name).expanduser() if name else None
+        if path is not None and path.is_file():
+            try:
+                return netrc.netrc(str(path)).authenticators(host) is not None
+            except (netrc.NetrcParseError, OSError):
+                return False
+    return False
+
+
+def log_media(
+    loggers: list[Logger], run_dir: Path, *, tables: Mapping[str, Table] | None = None, files: Sequence[Path] = ()
+) -> None:
+    """Tables by name, and files of the run folder as pictures, animations or pages, where W&B is on."""
+    for logger in loggers:
+        if not isinstance(logger, WandbLogger) or rank_zero_only.rank != 0:
+            continue
+        for name, (columns, rows) in (tables or {}).items():
+            logger.log_table(name, columns=columns, data=rows)
+        for file in files:
+            key = file.relative_to(run_dir).with_suffix("").as_posix()
+            if file.suffix == ".html":
+                import wandb
+
+                logger.experiment.log({key: wandb.Html(file.read_text(encoding="utf-8"))})
+            elif file.suffix == ".gif":
+                logger.log_video(key, [str(file)], format=["gif"])
+            else:
+                logger.log_image(key, [str(file)])
+
+
+def close(loggers: list[Logger], figures: dict[str, Any]) -> None:
+    """Write the final figures to W&B's summary and end its run, so that the next one in this process is a new one."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+            import wandb
+
+            logger.experiment.summary.update(figures)
+            wandb.finish()
+        elif not isinstance(logger, WandbLogger):
+            logger.finalize("success")

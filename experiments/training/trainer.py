@@ -1,0 +1,124 @@
+"""The one place that builds a Lightning Trainer: for training with loggers and callbacks, for evaluation without.
+
+Training runs over one endless epoch, counted in optimiser steps; intervals reach Lightning in micro-batches.
+"""
+
+import inspect
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning import Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+
+from experiments.run.config import EvaluationConfig, TrainingConfig
+from experiments.run.errors import near_miss
+from experiments.training.checkpoints import AtomicCheckpointIO
+from experiments.training.loggers import StepsDone
+
+OURS = {  # arguments that other keys of the config decide
+    "max_steps": "experiment.training.max_steps",
+    "max_epochs": "experiment.training.max_steps",
+    "accumulate_grad_batches": "experiment.training.accumulate_grad_batches",
+    "gradient_clip_val": "experiment.training.gradient_clip_norm",
+    "val_check_interval": "experiment.training.val_every_steps",
+    "limit_val_batches": "experiment.evaluation.max_batches",
+    "limit_test_batches": "experiment.evaluation.max_batches",
+    "log_every_n_steps": "logger.log_every_steps",
+    "overfit_batches": "experiment.training.overfit_batches",
+    "callbacks": "callbacks",
+    "logger": "logger",
+}
+
+
+def build_trainer(
+    settings: dict[str, Any],
+    *,
+    run_dir: Path,
+    training: TrainingConfig,
+    evaluation: EvaluationConfig,
+    callbacks: Sequence[Callback] = (),
+    loggers: Sequence[Logger] = (),
+    log_every_steps: int = 10,
+) -> Trainer:
+    """A Trainer for the machine that `settings` (configs/trainer) describe.
+
+    Raises ValueError in one sentence on an unknown argument or a device that is not there.
+    """
+    settings = check_settings(settings)
+    accumulate = training.accumulate_grad_batches
+    limit = evaluation.max_batches if evaluation.max_batches is not None else 1.0
+    _quieten()
+    try:
+        trainer = Trainer(
+            **settings,
+            default_root_dir=run_dir,
+            max_epochs=-1,
+            max_steps=training.max_steps,
+            accumulate_grad_batches=accumulate,
+            gradient_clip_val=training.gradient_clip_norm,
+            val_check_interval=training.val_every_steps * accumulate,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            limit_val_batches=limit,
+            log_every_n_steps=log_every_steps,
+            callbacks=list(callbacks),
+            logger=list(loggers) or False,
+            plugins=[AtomicCheckpointIO()] if settings.get("strategy") != "fsdp" else None,
+            enable_checkpointing=bool(callbacks),
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,  # the data module shares out windows by rank itself
+        )
+    except Exception as error:  # Lightning raises its own kind, RuntimeError and others for settings that cannot be
+        reason = " ".join(str(error).split())
+        raise ValueError(f"the trainer cannot be built ({reason}): try trainer=cpu or trainer=auto") from error
+    for logger in trainer.loggers:
+        if isinstance(logger, StepsDone):
+            logger.trainer = trainer
+    return trainer
+
+
+def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """`settings` with precision settled; ValueError on a wrong argument or a device that is not there."""
+    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
+    for key in settings:
+        if key in OURS:
+            raise ValueError(f"trainer.{key} is decided by {OURS[key]}: set that instead")
+        if key not in known:
+            raise ValueError(f"unknown config key 'trainer.{key}'{near_miss(key, known)}")
+    accelerator = settings.get("accelerator", "auto")
+    choices = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
+    if accelerator not in choices:
+        raise ValueError(f"trainer.accelerator is '{accelerator}'{near_miss(str(accelerator), choices)}")
+    gpus = torch.cuda.device_count()
+    if accelerator in ("gpu", "cuda") and not gpus and not torch.backends.mps.is_available():
+        raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here: use trainer=cpu or trainer=auto")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise ValueError("trainer.accelerator=mps, but this is no Apple GPU: use trainer=cpu or trainer=auto")
+    devices = settings.get("devices", 1)
+    if accelerator in ("gpu", "cuda") and isinstance(devices, int) and devices > max(gpus, 1):
+        raise ValueError(f"trainer.devices is {devices}, but torch sees {gpus} GPUs: lower it, or say -1 for all")
+    if settings.get("precision") == "auto":
+        bf16 = accelerator not in ("cpu", "mps") and gpus > 0 and torch.cuda.is_bf16_supported()
+        settings = settings | {"precision": "bf16-mixed" if bf16 else "32-true"}
+    return settings
+
+
+def _quieten() -> None:
+    """Silence what Lightning says about choices that are ours on purpose."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*`IterableDataset` has `__len__` defined.*",
+        ".*Checkpoint directory .* exists.*",
+        ".*`isinstance\\(treespec, LeafSpec\\)` is deprecated.*",
+        ".*GPU available but not used.*",
+        ".*Found .* module\\(s\\) in eval mode.*",
+    ):
+        warnings.filterwarnings("ignore", message=message)

@@ -1,0 +1,113 @@
+"""Runs training several times over, some of them killed by SIGKILL, and resumes those. Started by test_resume.py.
+
+Each run is a fork, so that imports are paid once; the parent never trains, as autograd's threads do not survive forks.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from experiments import language_modeling, launch
+from experiments.training import callbacks
+from experiments.training import checkpoints as checkpoint
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def at_save(number: int, when: str) -> Callable[[], None]:
+    """Die before, halfway through, or after the write of the given checkpoint."""
+
+    def arm() -> None:
+        count = 0
+        real = checkpoint.AtomicCheckpointIO.save_checkpoint
+
+        def save(self, contents, path, storage_options=None):
+            nonlocal count
+            count += 1
+            if count == number and when == "half":
+                checkpoint.torch.save = half
+            real(self, contents, path, storage_options)
+            if count == number and when == "after":
+                die()
+
+        def half(contents, file):
+            file.write(b"PK\x03\x04 half of a checkpoint")
+            file.flush()
+            die()
+
+        checkpoint.AtomicCheckpointIO.save_checkpoint = save
+
+    return arm
+
+
+def in_step(number: int) -> Callable[[], None]:
+    """Die at the end of the given micro-step."""
+
+    def arm() -> None:
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch_idx + 1 == number:
+                die()
+
+        callbacks.NanGuard.on_train_batch_end = on_train_batch_end
+
+    return arm
+
+
+def in_validation(number: int) -> Callable[[], None]:
+    """Die in the middle of the given validation."""
+
+    def arm() -> None:
+        count = 0
+
+        def on_validation_batch_end(self, trainer, *rest):
+            nonlocal count
+            count += 1
+            if count == 2 * number:  # debug=smoke validates two batches
+                die()
+
+        callbacks.NanGuard.on_validation_batch_end = on_validation_batch_end
+
+    return arm
+
+
+KILLS: dict[str, Callable[[], None]] = {
+    "between_checkpoints": in_step(13 * 2 - 1),
+    "halfway_through_a_checkpoint": at_save(3, "half"),
+    "after_a_checkpoint_of_training": at_save(2, "after"),
+    "after_best_before_last": at_save(3, "after"),
+    "in_validation": in_validation(2),
+}
+
+
+def run(arguments: list[str], arm: Callable[[], None] | None = None) -> int:
+    """Exit status of main.py in a fork, negative for a signal."""
+    child = os.fork()
+    if child == 0:
+        if arm is not None:
+            arm()
+        sys.argv = ["main.py", *arguments]
+        os._exit(launch.main())
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def main() -> None:
+    """Arguments: a folder, the cases as METHOD:KILL,..., and the overrides of all runs."""
+    assert language_modeling.LanguageModeling  # imported before the forks
+    folder, cases, *overrides = sys.argv[1:]
+    statuses: dict[str, int] = {}
+    for method, kill in (case.split(":") for case in cases.split(",")):
+        given = [f"algorithm={method}", *overrides]
+        if method not in statuses:
+            statuses[method] = run([*given, f"hydra.run.dir={folder}/{method}"])
+        place = f"{folder}/{method}-{kill}"
+        statuses[f"{method}-{kill} killed"] = run([*given, f"hydra.run.dir={place}"], KILLS[kill])
+        statuses[f"{method}-{kill} resumed"] = run([f"resume={place}"])
+    print(json.dumps(statuses))
+
+
+if __name__ == "__main__":
+    main()

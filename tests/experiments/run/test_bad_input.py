@@ -1,0 +1,237 @@
+"""Mistakes on the command line: one line on stderr that names the thing and the remedy, exit status 1, no work done."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Main
+
+COMPOSITION = [
+    ("algorithm=gtp", "unknown choice algorithm=gtp: did you mean 'gpt'?"),
+    ("algoritm=gpt", "unknown config key 'algoritm': did you mean 'algorithm'?"),
+    ("experiment=shakespear", "unknown choice experiment=shakespear: did you mean 'shakespeare'?"),
+    ("algorithm/backbone=huge", "unknown choice algorithm/backbone=huge"),
+    ("algorithm.backbone.n_layers=2", "unknown config key 'algorithm.backbone.n_layers': did you mean"),
+    ("experiment.max_steps=2", "did you mean 'experiment.training.max_steps'?"),
+    ("experiment.sampling.prompt=a, b", "reads as several values: quote it"),
+    ("experiment.sampling.prompt=(", "cannot read 'experiment.sampling.prompt=('"),
+    ("launcher=nonesuch", "unknown choice launcher=nonesuch"),
+]
+CONVERSION = [
+    ("+algorithm.backbone.layers=2", "unknown config key 'algorithm.backbone.layers'"),
+    ("+colour=red", "unknown config key 'colour'"),
+    ("experiment.training.max_steps=many", "'experiment.training.max_steps' has a wrong value"),
+    ("algorithm.optimizer.lr=null", "'algorithm.optimizer.lr' has a wrong value"),
+    ("experiment.training.batch_size=0", "experiment.training.batch_size is 0: it must be at least 1"),
+    ("experiment.training.ema_decay=1", "experiment.training.ema_decay is 1.0"),
+    ("experiment.tasks=[training,tset]", "has no task 'tset': did you mean 'test'?"),
+    ("experiment.tasks=[]", "experiment.tasks is empty"),
+    ("experiment.tasks=[sampling]", "the task 'sampling' needs trained weights: say load=RUN_FOLDER"),
+    ("experiment.tasks=[test,training]", "the task 'test' needs trained weights"),
+    ("seed=-1", "seed is -1"),
+    ("seed=x", "seed is 'x'"),
+    ("experiment.block_size=65", "experiment.block_size is 65, above the context of 64"),
+    ("experiment.sampling.prompt='THE Σ'", "experiment.sampling.prompt: the vocabulary of"),
+    ("trainer.accelerator=mps", "trainer.accelerator=mps, but"),
+    ("+trainer.max_steps=3", "trainer.max_steps is decided by experiment.training.max_steps"),
+    ("dataset.path=nowhere.txt", "dataset.path=nowhere.txt"),
+    ("hydra.run.dir=corpus.txt/run", "Not a directory: corpus.txt/run; give a place that can be written to"),
+    ("load=corpus.txt", "corpus.txt is not a checkpoint"),
+    ("resume=nowhere", "there is no run folder or checkpoint at nowhere"),
+    ("algorithm.decoder.top_k=100", "top_k is 100, above the vocabulary of"),
+    ("experiment.sampling.suffix=king", "experiment.sampling.suffix cannot be seen by algorithm=gpt"),
+    ("experiment.evaluation.likelihood_split=train", "likelihood_split is 'train': choose one of val, val_whole, test"),
+]
+MASKED = [
+    ("algorithm/decoder=pyramid", "algorithm.decoder.name is 'matrix', which does not fit"),
+    ("algorithm/decoder=flow_quality", "algorithm.decoder.name is 'flow_threshold', which does not fit"),
+    ("algorithm/decoder=threshold algorithm.decoder.threshold=1.5", "threshold is 1.5: it must lie in [0, 1]"),
+    ("algorithm/decoder=two_stage algorithm.decoder.draft_threshold=0.95", "draft_threshold is 0.95, above"),
+    (
+        "algorithm/decoder=two_stage algorithm.decoder.treshold=0.9",
+        "unknown config key 'algorithm.decoder.treshold': did you mean",
+    ),
+    ("algorithm.decoder.top_k=100", "top_k is 100, above the vocabulary of"),
+    ("algorithm.decoder.chunk_len=0", "chunk_len is 0: it must be at least 1"),
+    ("algorithm.decoder.chunk_len=66", "chunk_len is 66: the window holds 65"),
+    ("algorithm.decoder.context_len=65", "context_len is 65"),
+    (f"experiment.sampling.prompt={'a' * 66}", "the prompt has 66 tokens, the window 65"),
+    ("experiment.sampling.prompt=a_king", "experiment.sampling.prompt: the vocabulary of"),
+    ("algorithm.objective=mean", "algorithm.objective is 'mean': choose one of"),
+]
+
+
+@pytest.mark.parametrize(("override", "sentence"), COMPOSITION + CONVERSION)
+def test_one_sentence_and_no_work(smoke: Main, override: str, sentence: str) -> None:
+    """Catches a traceback, a silent default, or a mistake found only after training."""
+    Path("corpus.txt").write_text("no checkpoint")
+    outcome = smoke(override)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert sentence in outcome.err
+    assert "--- training" not in outcome.out
+    assert not list(Path.cwd().glob("outputs/*/*/metrics.csv"))
+
+
+@pytest.mark.parametrize(("overrides", "sentence"), MASKED)
+def test_decoders_that_cannot_work_are_refused(smoke: Main, overrides: str, sentence: str) -> None:
+    """Catches a setting of a decoder that is found out only when the training is done."""
+    outcome = smoke("algorithm=masked_diffusion", *overrides.split(" "))
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1 and sentence in outcome.err
+    assert "--- training" not in outcome.out
+
+
+def test_text_between_two_texts(smoke: Main) -> None:
+    """Catches a suffix that is not where it was asked for."""
+    outcome = smoke(
+        "algorithm=masked_diffusion",
+        "experiment.tasks=[training,sampling]",
+        "experiment.sampling.prompt=king",
+        "experiment.sampling.suffix=queen",
+        "hydra.run.dir=run",
+    )
+    assert outcome.status == 0, outcome.err
+    record = json.loads(Path("run/samples/samples.json").read_text())
+    assert all(t.startswith("king") and t.endswith("queen") and len(t) == 4 + 32 + 5 for t in record["texts"])
+    assert record["tokens_per_forward"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [(b"", "empty"), (b"too short", "only 9 characters"), (b"fine until here \xff\xfe", "byte")],
+)
+def test_unusable_corpora(smoke: Main, text: bytes, sentence: str) -> None:
+    """Catches an empty, short or binary file that reaches training."""
+    Path("bad.txt").write_bytes(text)
+    outcome = smoke("dataset.path=bad.txt")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1 and sentence in outcome.err
+
+
+def test_levels_out_of_range(smoke: Main) -> None:
+    """Catches an impossible decoder of Diffusion Forcing that is found only when sampling begins."""
+    outcome = smoke("algorithm=df_lm", "algorithm.decoder.sampling_timesteps=1000")
+    assert outcome.status == 1 and "sampling_timesteps" in outcome.err and "--- training" not in outcome.out
+
+
+def test_an_average_of_split_weights_is_refused(smoke: Main) -> None:
+    """Catches weights that are averaged shard by shard, or a failure inside Lightning after the data is prepared."""
+    outcome = smoke("trainer.strategy=fsdp", "experiment.training.ema_decay=0.9")
+    assert outcome.status == 1 and "say trainer=ddp" in outcome.err and outcome.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (
+            ["algorithm.decoder.chunk_size=66", "algorithm.decoder.use_cache=false", "experiment.sampling.length=80"],
+            "algorithm.decoder: 66 tokens at once do not fit the window of 64",
+        ),
+        (
+            ["algorithm/decoder=full_sequence", "algorithm.decoder.chunk_size=null", "experiment.sampling.length=80"],
+            "algorithm.decoder: 80 tokens in flight do not fit the context of 64",
+        ),
+        (["algorithm.decoder.schedule=piramid"], "pyramid"),
+        (["algorithm/decoder=autoregressive"], "algorithm.decoder"),
+        (["algorithm.diffusion.objective=pred_noise"], "set it to pred_x0"),
+        (
+            ["algorithm/decoder=pyramid", "algorithm.decoder.keyword='Σ'", "algorithm.decoder.guidance_scale=1"],
+            "algorithm.decoder: ",
+        ),
+    ],
+)
+def test_a_decoder_that_cannot_be(smoke: Main, overrides: list[str], sentence: str) -> None:
+    """Catches a decoder whose fault shows only after the training it was meant to follow."""
+    outcome = smoke("algorithm=df_lm", *overrides)
+    assert outcome.status == 1
+    assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
+    assert sentence in outcome.err
+    assert "--- training" not in outcome.out
+
+
+def test_a_checkpoint_of_another_kind(smoke: Main, main: Main) -> None:
+    """Catches weights of another method, size or vocabulary that load into the wrong model."""
+    smoke("hydra.run.dir=run", "experiment.tasks=[training]")
+    run = ["load=run", "experiment.tasks=[sampling]"]
+    assert "holds algorithm=gpt, not df_lm: say algorithm=gpt" in smoke("algorithm=df_lm", *run).err
+    assert "say algorithm.backbone.n_layer=1" in main(*run, "algorithm.backbone.n_layer=2").err
+    Path("other.txt").write_text("0123456789 " * 2000)
+    other = ["load=run", "dataset=text_file", "dataset.path=other.txt", "experiment.tasks=[validation]"]
+    assert "say dataset=text_file dataset.tokenizer=char" in main(*other).err
+
+
+def test_a_folder_in_use_is_left_alone(smoke: Main) -> None:
+    """Catches a second run that overwrites the first one's files."""
+    smoke("hydra.run.dir=run", "experiment.tasks=[training]")
+    before = {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()}
+    outcome = smoke("hydra.run.dir=run", "seed=1")
+    assert outcome.status == 1 and "run already holds a run" in outcome.err
+    assert {p: p.read_bytes() for p in Path("run").rglob("*") if p.is_file()} == before
+
+
+def test_too_little_room_for_checkpoints(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a disk whose lack of room shows only at the first checkpoint."""
+    from types import SimpleNamespace
+
+    from experiments import base_experiment
+
+    monkeypatch.setattr(base_experiment.shutil, "disk_usage", lambda path: SimpleNamespace(free=1000))
+    outcome = smoke()
+    assert outcome.status == 1 and "MB free, and the checkpoints need" in outcome.err
+
+
+def test_a_full_disk_while_training(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a traceback when a checkpoint cannot be written; the trace belongs into the run folder."""
+    from experiments.training import checkpoints as checkpoint
+
+    def full(*arguments: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(checkpoint.torch, "save", full)
+    outcome = smoke()
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert "cannot write" in outcome.err and "No space left on device" in outcome.err
+    assert "Traceback" in next(Path("outputs").glob("*/*/error.log")).read_text()
+
+
+def test_a_bug_keeps_its_traceback(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a fault of ours that is reported as a mistake of the user's."""
+    from experiments.language_modeling import LanguageModeling
+
+    def broken(self: object) -> None:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(LanguageModeling, "training", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        smoke()
+
+
+def test_full_error_on_request(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches HYDRA_FULL_ERROR=1 that shows no more than the sentence."""
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
+    with pytest.raises(ValueError, match="seed is -1"):
+        smoke("seed=-1")
+
+
+def test_a_missing_launcher_names_its_package(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches Hydra's list of search paths where `pip install` is the answer."""
+    from hydra.errors import MissingConfigException
+
+    from experiments.run import errors
+
+    text = "In 'launcher/joblib': Could not find 'hydra/launcher/joblib'\n\nAvailable options in ...:\n\tbasic"
+    said = errors.sentence(MissingConfigException(message=text, missing_cfg_file=None), [])
+    assert said == "launcher=joblib needs a plugin that is not installed: pip install hydra-joblib-launcher"
+
+
+def test_interrupted_by_the_user(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches Ctrl+C that ends in a traceback, or hides how to go on."""
+    from experiments.training.callbacks import NanGuard
+
+    def interrupt(self: object, *arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(NanGuard, "on_train_batch_end", interrupt)
+    outcome = smoke()
+    assert outcome.status == 130 and "interrupted: python main.py resume=" in outcome.err

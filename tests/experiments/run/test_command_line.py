@@ -1,0 +1,186 @@
+"""What `load=` and `resume=` turn a command line into, without running anything."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import OmegaConf
+
+from experiments.run import command_line
+from experiments.run.folder import CONFIGS, link_latest
+from experiments.run.overrides import key_of, quote
+from experiments.training.checkpoints import describe
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *("plain", "To be, or not", "it's", "a\\", "a\\'b", "'", "[x]", "k=v", "${x}", "", "null", "3"),
+        *(3, 2.5e-7, True, None, [1, "a,b", None], {"a": "x y"}),
+    ],
+)
+def test_quoted_values_come_back_through_hydras_parser(value: object) -> None:
+    """Catches a stored path or prompt that changes on its way through the command line."""
+    parsed = OverridesParser.create().parse_override(f"key={quote(value)}").value()
+    parsed = parsed.text if hasattr(parsed, "text") else parsed
+    if isinstance(parsed, list):
+        parsed = [item.text if hasattr(item, "text") else item for item in parsed]
+    if isinstance(parsed, dict):
+        parsed = {str(k): v.text if hasattr(v, "text") else v for k, v in parsed.items()}
+    assert parsed == value
+
+
+@pytest.mark.parametrize("override", ["a.b=1", "+a.b=1", "++a.b=x=y", "~a.b", "a.b@c=1"])
+def test_key_of_an_override(override: str) -> None:
+    """Catches `+key=` or `key=a=b` that is not recognised as given by the user."""
+    assert key_of(override) == "a.b"
+
+
+@pytest.fixture
+def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Writes the folder of a run as Hydra and the training task leave it."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(folder: str, *overrides: str, checkpoint: bool = True) -> Path:
+        path = Path(folder)
+        (path / ".hydra").mkdir(parents=True)
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            cfg = compose("config", overrides=list(overrides), return_hydra_config=True)
+        choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
+        plain = {k: v for k, v in OmegaConf.to_container(cfg).items() if k != "hydra"}
+        stored = {"hydra": {"runtime": {"choices": choices}}}
+        (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(plain))
+        (path / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored))
+        (path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+        if checkpoint:
+            (path / "checkpoints").mkdir()
+            (path / "checkpoints" / "last.ckpt").write_bytes(b"")
+        return path
+
+    return make
+
+
+def expand(argv: list[str]) -> list[str]:
+    return command_line.expand(argv, describe)
+
+
+def set_to(key: str, folder: str) -> str:
+    return f"{key}={quote(str(Path(folder).resolve()))}"
+
+
+def composed(argv: list[str]):
+    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+        return compose("config", overrides=[a for a in argv if not a.startswith("-") and "hydra." not in a])
+
+
+def test_resume_brings_back_overrides_and_folder(make_run) -> None:
+    """Catches a resumed run that gets other settings, or a new folder."""
+    make_run("outputs/d/1-a", "algorithm=gpt", "seed=3", "resume=x")
+    argv = expand(["resume=outputs/d/1-a", "seed=4"])
+    place = "outputs/d/1-a"
+    assert argv == ["algorithm=gpt", set_to("hydra.run.dir", place), set_to("resume", place), "seed=4"]
+
+
+def test_resume_takes_a_checkpoint_of_the_run(make_run) -> None:
+    """Catches a .ckpt whose run folder is not found."""
+    make_run("outputs/d/1-a", "algorithm=gpt")
+    argv = expand(["resume=outputs/d/1-a/checkpoints/last.ckpt"])
+    assert set_to("hydra.run.dir", "outputs/d/1-a") in argv and "algorithm=gpt" in argv
+
+
+def test_resume_auto_takes_the_newest_run_with_these_overrides(make_run) -> None:
+    """Catches a run of other settings, or one without checkpoint, that is continued by mistake."""
+    make_run("outputs/d/1-a", "algorithm=gpt", "seed=3")
+    make_run("outputs/d/2-b", "seed=3", "algorithm=gpt")
+    make_run("outputs/d/3-c", "algorithm=gpt", "seed=4")
+    make_run("outputs/d/4-d", "algorithm=gpt", "seed=3", checkpoint=False)
+    assert set_to("hydra.run.dir", "outputs/d/2-b") in expand(["resume=auto", "algorithm=gpt", "seed=3"])
+    assert set_to("hydra.run.dir", "outputs/d/3-c") in expand(["resume=auto"])
+
+
+def test_resume_auto_alone_follows_the_latest_link(make_run) -> None:
+    """Catches a latest run in a folder of the user's own that is overlooked."""
+    make_run("outputs/d/1-a", "algorithm=gpt")
+    link_latest(make_run("elsewhere/mine", "seed=1"))
+    assert set_to("hydra.run.dir", "elsewhere/mine") in expand(["resume=auto"])
+
+
+def test_the_latest_run_is_one_with_weights_of_its_own(make_run) -> None:
+    """Catches a link that moves between the command line and the loading, and a part of a comparison that takes it."""
+    link_latest(make_run("outputs/d/1-a", "algorithm=gpt"))
+    assert set_to("load", "outputs/d/1-a") in expand(["load=latest-run"])
+    make_run("outputs/d/2-b", "experiment=comparison", checkpoint=False)
+    link_latest(make_run("outputs/d/2-b/judges/0", "algorithm=gpt").resolve())
+    assert Path("latest-run").resolve() == Path("outputs/d/1-a").resolve()
+
+
+def test_resume_auto_without_a_run_starts_one(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches `resume=auto` in a job script that fails on its first submission."""
+    make_run("outputs/d/1-a", "seed=9")
+    assert expand(["resume=auto", "seed=3"]) == ["seed=3"]
+    assert "starting a new one" in capsys.readouterr().err
+
+
+def test_load_rebuilds_algorithm_and_dataset_and_nothing_else(make_run) -> None:
+    """Catches sizes set by a debug or experiment file, and not on the command line, that are lost on load."""
+    make_run("run", "algorithm=gpt", "debug=smoke", "dataset=text8", "algorithm.optimizer.lr=3e-4", "seed=5")
+    cfg = composed(expand(["load=run", "experiment.tasks=[sampling]"]))
+    assert (cfg.algorithm.name, cfg.algorithm.backbone.n_embd, cfg.dataset.name) == ("gpt", 32, "text8")
+    assert cfg.algorithm.optimizer.lr == 3e-4
+    assert cfg.seed == 0 and cfg.experiment.training.max_steps > 2
+
+
+def test_load_yields_to_the_command_line(make_run) -> None:
+    """Catches stored values that override what the user typed."""
+    make_run("run", "algorithm=gpt", "algorithm.decoder.top_k=3", "algorithm/backbone=baby", "dataset=text8")
+    argv = expand(["load=run", "algorithm/backbone=gpt2", "algorithm.decoder.top_k=9", "dataset=tiny_shakespeare"])
+    cfg = composed(argv)
+    assert cfg.algorithm.backbone.n_layer == 12
+    assert cfg.algorithm.decoder.top_k == 9
+    assert cfg.dataset.name == "tiny_shakespeare"
+    argv = expand(["load=run", "algorithm=df_lm"])
+    assert composed(argv).algorithm.name == "df_lm"
+    assert composed(argv).algorithm.backbone.n_layer == 3  # nothing of the stored algorithm is kept
+
+
+def test_load_expanded_twice_is_the_same_run(make_run) -> None:
+    """Catches a process of a DDP run or sweep, which expands the command line again, that gets another config."""
+    make_run("run", "algorithm=gpt", "debug=smoke", "dataset=text8")
+    once = expand(["load=run", "seed=2"])
+    assert composed(expand(once)) == composed(once)
+
+
+def test_flags_may_stand_among_overrides(make_run) -> None:
+    """Catches an expansion that argparse cannot read."""
+    make_run("run", "algorithm=gpt")
+    argv = expand(["load=run", "--cfg", "job", "seed=2"])
+    assert argv[:2] == ["--cfg", "job"] and all("=" in a for a in argv[2:])
+
+
+@pytest.mark.parametrize(
+    ("argv", "sentence"),
+    [
+        (["load=run", "resume=run"], "exclude each other"),
+        (["resume=nowhere"], "no run folder or checkpoint at nowhere"),
+        (["load=nowhere"], "no run folder or checkpoint at nowhere"),
+        (["resume=unfinished"], "unfinished holds no checkpoints/last.ckpt"),
+        (["load=unfinished"], "unfinished holds no checkpoints/best.ckpt or last.ckpt"),
+        (["resume=loose.ckpt"], "does not lie in the folder of a run"),
+        (["--multirun", "resume=run"], "for a job of a sweep give its folder"),
+        (["hydra.run.dir=run"], r"run already holds a run \(checkpoints\)"),
+    ],
+)
+def test_impossible_requests_are_one_sentence(make_run, argv: list[str], sentence: str) -> None:
+    """Catches a wrong path or combination that reaches Hydra, or overwrites another run."""
+    make_run("run", "algorithm=gpt")
+    make_run("unfinished", "algorithm=gpt", checkpoint=False)
+    Path("loose.ckpt").write_bytes(b"")
+    with pytest.raises((ValueError, OSError), match=sentence):
+        expand(argv)
+
+
+def test_a_sweep_over_load_is_left_to_its_jobs(make_run) -> None:
+    """Catches a sweep over checkpoints that is expanded as if it were one path."""
+    assert expand(["-m", "load=a,b"]) == ["-m", "load=a,b"]

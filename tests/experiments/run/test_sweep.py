@@ -1,0 +1,70 @@
+"""Sweeps: jobs as child processes, one failing, and their table."""
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from experiments.run import sweep
+from tests.conftest import Main
+
+
+def write_job(folder: Path, number: int, overrides: list[str], status: int, figures: dict[str, float]) -> None:
+    job = folder / str(number)
+    (job / ".hydra").mkdir(parents=True)
+    (job / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
+    (job / "job.json").write_text(json.dumps({"exit_status": status, "seconds": 90}))
+    if figures:
+        summary = {"figures": figures, "likelihood_kind": "bound", "training": {"tokens_per_second": 1234.5}}
+        (job / "summary.json").write_text(json.dumps(summary))
+
+
+def test_table_of_jobs(tmp_path: Path) -> None:
+    """Catches jobs out of order (10 before 2), a failed job that is left out, columns of constants, and a bound that
+    stands among exact likelihoods as if it were one."""
+    for number in (0, 2, 10):
+        write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, {"val/nll": 1.5, "test/nll": 1.75})
+    write_job(tmp_path, 3, ["algorithm=gpt", "seed=3"], 1, {})
+    rows = sweep.collect(tmp_path)
+    assert [row["job"] for row in rows] == ["0", "2", "3", "10"]
+    assert rows[0] == {
+        "job": "0",
+        "overrides": "seed=0",
+        "val/nll": "1.5000",
+        "test/nll": "1.7500",
+        "likelihood": "bound",
+        "tokens/s": "1234",
+        "minutes": "1.5",
+        "status": "ok",
+    }
+    assert (rows[2]["val/nll"], rows[2]["status"]) == ("", "failed (1)")
+
+
+def test_a_sweep_survives_a_failed_job(smoke: Main) -> None:
+    """Catches a bad job that stops the sweep or is hidden by it, and jobs that share a folder or lack a group."""
+    outcome = smoke("--multirun", "experiment.tasks=[training]", "experiment.training.max_steps=0,1")
+    assert outcome.status == 1
+    assert "error: experiment.training.max_steps is 0" in outcome.err and "1 of 2 jobs failed: 0" in outcome.err
+    folder = next(Path("multirun").glob("*/*"))
+    assert (folder / "1" / "checkpoints" / "last.ckpt").is_file() and (folder / "results.md").is_file()
+    assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
+    with (folder / "results.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["status"] for row in rows] == ["failed (1)", "ok"]
+    assert float(rows[1]["val/nll"]) > 0 and rows[1]["overrides"] == "experiment.training.max_steps=1"
+    assert f"group: {folder.name}" in (folder / "1" / ".hydra" / "config.yaml").read_text()
+
+
+@pytest.mark.parametrize(("status", "figures", "expected"), [(0, {"val/nll": 1.5}, 1.5), (1, {"val/nll": 1.5}, None)])
+def test_what_a_sweeper_gets(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, figures: dict, expected: float | None
+) -> None:
+    """Catches an optimiser of hyperparameters that is fed the figure of a failed job, or none."""
+    from types import SimpleNamespace
+
+    (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}))
+    monkeypatch.setattr(sweep.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=status))
+    settings = SimpleNamespace(overrides=SimpleNamespace(task=["seed=1"], hydra=[]))
+    value = sweep.run_child(settings, tmp_path)
+    assert value == expected or (expected is None and value != value)

@@ -1,0 +1,172 @@
+"""The trainer's settings, and the callbacks that watch it, on a module of one weight."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning import LightningModule
+from omegaconf import OmegaConf
+
+from experiments.run.config import EvaluationConfig, TrainingConfig
+from experiments.training.callbacks import NanGuard, ProgressLine, Speed
+from experiments.training.checkpoint_callback import Checkpoints
+from experiments.training.loggers import StepsDoneCsv
+from experiments.training.trainer import build_trainer, check_settings
+
+CPU = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
+CONFIGS = Path(__file__).parents[3] / "configs" / "trainer"
+
+
+class Line(LightningModule):
+    """One weight; its loss is NaN from the given micro-step on, and its validation figures are the given ones."""
+
+    def __init__(self, *, nan_at: int = -1, values: list[float] | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(1))
+        self.nan_at = nan_at
+        self.values = list(values or [1.0] * 99)
+        self.validated: list[int] = []
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        loss = self.weight.square().sum()
+        return loss * float("nan") if batch_idx == self.nan_at else loss
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.validated.append(self.trainer.global_step)
+        self.log("val/nll", torch.tensor(self.values.pop(0)))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class Endless:
+    def __iter__(self):
+        while True:
+            yield torch.zeros(2, 5, dtype=torch.int64)
+
+
+def fit(model: Line, folder: Path, *, progress: bool = False, log_every: int = 2, **training: Any) -> Checkpoints:
+    config = TrainingConfig(**training)
+    keep = Checkpoints(
+        folder,
+        every=config.checkpoint_every_steps,
+        val_every=config.val_every_steps,
+        max_steps=config.max_steps,
+        extra={"algorithm": "line", "config": {}},
+    )
+    watchers = [NanGuard(log_every), Speed(log_every)]
+    watchers += [ProgressLine(max_steps=config.max_steps, line_every_seconds=0)] if progress else []
+    trainer = build_trainer(
+        CPU,
+        run_dir=folder,
+        training=config,
+        evaluation=EvaluationConfig(),
+        callbacks=[*watchers, keep],
+        loggers=[StepsDoneCsv(folder / "metrics.csv")],
+        log_every_steps=log_every,
+    )
+    trainer.fit(model, Endless(), [torch.zeros(1)])
+    return keep
+
+
+def step_of(path: Path) -> int:
+    return torch.load(path, weights_only=True)["global_step"]
+
+
+def test_intervals_count_optimiser_steps(tmp_path: Path) -> None:
+    """Catches intervals in micro-batches, and a last step that is never validated or is validated twice."""
+    model = Line()
+    fit(model, tmp_path, max_steps=7, val_every_steps=3, checkpoint_every_steps=2, accumulate_grad_batches=2)
+    assert model.validated == [3, 6, 7]
+    assert step_of(tmp_path / "last.ckpt") == 7
+
+
+def test_best_follows_the_validation(tmp_path: Path) -> None:
+    """Catches best.ckpt that is merely the newest, or survives a better one; NaN never wins."""
+    keep = fit(Line(values=[3.0, 1.0, float("nan"), 2.0]), tmp_path, max_steps=8, val_every_steps=2)
+    assert (keep.best, keep.best_step) == (1.0, 4)
+    assert (step_of(tmp_path / "best.ckpt"), step_of(tmp_path / "last.ckpt")) == (4, 8)
+
+
+def test_a_first_validation_of_nan_is_replaced(tmp_path: Path) -> None:
+    """Catches a NaN that no later figure is ever below."""
+    keep = fit(Line(values=[float("nan"), 2.0]), tmp_path, max_steps=4, val_every_steps=2)
+    assert (keep.best, keep.best_step) == (2.0, 4)
+
+
+def test_training_stops_at_a_loss_of_nan(tmp_path: Path) -> None:
+    """Catches a run that goes on with NaN, names the wrong step, or writes it over the good checkpoint."""
+    sizes = {"max_steps": 40, "val_every_steps": 2, "accumulate_grad_batches": 2}
+    with pytest.raises(ValueError, match=r"not finite at step 7 with learning rate 0.01; try a lower") as caught:
+        fit(Line(nan_at=12), tmp_path, log_every=4, **sizes)
+    assert "\n" not in str(caught.value)
+    weight = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]["weight"]
+    assert step_of(tmp_path / "last.ckpt") == 6 and weight.isfinite().all()
+
+
+def test_a_weight_of_nan_is_not_written(tmp_path: Path) -> None:
+    """Catches a finite loss whose gradient ruined the weights just before a checkpoint."""
+
+    class Ruined(Line):
+        def on_before_zero_grad(self, optimizer: torch.optim.Optimizer) -> None:
+            if self.trainer.global_step == 3:
+                self.weight.data.fill_(float("inf"))
+
+    with pytest.raises(ValueError, match="not finite at step"):
+        fit(Ruined(), tmp_path, max_steps=40, checkpoint_every_steps=3, log_every=100, gradient_clip_norm=None)
+    assert not (tmp_path / "last.ckpt").exists() or step_of(tmp_path / "last.ckpt") < 4
+
+
+def test_speed_and_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches tokens that are miscounted, and a flood of control characters in a log file."""
+    fit(Line(), tmp_path, max_steps=4, accumulate_grad_batches=2, progress=True)
+    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    row = dict(zip(lines[0].split(","), lines[2].split(","), strict=True))
+    assert row["step"] == "4" and row["train/tokens"] == str(4 * 2 * 2 * 4)
+    assert row["train/lr"] == "0.01" and float(row["train/grad_norm"]) > 0
+    out = capsys.readouterr().out
+    assert "step 4/4  val/nll 1.0000" in out and "tokens/s" in out and "\r" not in out and "\x1b" not in out
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_trainer_config_is_accepted_or_names_its_device(path: Path) -> None:
+    """Catches a key that lightning.Trainer does not know, and a missing device that is no sentence."""
+    from hydra import compose, initialize_config_dir
+
+    with initialize_config_dir(str(CONFIGS.parent), version_base="1.3"):
+        settings = OmegaConf.to_container(compose("config", overrides=[f"trainer={path.stem}"]).trainer)
+    assert isinstance(settings, dict)
+    accelerator = settings["accelerator"]
+    missing = {"gpu": not torch.cuda.is_available(), "mps": not torch.backends.mps.is_available()}
+    if missing.get(accelerator):
+        with pytest.raises(ValueError, match=f"trainer.accelerator={accelerator}, but"):
+            check_settings(settings)
+    else:
+        assert check_settings(settings)["precision"] in ("32-true", "bf16-mixed")
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"acelerator": "cpu"}, "unknown config key 'trainer.acelerator': did you mean 'accelerator'"),
+        ({"accelerator": "cup"}, "trainer.accelerator is 'cup': did you mean 'cpu'"),
+        ({"max_steps": 3}, "is decided by experiment.training.max_steps"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(settings: dict[str, Any], sentence: str) -> None:
+    """Catches a trainer key that silently fights with a key of ours."""
+    with pytest.raises(ValueError, match=sentence):
+        check_settings(settings)
+
+
+def test_what_lightning_refuses_is_one_sentence(tmp_path: Path) -> None:
+    """Catches a traceback of Lightning for a precision or strategy that cannot be."""
+    with pytest.raises(ValueError, match="the trainer cannot be built") as caught:
+        build_trainer(
+            CPU | {"strategy": "nonesuch"},
+            run_dir=tmp_path,
+            training=TrainingConfig(),
+            evaluation=EvaluationConfig(),
+        )
+    assert "\n" not in str(caught.value)
