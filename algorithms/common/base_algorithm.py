@@ -1,39 +1,23 @@
-"""What all four methods share: the training, validation and test steps, logging, and the optimiser.
+"""What all methods share: the training and validation steps, logging, and the optimiser.
 
-A method supplies `loss`, `nll` and `generate`; batches are ids (B, T + 1), in which each of the last T tokens
-is to be predicted. B batch, T tokens.
+A method supplies `loss` and `nll`, and decoders for its `generate`; batches are ids (B, T + 1), in which each of the
+last T tokens is to be predicted. B batch, T tokens.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor
 
-from algorithms.common.backbone import BackboneConfig
-from algorithms.common.generation import Generation
+from algorithms.common.artifact import Artifact
+from algorithms.common.decoder import Decoder, Generation, Request
 from algorithms.common.likelihood import Likelihood, NegativeLogLikelihood, bits_per_character
 from algorithms.common.optim import OptimizerConfig, make_adamw, warmup_cosine
-
-EVALUATION_SEED = 1234  # every evaluation draws the same noise, so that checkpoints and methods are paired
-
-
-def step_seed(seed: int, step: int, rank: int) -> int:
-    """The seed of one training micro-step: a resumed run draws what the uninterrupted one would have drawn."""
-    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def seed_dropout(seed: int, device: torch.device) -> None:
-    """Seed the global generator of `device`, from which dropout draws. torch.manual_seed would seed those of every
-    device, at more than a millisecond a call."""
-    if device.type == "cpu":
-        torch.default_generator.manual_seed(seed)
-    else:
-        torch.get_device_module(device).manual_seed(seed)
+from algorithms.common.randomness import EVALUATION_SEED, seed_dropout, step_seed
 
 
 class BaseAlgorithm(LightningModule, ABC):
@@ -43,11 +27,15 @@ class BaseAlgorithm(LightningModule, ABC):
     """
 
     name: ClassVar[str]
+    description: ClassVar[str]  # what the network learns, in a line for reports
     config_class: ClassVar[type]
+    trace_scale: ClassVar[str] = "states"  # a trace's levels: 1 masked, 0.5 a draft, 0 decided; "noise": noise levels
+    is_autoregressive: ClassVar[bool] = False  # a text's exact likelihood is one pass: such a model can be a judge
+    shape_keys: ClassVar[tuple[str, ...]] = tuple(  # of the config: what decides the shapes of the weights
+        f"backbone.{key}" for key in ("style", "n_layer", "n_head", "n_embd", "block_size", "bias")
+    )
     likelihood_kind: str = "exact"
     loss_unit: str = "nats per token"
-    trace_scale: ClassVar[str] = "states"  # a trace's levels: 1 masked, 0.5 a draft, 0 decided; "noise": noise levels
-    sees_right: ClassVar[bool] = False  # generate takes a `suffix` (B, S), known text after what is generated
 
     def __init__(self, config: Any, *, vocabulary_size: int, total_steps: int, seed: int) -> None:
         super().__init__()
@@ -55,15 +43,13 @@ class BaseAlgorithm(LightningModule, ABC):
         self.vocabulary_size = vocabulary_size
         self.total_steps = total_steps
         self.seed = seed
-        self.evaluation_split = "val"  # the prefix under which validation figures are logged
-        self.characters_per_token: dict[str, float] = {}
-        self.encode: Callable[[str], Sequence[int]] | None = None  # the tokenizer's, for decoders that take text
         self.evaluation_nll = NegativeLogLikelihood()
         torch.manual_seed(seed)  # every method starts from the same backbone
 
     @property
-    def backbone(self) -> BackboneConfig:
-        return self.config.backbone
+    def block_size(self) -> int:
+        """Tokens of context."""
+        return self.config.backbone.block_size
 
     @abstractmethod
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
@@ -73,29 +59,22 @@ class BaseAlgorithm(LightningModule, ABC):
     def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Nats of each predicted token: (B, T); `likelihood_kind` says whether exact or an upper bound."""
 
-    @abstractmethod
-    def generate(
-        self,
-        prompt: Tensor,
-        *,
-        length: int,
-        seeds: Sequence[int],
-        decoder: Any = None,
-        trace: bool = False,
-    ) -> Generation:
-        """Continue prompt (B, P) by `length` tokens; row i depends on its prompt and seeds[i] only."""
+    def generate(self, request: Request, decoder: Decoder | None = None) -> Generation:
+        """Decide the texts of `request`, by `decoder` or the configured one; raises as its `check` does."""
+        return (decoder or self.config.decoder).generate(self, request)
 
     def likelihoods(self) -> dict[str, Likelihood]:
         """Every likelihood of the trained weights, by name, for the task `likelihood`."""
         return {"nll": Likelihood(self.likelihood_kind, self.nll)}
 
-    def check_generation(self, length: int, *, prompt_length: int = 1) -> None:
-        """Raise ValueError if the configured decoder cannot generate `length` tokens so prompted: asked before
-        training."""
+    def artifacts(self) -> Sequence[Artifact]:
+        """Arrays worth a picture in the run folder, each with how it is drawn."""
+        return ()
 
-    def artifacts(self) -> dict[str, np.ndarray]:
-        """Arrays worth a picture in the run folder, by name."""
-        return {}
+    @property
+    def evaluated_split(self) -> str:
+        """The split whose batches the Trainer evaluates now."""
+        return self.trainer.val_dataloaders.split  # type: ignore[union-attr]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
         seed = step_seed(self.seed, batch_idx, self.global_rank)
@@ -113,16 +92,10 @@ class BaseAlgorithm(LightningModule, ABC):
     def on_validation_epoch_end(self) -> None:
         nll = float(self.evaluation_nll.compute())
         self.evaluation_nll.reset()
-        split = self.evaluation_split
-        bpc = bits_per_character(nll, self.characters_per_token.get(split, 1.0))
-        figures = {"nll": nll, "bpc": bpc, "ppl": math.exp(min(nll, 700.0))}
+        characters = self.trainer.val_dataloaders.characters_per_token  # type: ignore[union-attr]
+        figures = {"nll": nll, "bpc": bits_per_character(nll, characters), "ppl": math.exp(min(nll, 700.0))}
+        split = self.evaluated_split
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, sync_dist=True)
-
-    def test_step(self, batch: Tensor, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def on_test_epoch_end(self) -> None:
-        self.on_validation_epoch_end()
 
     def configure_optimizers(self) -> dict[str, Any]:
         config: OptimizerConfig = self.config.optimizer

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algorithms.common.generation import RowRandom
+from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowAssisted, FlowThreshold, FlowTopConfidence
 from algorithms.diffusion_flow.flow import PlateauSwitch, warmed_up
 from algorithms.diffusion_flow.posterior import PosteriorFlow, PosteriorFlowConfig
@@ -32,7 +32,9 @@ class DiffusionFlow(MaskedDiffusion):
     """Masked diffusion with a second pass through the backbone on flow steps: the loss is CE + weight · flow loss."""
 
     name = "diffusion_flow"
+    description = "masked diffusion with a flow that hidden positions follow while the text is decided"
     config_class = DiffusionFlowConfig
+    shape_keys = (*MaskedDiffusion.shape_keys, "flow.bottleneck", "flow.code_dim")
     config: DiffusionFlowConfig
 
     def __init__(

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
-from algorithms.common.generation import RowRandom
+from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor

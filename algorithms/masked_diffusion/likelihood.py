@@ -61,7 +61,7 @@ def decoder_likelihood(network: Network, ids: Tensor, *, mask_id: int, decoder: 
     state.memory.update(decoder.begin(state, nats.double()))
     while bool(state.open.any()):
         logits = decoder.tempered(network(torch.cat([ids[:, :1], state.tokens], dim=1))[:, 1:])
-        following = decoder.commit(state, Prediction.of(logits, targets, decoder))
+        following = decoder.commit(state, Prediction.of(logits, targets, decoder.top_k))
         nats += token_nats(logits, targets) * (state.open & ~following.open)
         state = following
     return nats

@@ -4,7 +4,6 @@ Source: MDLM (arXiv:2406.07524); nathan-barry/tiny-diffusion for `objective=refe
 time, which the masks tell (arXiv:2406.03736). B batch, T tokens, W = T + 1 the window, V vocabulary; the mask is V.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import ClassVar
@@ -14,16 +13,15 @@ from torch import Tensor
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
-from algorithms.common.generation import Generation, RowRandom, check_prompt
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
+from algorithms.common.randomness import RowRandom
 from algorithms.masked_diffusion.decoding import (
     AnyDecoder,
     ChunkState,
     MaskedDecoder,
     Predictor,
     TopConfidence,
-    decode,
 )
 from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood, token_nats
 from algorithms.masked_diffusion.masking import counted_masks, independent_masks, stratified_shares
@@ -64,9 +62,9 @@ class MaskedDiffusion(BaseAlgorithm):
     """
 
     name = "masked_diffusion"
+    description = "hidden tokens, given the others on both sides; a text is decided in any order, or in parallel"
     config_class: ClassVar[type] = MaskedDiffusionConfig
     likelihood_kind = "bound"
-    sees_right = True
     config: MaskedDiffusionConfig
 
     def __init__(
@@ -134,14 +132,6 @@ class MaskedDiffusion(BaseAlgorithm):
             found["duel_decoder"] = Likelihood("exact for this decoder", partial(of_decoder, self.config.decoder))
         return found
 
-    def check_generation(self, length: int, *, prompt_length: int = 1) -> None:
-        self.config.decoder.check(self.vocabulary_size, self.window)
-        if prompt_length > self.window:
-            raise ValueError(
-                f"the prompt has {prompt_length} tokens, the window {self.window}: shorten it to its end, or raise "
-                "algorithm.backbone.block_size in training"
-            )
-
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
         """The network as a decoder asks for it: the head runs on the chunk alone."""
 
@@ -151,51 +141,3 @@ class MaskedDiffusion(BaseAlgorithm):
             return self.model.lm_head(hidden)[..., : self.mask_id]
 
         return predict
-
-    @torch.no_grad()
-    def generate(
-        self,
-        prompt: Tensor,
-        *,
-        length: int,
-        seeds: Sequence[int],
-        decoder: MaskedDecoder | None = None,
-        trace: bool = False,
-        suffix: Tensor | None = None,
-    ) -> Generation:
-        check_prompt(prompt, seeds, length)
-        self.check_generation(length, prompt_length=prompt.size(1))
-        tail = prompt[:, :0] if suffix is None else suffix
-        ids = torch.cat([prompt, prompt.new_zeros(prompt.size(0), length), tail], dim=1)  # (B, L)
-        given = torch.ones_like(ids, dtype=torch.bool)
-        given[:, prompt.size(1) : prompt.size(1) + length] = False
-        return self.infill(ids, given, seeds=seeds, decoder=decoder, trace=trace, first=prompt.size(1))
-
-    @torch.no_grad()
-    def infill(
-        self,
-        ids: Tensor,
-        given: Tensor,
-        *,
-        seeds: Sequence[int],
-        decoder: MaskedDecoder | None = None,
-        trace: bool = False,
-        first: int = 0,
-    ) -> Generation:
-        """Decide the tokens of ids (B, L) that are not `given` (B, L), chunk by chunk from position `first` on, before
-        which all are given. Raises ValueError on a mask token among the given ones."""
-        decoder = decoder or self.config.decoder
-        decoder.check(self.vocabulary_size, self.window)
-        random = RowRandom(seeds)
-        return decode(
-            self.predictor(decoder, random),
-            ids,
-            given,
-            decoder=decoder,
-            random=random,
-            mask_id=self.mask_id,
-            vocabulary_size=self.vocabulary_size,
-            window=self.window,
-            first=first,
-            trace=trace,
-        )

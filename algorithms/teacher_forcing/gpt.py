@@ -5,7 +5,6 @@ controls of a comparison with diffusion: masked inputs are held to be what makes
 (arXiv:2510.04071), and noising is smoothing (arXiv:1703.02573). B batch, T tokens, C channels, V vocabulary.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -14,9 +13,8 @@ from torch import Tensor
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
-from algorithms.common.generation import Generation
 from algorithms.common.optim import OptimizerConfig
-from algorithms.teacher_forcing.decoding import AutoregressiveConfig, decode
+from algorithms.teacher_forcing.decoding import Autoregressive
 
 
 @dataclass(frozen=True)
@@ -32,7 +30,7 @@ class GPTConfig:
     token_dropout: float = 0.0
     input_noise: float = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    decoder: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
+    decoder: Autoregressive = field(default_factory=Autoregressive)
 
     def __post_init__(self) -> None:
         if not 0 <= self.token_dropout < 1:
@@ -64,7 +62,9 @@ class GPT(BaseAlgorithm):
     """A causal language model; its likelihood is exact."""
 
     name = "gpt"
+    description = "teacher forcing: the next token, given the true past"
     config_class = GPTConfig
+    is_autoregressive = True
     config: GPTConfig
 
     def __init__(self, config: GPTConfig, *, vocabulary_size: int, total_steps: int = 1, seed: int = 0) -> None:
@@ -89,20 +89,3 @@ class GPT(BaseAlgorithm):
     def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
         logits = self.model(ids[:, :-1])  # (B, T, V)
         return F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
-
-    def check_generation(self, length: int, *, prompt_length: int = 1) -> None:
-        self.config.decoder.check_vocabulary(self.vocabulary_size)
-
-    @torch.no_grad()
-    def generate(
-        self,
-        prompt: Tensor,
-        *,
-        length: int,
-        seeds: Sequence[int],
-        decoder: AutoregressiveConfig | None = None,
-        trace: bool = False,
-    ) -> Generation:
-        return decode(
-            self.model, prompt, length=length, seeds=seeds, config=decoder or self.config.decoder, trace=trace
-        )

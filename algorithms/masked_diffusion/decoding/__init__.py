@@ -1,10 +1,9 @@
 """Decoders of masked diffusion: one loop, and a commit rule for each way to choose what is decided next."""
 
-from algorithms.masked_diffusion.decoding.loop import decode
+from algorithms.masked_diffusion.decoding.loop import MaskedDecoder
 from algorithms.masked_diffusion.decoding.rules import (
     Ancestral,
     EntropyBound,
-    MaskedDecoder,
     Remasking,
     Threshold,
     TopConfidence,
@@ -30,5 +29,4 @@ __all__ = [
     "Threshold",
     "TopConfidence",
     "TwoStage",
-    "decode",
 ]

@@ -1,19 +1,17 @@
 """Decoders of masked diffusion that decide a token once and for all, and ReMDM, which may mask it again.
 
-A decoder is its configuration and a pure commit step; the loop around it is in loop.py. Sources stand at each class.
+A decoder is its settings and a pure commit step; the loop around it is in loop.py. Sources stand at each class.
 R rows, K positions of the chunk, W window. Time t runs from 1 (all masked) to 0, alpha_t = 1 - t.
 """
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Tensor
 
-from algorithms.common.generation import check_sampling
+from algorithms.masked_diffusion.decoding.loop import MaskedDecoder
 from algorithms.masked_diffusion.decoding.state import (
-    CONFIDENCES,
     DONE,
     DRAFT,
     MASKED,
@@ -24,103 +22,11 @@ from algorithms.masked_diffusion.decoding.state import (
 
 
 @dataclass(frozen=True)
-class MaskedDecoder(ABC):
-    """What all decoders share.
-
-    Text is decided in chunks of `chunk_len` tokens (None: half of the window, or what the context leaves of it), each
-    of which sees `context_len` tokens of its past (None: as many as fit the window beside it). Confidences come from
-    the probabilities at `temperature`, and temperature 0 takes the best token with the confidences of temperature 1;
-    `top_k` restricts draws alone.
-    """
-
-    position_draws: ClassVar[bool] = False  # commit needs uniforms of its own
-    order_follows_text: ClassVar[bool] = False  # what is decided when depends on nothing but the text so far
-
-    name: str = ""
-    chunk_len: int | None = None
-    context_len: int | None = None
-    temperature: float = 1.0
-    top_k: int | None = None
-
-    def __post_init__(self) -> None:
-        own = type(self).name
-        if self.name != own:
-            raise ValueError(f"algorithm.decoder.name is '{self.name}', but {type(self).__name__} is '{own}'")
-        check_sampling(self.temperature, self.top_k, None)
-        self._at_least(1, "chunk_len")
-        self._at_least(0, "context_len")
-
-    @property
-    def has_likelihood(self) -> bool:
-        """Whether the probability of a text under this decoder is a product of the network's conditionals."""
-        return self.order_follows_text and self.top_k is None and self.temperature > 0
-
-    def spans(self, window: int) -> tuple[int, int]:
-        """chunk_len and context_len in a window of so many tokens."""
-        room = window - (self.context_len or 0)
-        chunk_len = self.chunk_len or max(1, min(window // 2, room))
-        return chunk_len, window - chunk_len if self.context_len is None else self.context_len
-
-    def check(self, vocabulary_size: int, window: int) -> None:
-        """Raise ValueError on what does not fit the vocabulary or the network's window."""
-        if self.top_k is not None and self.top_k > vocabulary_size:
-            raise ValueError(
-                f"algorithm.decoder.top_k is {self.top_k}, above the vocabulary of {vocabulary_size} tokens: lower it"
-            )
-        chunk_len, context_len = self.spans(window)
-        if chunk_len > window:
-            raise ValueError(
-                f"algorithm.decoder.chunk_len is {chunk_len}: the window holds {window} tokens, set it to at most that"
-            )
-        if chunk_len + context_len > window:
-            raise ValueError(
-                f"algorithm.decoder.context_len is {context_len}: beside a chunk_len of {chunk_len} the window of "
-                f"{window} tokens has room for {window - chunk_len}"
-            )
-
-    def tempered(self, logits: Tensor) -> Tensor:
-        """Logits in float64, divided by the temperature (0 leaves them as they are)."""
-        logits = logits.double()
-        return logits if self.temperature in (0, 1) else logits / self.temperature
-
-    def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
-        """The rule's memory when a chunk starts, from uniforms (R, K) drawn once."""
-        return {}
-
-    @abstractmethod
-    def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
-        """One step, pure; `uniform` (R, K) is fresh in each step where `position_draws` asks for it."""
-
-    def _at_least(self, minimum: int, key: str) -> None:
-        value = getattr(self, key)
-        if value is not None and value < minimum:
-            raise ValueError(f"algorithm.decoder.{key} is {value}: it must be at least {minimum}")
-
-    def _check_confidence(self, measure: str, *keys: str) -> None:
-        """ValueError unless `measure` is known and the thresholds under `keys` are values that it can take."""
-        if measure not in CONFIDENCES:
-            raise ValueError(f"algorithm.decoder.confidence is '{measure}': choose one of {', '.join(CONFIDENCES)}")
-        if measure == "top_k_mass" and self.top_k is None:
-            raise ValueError("algorithm.decoder.confidence=top_k_mass needs algorithm.decoder.top_k: set it")
-        for key in keys:
-            value = getattr(self, key)
-            if value is None:
-                continue
-            if measure == "entropy" and not value <= 0:
-                raise ValueError(
-                    f"algorithm.decoder.{key} is {value}: with confidence=entropy it is minus an entropy in nats, "
-                    "at most 0"
-                )
-            if measure != "entropy" and not 0 <= value <= 1:
-                raise ValueError(f"algorithm.decoder.{key} is {value}: it must lie in [0, 1]")
-
-
-@dataclass(frozen=True)
 class Ancestral(MaskedDecoder):
     """Positions are unmasked in random order, as the diffusion process itself does it.
 
-    Each has a time tau ~ U(0, 1). With `steps` S, a step decides the positions of the latest non-empty cell
-    floor(tau S): the law of MDLM's sampler on a grid of S steps (arXiv:2406.07524), whose empty steps cost no forward
+    Each has a time tau ~ U(0, 1). With `steps` S, a step decides the positions of the latest non-empty cell floor(tau
+    S): the distribution of MDLM's sampler on a grid of S steps (arXiv:2406.07524), whose empty steps cost no forward
     as the network is not told the time. Without, the first-hitting sampler (arXiv:2409.02908): one by one, exact.
     """
 
@@ -229,7 +135,7 @@ class Remasking(MaskedDecoder):
 
     From time t to s, sigma_t = eta min(1, (1 - alpha_s) / alpha_t): what is decided is masked with probability sigma_t,
     what is masked is decided with probability (alpha_s - (1 - sigma_t) alpha_t) / (1 - alpha_t). A chunk takes `steps`
-    forwards, more of which correct more errors; eta 0 never masks again and has the law of Ancestral.
+    forwards, more of which correct more errors; eta 0 never masks again and has the distribution of Ancestral.
     """
 
     position_draws: ClassVar[bool] = True

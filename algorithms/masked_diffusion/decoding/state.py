@@ -3,17 +3,12 @@
 R rows still being decoded, K positions of the chunk, W window, V vocabulary without the mask token.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import Self
 
 import torch
 from torch import Tensor
-
-if TYPE_CHECKING:
-    from algorithms.masked_diffusion.decoding.rules import MaskedDecoder
 
 MASKED, DRAFT, DONE = 0, 1, 2
 
@@ -36,9 +31,7 @@ class ChunkState:
     window: int = field(kw_only=True)
 
     @classmethod
-    def start(
-        cls, tokens: Tensor, given: Tensor, *, mask_id: int, window: int, rows: Tensor | None = None
-    ) -> ChunkState:
+    def start(cls, tokens: Tensor, given: Tensor, *, mask_id: int, window: int, rows: Tensor | None = None) -> Self:
         """All but the `given` positions (R, K) masked; without `rows` these are the whole batch."""
         if rows is None:
             rows = torch.arange(tokens.size(0), device=tokens.device)
@@ -55,7 +48,7 @@ class ChunkState:
         """Share (R,) of the whole window that this chunk still has to unmask, float64."""
         return (self.status == MASKED).sum(-1).double() / self.window
 
-    def decide(self, where: Tensor, tokens: Tensor) -> ChunkState:
+    def decide(self, where: Tensor, tokens: Tensor) -> Self:
         """Write `tokens` (R, K) at the positions `where` (R, K) for good."""
         return replace(
             self,
@@ -63,7 +56,7 @@ class ChunkState:
             status=self.status.masked_fill(where, DONE),
         )
 
-    def select(self, index: Tensor) -> ChunkState:
+    def select(self, index: Tensor) -> Self:
         """The rows at `index`, a LongTensor, with their memory."""
         return replace(
             self,
@@ -90,23 +83,22 @@ class Prediction:
     ranked: Tensor | None = None
 
     @classmethod
-    def of(cls, logits: Tensor, tokens: Tensor, decoder: MaskedDecoder) -> Prediction:
-        """The prediction of `decoder.tempered` logits (R, K, V) for known tokens (R, K)."""
+    def of(cls, logits: Tensor, tokens: Tensor, top_k: int | None) -> Self:
+        """The prediction of tempered logits (R, K, V) for known tokens (R, K)."""
         probabilities = logits.double().softmax(-1)
-        ranked = None if decoder.top_k is None else probabilities.topk(decoder.top_k).values
-        return cls(probabilities, tokens, ranked)
+        return cls(probabilities, tokens, None if top_k is None else probabilities.topk(top_k).values)
 
     @classmethod
-    def draw(cls, logits: Tensor, uniform: Tensor, decoder: MaskedDecoder) -> Prediction:
-        """Draw tokens from `decoder.tempered` logits (R, K, V) with uniforms (R, K) in [0, 1), by inverse CDF.
+    def draw(cls, logits: Tensor, uniform: Tensor, top_k: int | None, *, greedy: bool) -> Self:
+        """Draw tokens from tempered logits (R, K, V) with uniforms (R, K) in [0, 1), by inverse CDF, or take the best.
 
         With top_k the CDF runs over the candidates from the most probable on: uniform 0 takes the best.
         """
         probabilities = logits.double().softmax(-1)
         ranked, ids = None, None
-        if decoder.top_k is not None:
-            ranked, ids = probabilities.topk(decoder.top_k)  # (R, K, top_k)
-        if decoder.temperature == 0:
+        if top_k is not None:
+            ranked, ids = probabilities.topk(top_k)  # (R, K, top_k)
+        if greedy:
             return cls(probabilities, probabilities.argmax(-1), ranked)
         cdf = (probabilities if ranked is None else ranked).cumsum(-1)
         place = torch.searchsorted(cdf, uniform[..., None] * cdf[..., -1:], right=True)  # (R, K, 1)

@@ -1,0 +1,76 @@
+"""Randomness that does not depend on the company: a step, a row and a position draw by their own seeds alone.
+
+So a resumed run draws what the uninterrupted one would have drawn, and a batch gives each row what it would get alone.
+B batch, R rows, K positions.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+EVALUATION_SEED = 1234  # every evaluation draws the same noise, so that checkpoints and methods are paired
+STEPS_PER_DRAW = 16  # a generator's call costs more than its numbers
+
+
+def step_seed(seed: int, step: int, rank: int) -> int:
+    """The seed of one training micro-step: a resumed run draws what the uninterrupted one would have drawn."""
+    return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def seed_dropout(seed: int, device: torch.device) -> None:
+    """Seed the global generator of `device`, from which dropout draws. torch.manual_seed would seed those of every
+    device, at more than a millisecond a call."""
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.get_device_module(device).manual_seed(seed)
+
+
+class RowRandom:
+    """Random numbers for a batch whose row i depends on seeds[i] alone. Drawn on the CPU, the same everywhere."""
+
+    def __init__(self, seeds: Sequence[int]) -> None:
+        self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+
+    def uniform(self, *shape: int, rows: Sequence[int] | None = None) -> Tensor:
+        """Uniform on [0, 1): (B, *shape), float64; only `rows` draw if given."""
+        return torch.stack([torch.rand(shape, generator=g, dtype=torch.float64) for g in self._chosen(rows)])
+
+    def normal(self, *shape: int, rows: Sequence[int] | None = None) -> Tensor:
+        """Standard normal: (B, *shape), float32; only `rows` draw if given."""
+        return torch.stack([torch.randn(shape, generator=g) for g in self._chosen(rows)])
+
+    def _chosen(self, rows: Sequence[int] | None) -> list[torch.Generator]:
+        return self._generators if rows is None else [self._generators[row] for row in rows]
+
+
+class StepUniforms:
+    """Uniforms of a number of positions, drawn for several steps at once: a row's own seed and steps alone decide
+    what it gets."""
+
+    def __init__(self, random: RowRandom, rows: Tensor, length: int, per_step: int) -> None:
+        self.random = random
+        self.rows = rows
+        self.shape = (per_step, length)
+        self.block = torch.empty(0)
+        self.taken = STEPS_PER_DRAW
+
+    def once(self) -> Tensor:
+        """One number for each position of the chunk: (R, K)."""
+        return self._draw(self.shape[1])
+
+    def next(self) -> Tensor:
+        """The numbers of the next step: (R, per_step, K)."""
+        if self.taken == STEPS_PER_DRAW:
+            self.block, self.taken = self._draw(STEPS_PER_DRAW, *self.shape), 0
+        self.taken += 1
+        return self.block[:, self.taken - 1]
+
+    def keep(self, index: Tensor) -> None:
+        """Go on with the rows at `index`."""
+        self.rows, self.block = self.rows[index], self.block[index]
+
+    def _draw(self, *shape: int) -> Tensor:
+        return self.random.uniform(*shape, rows=self.rows.tolist()).to(self.rows.device)

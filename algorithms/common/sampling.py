@@ -1,0 +1,67 @@
+"""Drawing tokens from logits, and how a context moves on when a text outgrows it.
+
+Token draws are float64: float32 Gumbel noise truncates the tails and cools the samples (arXiv:2409.02908).
+V vocabulary.
+"""
+
+import torch
+from torch import Tensor
+
+
+def filter_logits(logits: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
+    """Set to -inf all but the top_k logits, and all but the smallest set of probability >= top_p (nucleus,
+    arXiv:1904.09751). The most probable token always stays."""
+    if top_k is not None and top_k < logits.size(-1):
+        kth = logits.topk(top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < kth, -torch.inf)
+    if top_p is not None and top_p < 1.0:
+        ordered, order = logits.sort(dim=-1, descending=True)
+        probabilities = ordered.softmax(-1)
+        before = probabilities.cumsum(-1) - probabilities  # mass of the strictly more probable tokens
+        outside = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= top_p)
+        logits = logits.masked_fill(outside, -torch.inf)
+    return logits
+
+
+def sample_tokens(
+    logits: Tensor,
+    uniform: Tensor,
+    *,
+    temperature: float = 1.0,
+    top_k: int | None = None,
+    top_p: float | None = None,
+) -> Tensor:
+    """Draw one token per position: logits (..., V) and uniforms (...) in [0, 1) give ids (...).
+
+    Inverse-CDF draw in float64; temperature 0 takes the most probable token.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    device = logits.device
+    if device.type == "mps":  # has no float64
+        logits = logits.cpu()
+    logits = filter_logits(logits.double() / temperature, top_k=top_k, top_p=top_p)
+    cdf = logits.softmax(-1).cumsum(-1)
+    target = uniform.to(cdf) * cdf[..., -1]
+    return (cdf <= target[..., None]).sum(-1).to(device)
+
+
+def context_start(position: int, block_size: int) -> int:
+    """First token visible when token `position` is predicted.
+
+    Within the first block_size tokens the whole past; beyond, the window jumps by half a block at a time, so
+    that a cache serves block_size / 2 tokens before the context is encoded anew.
+    """
+    hop = max(1, block_size // 2)
+    overflow = position - block_size
+    return 0 if overflow <= 0 else -(-overflow // hop) * hop
+
+
+def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    """Raise ValueError, naming the key, on sampling options out of range."""
+    if temperature < 0:
+        raise ValueError(f"algorithm.decoder.temperature is {temperature}: it cannot be negative (0 is greedy)")
+    if top_k is not None and top_k < 1:
+        raise ValueError(f"algorithm.decoder.top_k is {top_k}: it must be at least 1, or null for all tokens")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise ValueError(f"algorithm.decoder.top_p is {top_p}: it must lie in (0, 1], or be null")
