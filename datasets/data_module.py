@@ -25,12 +25,16 @@ class Batches:
         return self._make()
 
 
-class SizedBatches(Batches):
-    """Batches of known number."""
+class EvaluationBatches(Batches):
+    """Batches of known number, all of one split."""
 
-    def __init__(self, make: Callable[[], Iterator[torch.Tensor]], length: int):
+    def __init__(
+        self, make: Callable[[], Iterator[torch.Tensor]], length: int, *, split: str, characters_per_token: float
+    ):
         super().__init__(make)
         self._length = length
+        self.split = split
+        self.characters_per_token = characters_per_token
 
     def __len__(self) -> int:
         return self._length
@@ -39,10 +43,20 @@ class SizedBatches(Batches):
 class TextDataModule(LightningDataModule):
     """Batches of a corpus; batch_size and eval_batch_size are windows per process.
 
-    Raises ValueError, FileNotFoundError or OSError in one sentence when the data cannot be had.
+    With `overfit_batches` training sees the first so many batches over and over, to see a method memorise. Raises
+    ValueError, FileNotFoundError or OSError in one sentence when the data cannot be had.
     """
 
-    def __init__(self, config: DatasetConfig, *, block_size: int, batch_size: int, eval_batch_size: int, seed: int):
+    def __init__(
+        self,
+        config: DatasetConfig,
+        *,
+        block_size: int,
+        batch_size: int,
+        eval_batch_size: int,
+        seed: int,
+        overfit_batches: int | None = None,
+    ):
         super().__init__()
         sizes = {"block_size": block_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
         for name, size in sizes.items():
@@ -55,6 +69,7 @@ class TextDataModule(LightningDataModule):
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.seed = seed
+        self.overfit_batches = overfit_batches
         self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
@@ -98,41 +113,39 @@ class TextDataModule(LightningDataModule):
         return self._open().fingerprint
 
     def train_dataloader(self) -> Batches:
-        """Endless batches (B, T + 1); the first is that of the current micro-step, so a resumed run goes on."""
-        return Batches(lambda: self._training_batches(self._micro_step()))
+        """Endless batches (B, T + 1); the first is that of the Trainer's micro-step, so a resumed run goes on."""
+        assert self.trainer is not None
+        return Batches(lambda: self.training_batches(self._micro_step(), *self._place()))
 
-    def repeated_dataloader(self, count: int) -> Batches:
-        """The first `count` batches over and over, to see a method memorise; a resumed run goes on where it stopped."""
-        return Batches(lambda: self._repeated_batches(count))
-
-    def eval_dataloader(self, split: str) -> SizedBatches:
-        """This process's share of the windows that predict every token of a split but its first exactly once."""
+    def eval_dataloader(self, split: str, rank: int = 0, world_size: int = 1) -> EvaluationBatches:
+        """A process's share of the windows that predict every token of a split but its first exactly once."""
         if split not in self.splits:
             raise ValueError(f"no split {split!r} in dataset={self.config.name}: it has {', '.join(self.splits)}")
         ids = self.splits[split].view(np.ndarray)
-        rank, world_size = self._place()
         batches = evaluation_batches(len(ids), self.block_size, self.eval_batch_size, rank=rank, world_size=world_size)
-        return SizedBatches(lambda: (to_tensor(gather(ids, starts, t)) for starts, t in batches), len(batches))
+        return EvaluationBatches(
+            lambda: (to_tensor(gather(ids, starts, t)) for starts, t in batches),
+            len(batches),
+            split=split,
+            characters_per_token=self.characters_per_token[split],
+        )
 
-    def val_dataloader(self) -> SizedBatches:
-        """The split that models are selected on."""
-        return self.eval_dataloader("val")
+    def val_dataloader(self) -> EvaluationBatches:
+        """The split that models are selected on, shared out by the Trainer's processes."""
+        return self.eval_dataloader("val", *self._place())
 
-    def _micro_step(self) -> int:
-        """Training batches seen so far."""
-        return 0 if self.trainer is None else self.trainer.global_step * self.trainer.accumulate_grad_batches
-
-    def _repeated_batches(self, count: int) -> Iterator[torch.Tensor]:
-        batches = list(islice(self._training_batches(0), count))
-        index = self._micro_step()
+    def training_batches(self, step: int, rank: int = 0, world_size: int = 1) -> Iterator[torch.Tensor]:
+        """A process's batches from micro-step `step` on."""
+        fresh = self._drawn_batches(0 if self.overfit_batches else step, rank, world_size)
+        if self.overfit_batches is None:
+            yield from fresh
+        batches = list(islice(fresh, self.overfit_batches))
         while True:
-            yield batches[index % count]
-            index += 1
+            yield batches[step % len(batches)]
+            step += 1
 
-    def _training_batches(self, step: int) -> Iterator[torch.Tensor]:
-        """The batches from micro-step `step` on."""
+    def _drawn_batches(self, step: int, rank: int, world_size: int) -> Iterator[torch.Tensor]:
         ids = self.splits["train"].view(np.ndarray)  # a plain array: indexing a memmap costs a wrapper each time
-        rank, world_size = self._place()
         while True:
             starts = training_starts(
                 len(ids),
@@ -146,9 +159,15 @@ class TextDataModule(LightningDataModule):
             yield to_tensor(gather(ids, starts, self.block_size))
             step += 1
 
+    def _micro_step(self) -> int:
+        """Training batches that the Trainer has seen."""
+        assert self.trainer is not None
+        return self.trainer.global_step * self.trainer.accumulate_grad_batches
+
     def _place(self) -> tuple[int, int]:
-        """(rank, world size) of this process."""
-        return (0, 1) if self.trainer is None else (self.trainer.global_rank, self.trainer.world_size)
+        """(rank, world size) of the Trainer's process."""
+        assert self.trainer is not None
+        return self.trainer.global_rank, self.trainer.world_size
 
 
 def to_tensor(windows: np.ndarray) -> torch.Tensor:

@@ -18,12 +18,11 @@ from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from algorithms.common.backbone import Backbone
-from algorithms.common.generation import Generation
+from algorithms.common.decoder import Generation, Request
 from algorithms.diffusion_forcing.process.snr_weights import snr_weights
 from experiments.language_modeling import LanguageModeling
 from experiments.run.config import LanguageModelingConfig
 from experiments.run.console import print_rank_zero
-from experiments.training import callbacks as callback
 
 
 @dataclass(frozen=True)
@@ -122,13 +121,15 @@ class Benchmark(LanguageModeling):
         config = self.config.sampling
         model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
         seeds = list(range(config.n_samples))
-        prompt = torch.tensor(self.prompt, device=model.device).expand(len(seeds), -1)  # (B, P)
         with BackboneTime(model) as backbone:
 
             def generate(rows: slice) -> tuple[torch.Tensor, float, float]:
                 """Ids, seconds, and the share of the backbone's time that everything else took."""
                 backbone.seconds, began = 0.0, _now()
-                ids = model.generate(prompt[rows], length=config.length, seeds=seeds[rows]).ids
+                some = seeds[rows]
+                prompts = [self.prompt] * len(some)
+                asked = Request.continuing(prompts, length=config.length, seeds=some, device=model.device)
+                ids = model.generate(asked).ids
                 seconds = _now() - began
                 return ids, seconds, seconds / backbone.seconds - 1
 
@@ -154,11 +155,13 @@ class Benchmark(LanguageModeling):
         if not hasattr(decoder, "use_cache"):
             raise ValueError(f"algorithm/decoder={decoder.name} has no cache: take one with use_cache, such as pyramid")
         model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
-        prompt = torch.tensor(self.prompt, device=model.device).expand(config.n_samples, -1)  # (B, P)
         arms = [dataclasses.replace(decoder, use_cache=cached) for cached in (True, False)]
 
         def generate(arm: Any) -> Generation:
-            return model.generate(prompt, length=config.length, seeds=range(config.n_samples), decoder=arm)
+            seeds, prompts = range(config.n_samples), [self.prompt] * config.n_samples
+            return model.generate(
+                Request.continuing(prompts, length=config.length, seeds=seeds, device=model.device), arm
+            )
 
         rounds = [[generate(arm) for arm in arms] for _ in range(self.config.rounds + 1)][1:]  # the first warms up
         tokens = config.n_samples * config.length
@@ -176,7 +179,7 @@ class Benchmark(LanguageModeling):
         """Seconds of the timed steps through Trainer, loggers and callbacks."""
         assert self.data is not None
         watch = Stopwatch(self.config.warmup_steps)
-        trainer = self._trainer(callback.Speed(self.run.logger.log_every_steps))
+        trainer = self._trainer()
         trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
         trainer.fit(self._build_algorithm(), datamodule=self.data)
         return watch.seconds
@@ -190,10 +193,9 @@ class Benchmark(LanguageModeling):
         model = self._build_algorithm().to(device).train()
         optimizer = model.configure_optimizers()["optimizer"]
         generator = torch.Generator(device).manual_seed(self.run.seed)
-        self.data.trainer = None
         clip = self.config.training.gradient_clip_norm
         began = 0.0
-        for step, ids in enumerate(islice(self.data.train_dataloader(), self.config.training.max_steps)):
+        for step, ids in enumerate(islice(self.data.training_batches(0), self.config.training.max_steps)):
             with strategy.precision_plugin.forward_context():
                 loss = model.loss(ids.to(device), generator)["loss"]
             optimizer.zero_grad()

@@ -32,7 +32,7 @@ from experiments.evaluation.comparison_config import ComparisonConfig
 from experiments.evaluation.decoding_sweep import DecodingSweep
 from experiments.evaluation.judges.judge import JudgePanel, fingerprint, load_judges
 from experiments.evaluation.likelihood import measure
-from experiments.evaluation.measurement import Request, TextEvaluator, Writer
+from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
 from experiments.evaluation.tracing import record_trace
@@ -78,7 +78,7 @@ class Comparison(BaseExperiment):
         check_fit(self.sides, self.data)
         if config.judges.load:
             load_judges(config.judges.load).check_writer(self.data.tokenizer)
-        self.request = Request(
+        self.assignment = Assignment(
             encode_prompt(self.data.tokenizer, config.sampling.prompt),
             config.sampling.prompt,
             config.sampling.length,
@@ -126,7 +126,7 @@ class Comparison(BaseExperiment):
             judges.check_writer(self.data.tokenizer)
         bench = self._bench({side.label: side.load().algorithm for side in self.sides}, judges)
         groups = table.aggregate(bench.measure(self.plan))
-        flags = bench.flags(groups, self.request)
+        flags = bench.flags(groups, self.assignment)
         write_json(self.run_dir / "flags.json", flags)
         (self.run_dir / "results.md").write_text(table.markdown_table(groups), encoding="utf-8")
         controls = [(table.CONTROL, name) for name in CONTROLS]
@@ -149,8 +149,8 @@ class Comparison(BaseExperiment):
                 trace = record_trace(
                     model.algorithm.to(self.device).eval(),
                     model.tokenizer,
-                    prompt_ids=self.request.prompt,
-                    prompt_text=self.request.text,
+                    prompt_ids=self.assignment.prompt,
+                    prompt_text=self.assignment.text,
                     length=self.config.visualize.blocks * self.data.block_size,
                     seed=self.config.seeds[0],
                     decoder=side.default.decoder,
@@ -181,7 +181,7 @@ class Comparison(BaseExperiment):
 
     @cached_property
     def plan(self) -> Plan:
-        return Plan({side.label: side.settings for side in self.sides}, self.request)
+        return Plan({side.label: side.settings for side in self.sides}, self.assignment)
 
     @cached_property
     def _evaluator(self) -> Any:

@@ -18,7 +18,7 @@ from experiments.analysis.trace import write_trace
 from experiments.evaluation.config import DecodingConfig
 from experiments.evaluation.decoding_sweep import DecodingSweep
 from experiments.evaluation.judges.judge import load_judges
-from experiments.evaluation.measurement import HELD_OUT_SPLIT, Request, TextEvaluator, Writer
+from experiments.evaluation.measurement import HELD_OUT_SPLIT, Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan, preset_settings
 from experiments.evaluation.settings import KEY, ModelSettings, build_settings
@@ -69,7 +69,9 @@ class Decoding(LanguageModeling):
             modelless=MODELLESS,
             progress=run.callbacks.progress,
         )
-        request = Request(tuple(self.prompt), config.sampling.prompt, config.sampling.length, config.sampling.n_samples)
+        assignment = Assignment(
+            tuple(self.prompt), config.sampling.prompt, config.sampling.length, config.sampling.n_samples
+        )
         self.plans: dict[str, Plan] = {}
         if config.baseline is not None and config.baseline not in [setting.label for setting in own]:
             labels = ", ".join(setting.label for setting in own) or "none, as there is no task sweep"
@@ -77,10 +79,10 @@ class Decoding(LanguageModeling):
                 f"experiment.baseline is '{config.baseline}', which is no setting here: choose from {labels}"
             )
         if own:
-            self.plans |= dict.fromkeys(("sweep", "ab", "visualize"), Plan({method: own}, request))
+            self.plans |= dict.fromkeys(("sweep", "ab", "visualize"), Plan({method: own}, assignment))
             self.bench.check(self.plans["sweep"], KEY)
         if presets:
-            self.plans["presets"] = Plan({method: presets}, self._preset_request(request), left_out)
+            self.plans["presets"] = Plan({method: presets}, self._preset_assignment(assignment), left_out)
             self.bench.check(self.plans["presets"], "task presets")
 
     @rank_zero_only
@@ -109,16 +111,16 @@ class Decoding(LanguageModeling):
     @rank_zero_only
     def visualize(self) -> None:
         """Record how every setting writes one text, traces/; animation.gif and .html play them side by side."""
-        request, config = self.plans["visualize"].request, self.config.visualize
+        assignment, config = self.plans["visualize"].assignment, self.config.visualize
         device = self._evaluation_trainer().strategy.root_device
         records = []
         for setting in self._settings("visualize"):
             trace = record_trace(
                 self.algorithm.to(device).eval(),
                 self.tokenizer,
-                prompt_ids=request.prompt,
-                prompt_text=request.text,
-                length=config.blocks * self.algorithm.backbone.block_size,
+                prompt_ids=assignment.prompt,
+                prompt_text=assignment.text,
+                length=config.blocks * self.algorithm.block_size,
                 seed=self.config.seeds[0],
                 decoder=setting.decoder,
                 method=self.run.algorithm.name,
@@ -176,28 +178,28 @@ class Decoding(LanguageModeling):
             with suppress(OSError):
                 link.symlink_to(self.source.resolve())
 
-    def _preset_request(self, request: Request) -> Request:
+    def _preset_assignment(self, assignment: Assignment) -> Assignment:
         """The presets' own length after the configured prompt, or else after how the validation split begins."""
-        request = request._replace(length=self.config.presets.length)
-        if request.text:
-            return request
+        assignment = assignment._replace(length=self.config.presets.length)
+        if assignment.text:
+            return assignment
         assert self.data is not None
         ids = self.data.splits[HELD_OUT_SPLIT][: self.config.presets.prompt_tokens].astype(np.int64)  # (P,)
-        return request._replace(prompt=tuple(ids.tolist()), text=self.tokenizer.decode(ids))
+        return assignment._replace(prompt=tuple(ids.tolist()), text=self.tokenizer.decode(ids))
 
     def _flags(self, groups: list[table.Row], plan: Plan) -> str:
         lines = ["Unlike real text of the same size:"]
-        for found in self.bench.flags(groups, plan.request):
+        for found in self.bench.flags(groups, plan.assignment):
             lines.append(f"- {found['setting']}: {', '.join(found['flags']) or 'nothing'}")
         return "\n".join(lines) + "\n"
 
     def _about(self, plan: Plan, rows: list[table.Row]) -> str:
         """What stands above a table: amounts, seeds, weights, judges."""
-        request = plan.request
+        assignment = plan.assignment
         judges = ", ".join(self.config.judges) or "none, so its column is blank"
-        prompt = f" after {request.text!r}" if request.text else ""
+        prompt = f" after {assignment.text!r}" if assignment.text else ""
         return (
-            f"{request.n_samples} × {request.length} tokens{prompt} for each of the seeds "
+            f"{assignment.n_samples} × {assignment.length} tokens{prompt} for each of the seeds "
             f"{', '.join(map(str, self.config.seeds))}; mean ± standard deviation over seeds from three seeds on.\n"
             f"Weights: {self.source or self.run_dir} ({rows[-1]['weights']}). GPTJudge: {judges}."
         )

@@ -1,9 +1,5 @@
-"""Language modelling: train a method on a corpus, measure its likelihood, sample from it.
+"""Language modelling: train a method on a corpus, measure its likelihood, sample from it."""
 
-B batch, P prompt tokens, L tokens in all.
-"""
-
-import dataclasses
 import math
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,21 +9,22 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from algorithms.common.backbone.transformer import Backbone
+from algorithms.common.backbone import Backbone
 from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.decoder import Request
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
+from experiments.evaluation.samples import readable, write_samples
 from experiments.run.config import ALGORITHMS, LanguageModelingConfig, look_up
 from experiments.run.console import print_rank_zero
-from experiments.run.files import write_json
-from experiments.training import callbacks as callback
+from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import load_weights, read_checkpoint
 from experiments.training.loggers import log_media
-from experiments.training.trainer import build_trainer
+from experiments.training.trainer import build_trainer, training_callbacks
 
 SHOWN = 2  # samples printed, of those written
 
@@ -62,23 +59,15 @@ class LanguageModeling(BaseExperiment):
                 batch_size=self.config.training.batch_size,
                 eval_batch_size=self.config.evaluation.batch_size,
                 seed=self.run.seed,
-            )
-            self.data.prepare()
+                overfit_batches=self.config.training.overfit_batches,
+            ).prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
         self.prompt = self._encode("prompt") or [self.tokenizer.start_id]
         self.suffix = self._encode("suffix")
         self.algorithm = self._build_algorithm()
-        self.algorithm.encode = self.tokenizer.encode
-        if self.suffix and not self.algorithm.sees_right:
-            raise ValueError(
-                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.algorithm.name}, which reads from "
-                "left to right: leave it empty, or take algorithm=masked_diffusion"
-            )
         if "sampling" in self.config.tasks:
-            self.algorithm.check_generation(self.config.sampling.length, prompt_length=len(self.prompt))
-        if self.data is not None:
-            self.algorithm.characters_per_token = dict(self.data.characters_per_token)
+            self._check_sampling()
         if self.checkpoint is not None and self.source is not None:
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
             self._check_average()
@@ -92,13 +81,11 @@ class LanguageModeling(BaseExperiment):
         }
         if "training" in self.config.tasks:
             self.check_space(parameters)
-        print_rank_zero(
-            f"{self.run.algorithm.name}: {parameters:,} parameters, {self.tokenizer.vocabulary_size} tokens"
-        )
+        name, tokens = self.run.algorithm.name, self.tokenizer.vocabulary_size
+        print_rank_zero(f"{name}: {parameters:,} parameters, {tokens} tokens")
 
     def training(self) -> None:
         """Train to experiment.training.max_steps, then take up the best weights on the validation split."""
-        assert self.data is not None
         config = self.config.training
         done = self.checkpoint["global_step"] if self.resumed and self.checkpoint else 0
         if done >= config.max_steps:
@@ -106,8 +93,7 @@ class LanguageModeling(BaseExperiment):
             states = self.checkpoint["callbacks"]  # type: ignore[index]
             self._sum_up_training(states["Speed"], states["Checkpoints"], done)
         else:
-            speed = callback.Speed(self.run.logger.log_every_steps)
-            trainer = self._trainer(speed)
+            trainer = self._trainer()
             if config.compile:
                 for module in self.algorithm.modules():
                     if isinstance(module, Backbone):
@@ -115,15 +101,11 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            if config.overfit_batches is None:
-                trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
-            else:
-                self.data.trainer = trainer
-                few = self.data.repeated_dataloader(config.overfit_batches)
-                trainer.fit(self.algorithm, few, self.data.val_dataloader(), ckpt_path=ckpt_path)
+            trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
                 print_rank_zero(trainer.profiler.summary())
+            (speed,) = (one for one in trainer.callbacks if isinstance(one, Speed))  # type: ignore[attr-defined]
             keeper = trainer.checkpoint_callback
             assert isinstance(keeper, Checkpoints)
             self._sum_up_training(speed.state_dict(), keeper.state_dict(), trainer.global_step)
@@ -148,8 +130,7 @@ class LanguageModeling(BaseExperiment):
         assert self.data is not None
         split = self.config.evaluation.likelihood_split
         strategy = self._evaluation_trainer().strategy
-        self.data.trainer = None  # all windows in this process
-        loader = self.data.eval_dataloader(split)
+        loader = self.data.eval_dataloader(split)  # all windows in this process
         measured = measure(
             self.algorithm.to(strategy.root_device).eval(),
             loader,
@@ -166,44 +147,53 @@ class LanguageModeling(BaseExperiment):
     def sampling(self) -> None:
         """Continue the prompt n_samples times; samples.txt for people, samples.json for programs."""
         config = self.config.sampling
-        device = self._evaluation_trainer().strategy.root_device
-        seeds = [self.run.seed * 1_000_000 + i for i in range(config.n_samples)]
-        prompt = torch.tensor(self.prompt, device=device).expand(len(seeds), -1)  # (B, P)
-        fixed = {}
-        if self.suffix:
-            fixed["suffix"] = torch.tensor(self.suffix, device=device).expand(len(seeds), -1)
-        algorithm = self.algorithm.to(device).eval()
+        request = self._request(self._evaluation_trainer().strategy.root_device)
+        algorithm = self.algorithm.to(request.ids.device).eval()
         compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            out = algorithm.generate(prompt, length=config.length, seeds=seeds, **fixed)
+            out = algorithm.generate(request)
         skipped = 0 if config.prompt else len(self.prompt)  # the start token is not text
-        texts = [self.tokenizer.decode(row[skipped:]) for row in out.ids.cpu()]
-        record = {
+        seeds, texts = list(request.seeds), [self.tokenizer.decode(ids[skipped:]) for ids in out.texts]
+        about = {
             "prompt": config.prompt,
             "suffix": config.suffix,
             "length": config.length,
-            "seeds": seeds,
-            "steps": out.steps,
-            "forwards": out.forwards,
-            "tokens_per_forward": out.tokens_per_forward,
-            "token_forwards": out.token_forwards,
-            "seconds": out.seconds,
-            "decoder": dataclasses.asdict(self.run.algorithm.decoder),
             "checkpoint": str(self.source or self.run_dir / "checkpoints" / "best.ckpt"),
-            "ids": out.ids.tolist(),
-            "texts": texts,
         }
-        folder = self.run_dir / "samples"
-        write_json(folder / "samples.json", record)
-        (folder / "samples.txt").write_text(_readable(seeds, texts), encoding="utf-8")
-        print_rank_zero(_readable(seeds[:SHOWN], texts[:SHOWN]))
-        kept = ("steps", "forwards", "tokens_per_forward", "token_forwards", "seconds", "length")
-        self.summary["sampling"] = {key: record[key] for key in kept}
-        self.summary["sampling"]["n_samples"] = len(seeds)
+        self.summary["sampling"] = write_samples(
+            self.run_dir / "samples", out, seeds=seeds, texts=texts, decoder=self.run.algorithm.decoder, about=about
+        )
+        print_rank_zero(readable(seeds[:SHOWN], texts[:SHOWN]))
         drawn = self._draw_artifacts()
         if self._loggers is not None or self.run.logger.wandb is not None:
             rows = [[str(seed), text] for seed, text in zip(seeds, texts, strict=True)]
             log_media(self.loggers, self.run_dir, tables={"samples": (["seed", "text"], rows)}, files=drawn)
+
+    def _request(self, device: torch.device | None = None) -> Request:
+        """The texts of the task sampling."""
+        config = self.config.sampling
+        return Request.continuing(
+            [self.prompt] * config.n_samples,
+            length=config.length,
+            seeds=[self.run.seed * 1_000_000 + i for i in range(config.n_samples)],
+            suffix=self.suffix,
+            device=device,
+            encode=self.tokenizer.encode,
+        )
+
+    def _check_sampling(self) -> None:
+        """ValueError, before any work, on texts that the decoder cannot write."""
+        decoder = self.run.algorithm.decoder
+        if self.suffix and not decoder.sees_right(self.algorithm):
+            raise ValueError(
+                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.algorithm.name} with "
+                f"algorithm/decoder={decoder.name}, which reads from left to right: leave it empty, or take "
+                "algorithm=masked_diffusion"
+            )
+        try:
+            decoder.check(self.algorithm, self._request())
+        except ValueError as error:
+            raise ValueError(f"algorithm.decoder: {error}") from error
 
     def _build_algorithm(self) -> BaseAlgorithm:
         """The configured model with fresh weights."""
@@ -241,10 +231,9 @@ class LanguageModeling(BaseExperiment):
             what = "with" if averaged else "without"
             raise ValueError(f"the run was begun {what} an average of the weights: resume it with the same ema_decay")
 
-    def _trainer(self, speed: callback.Speed) -> Trainer:
+    def _trainer(self) -> Trainer:
         """The Trainer of the training task, with everything that watches it."""
-        config = self.config.training
-        extra = {
+        kept = {  # in every checkpoint: what rebuilds the model
             "algorithm": self.run.algorithm.name,
             "config": {key: self.run.plain[key] for key in ("algorithm", "dataset")},
             "choices": self.run.choices,
@@ -252,30 +241,12 @@ class LanguageModeling(BaseExperiment):
             "tokenizer": self.tokenizer.state(),
             "dataset": self.data.fingerprint if self.data else None,
         }
-        watchers: list[Any] = [callback.NanGuard(self.run.logger.log_every_steps), speed]
-        if config.ema_decay is not None:
-            watchers.append(callback.ExponentialMovingAverage(config.ema_decay))
-        if self.run.callbacks.progress:
-            watchers.append(
-                callback.ProgressLine(
-                    max_steps=config.max_steps, line_every_seconds=self.run.callbacks.line_every_seconds
-                )
-            )
-        watchers.append(
-            Checkpoints(
-                self.run_dir / "checkpoints",
-                every=config.checkpoint_every_steps,
-                val_every=config.val_every_steps,
-                max_steps=config.max_steps,
-                extra=extra,
-            )
-        )
         return build_trainer(
             self.run.trainer,
             run_dir=self.run_dir,
-            training=config,
+            training=self.config.training,
             evaluation=self.config.evaluation,
-            callbacks=watchers,
+            watchers=training_callbacks(self.run, self.config.training, self.run_dir, kept),
             loggers=self.loggers,
             log_every_steps=self.run.logger.log_every_steps,
         )
@@ -294,11 +265,8 @@ class LanguageModeling(BaseExperiment):
     def _evaluate(self, split: str) -> None:
         assert self.data is not None
         trainer = self._evaluation_trainer()
-        self.data.trainer = trainer  # it shares out the windows by the trainer's rank
-        self.algorithm.evaluation_split = split
-        loader = self.data.eval_dataloader(split)
+        loader = self.data.eval_dataloader(split, trainer.global_rank, trainer.world_size)
         measured = trainer.validate(self.algorithm, dataloaders=loader, verbose=False)[0]
-        self.algorithm.evaluation_split = "val"
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
@@ -310,7 +278,7 @@ class LanguageModeling(BaseExperiment):
 
     def _sum_up_training(self, speed: dict[str, Any], best: dict[str, Any], steps: int) -> None:
         if math.isfinite(best["best"]):
-            self._add_figures({callback.MONITOR: best["best"]})
+            self._add_figures({MONITOR: best["best"]})
         self.summary["training"] = {
             "steps": steps,
             "best_step": best["best_step"],
@@ -327,20 +295,11 @@ class LanguageModeling(BaseExperiment):
         log_media(self.loggers, self.run_dir, files=[out, *self._draw_artifacts()])
 
     def _draw_artifacts(self) -> list[Path]:
-        """Draw what the method has to show; the noise levels it was fitted to are kept in the summary, too."""
+        """Draw what the method has to show; what it wants kept in the summary goes there, too."""
         drawn = []
-        for name, array in self.algorithm.artifacts().items():
-            out = self.run_dir / "plots" / f"{name}.png"
-            if name == "scheduling_matrix":
-                plots.plot_scheduling_matrix(array, out, self.run.algorithm.decoder.sampling_timesteps)
-            elif name == "noise_levels":
-                plots.plot_noise_levels(array, out)
-                self.summary[name] = array.tolist()
-            else:
-                raise KeyError(name)
-            drawn.append(out)
+        for artifact in self.algorithm.artifacts():
+            drawn.append(self.run_dir / "plots" / f"{artifact.name}.png")
+            plots.ARTIFACTS[artifact.plot](artifact.values, drawn[-1], **artifact.options)
+            if artifact.in_summary:
+                self.summary[artifact.name] = artifact.values.tolist()
         return drawn
-
-
-def _readable(seeds: list[int], texts: list[str]) -> str:
-    return "\n".join(f"----- seed {seed}\n{text}\n" for seed, text in zip(seeds, texts, strict=True))

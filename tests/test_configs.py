@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from datasets.config import DatasetConfig
 from experiments.run.config import ALGORITHMS, build, look_up
 from experiments.run.folder import CONFIGS
+from tests.algorithms.writing import write
 
 V = 11
 SMALL = ["n_layer=1", "n_head=2", "n_embd=16", "block_size=24"]
@@ -50,7 +51,7 @@ def run_a_step(algorithm: Any) -> None:
     algorithm.eval()
     nll = algorithm.nll(ids, generator)
     assert nll.shape == (3, algorithm.backbone.block_size) and nll.isfinite().all()
-    out = algorithm.generate(ids[:, :3], length=20, seeds=[0, 1, 2], trace=True)
+    out = write(algorithm, ids[:, :3], length=20, seeds=[0, 1, 2], trace=True)
     assert out.ids.shape == (3, 23) and torch.equal(out.ids[:, :3], ids[:, :3])
     assert out.ids.max() < V and out.forwards >= 1
     assert torch.equal(out.trace.tokens[-1], out.ids)

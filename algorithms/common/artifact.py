@@ -11,8 +11,8 @@ class Artifact:
     """An array worth a picture in the run folder, plots/NAME.png.
 
     `plot` is `map`, whole numbers from 0 to `top` in a grid, values (rows, columns), or `log_curve`, points with
-    values (N,) on a logarithmic axis and heights `y` (N,) from 0 to 1. `options` are these and the labels,
-    `in_summary` keeps the values in summary.json, too.
+    values (N,) on a logarithmic axis and heights `y` (N,) from 0 to 1, shown from `low` on. `options` are these and
+    the labels, `in_summary` keeps the values in summary.json, too.
     """
 
     name: str

@@ -128,56 +128,53 @@ def wrapped(text: str, width: int, indent: str = "") -> str:
     return "\n".join(textwrap.wrap(text, width, subsequent_indent=indent, break_long_words=False)) or text
 
 
-def plot_scheduling_matrix(matrix: np.ndarray, out: Path, sampling_timesteps: int) -> None:
-    """Draw a scheduling matrix (rows, horizon) of levels 0..sampling_timesteps, near positions on the left.
+def plot_map(matrix: np.ndarray, out: Path, *, top: int, x_label: str, y_label: str, value_label: str) -> None:
+    """Draw a matrix (rows, columns) of whole numbers from 0 to `top` as a grid of colours, the first row on top.
 
-    Raises ValueError for a matrix that is not two-dimensional, is empty, or holds a level outside that range.
+    Raises ValueError for a matrix that is not two-dimensional, is empty, or holds a number outside that range.
     """
     matrix = np.asarray(matrix)
     if matrix.ndim != 2 or matrix.size == 0:
-        raise ValueError(f"a scheduling matrix has the shape (rows, horizon), not {matrix.shape}.")
-    if matrix.min() < 0 or matrix.max() > sampling_timesteps:
-        raise ValueError(
-            f"the scheduling matrix holds levels {matrix.min()} to {matrix.max()}; "
-            f"with sampling_timesteps={sampling_timesteps} they must lie in 0 to {sampling_timesteps}."
-        )
-    rows, horizon = matrix.shape
+        raise ValueError(f"a map has the shape (rows, columns), not {matrix.shape}.")
+    if matrix.min() < 0 or matrix.max() > top:
+        raise ValueError(f"the map holds numbers from {matrix.min()} to {matrix.max()}: they must lie in 0 to {top}.")
+    rows, columns = matrix.shape
     with figure(out) as (canvas, (ax,)):
-        image = ax.imshow(
-            matrix, cmap="YlGnBu", vmin=0, vmax=sampling_timesteps, aspect="auto", interpolation="nearest"
-        )
-        if max(rows, horizon) <= 64:  # lines between cells, as long as they are wider than their lines
-            ax.set_xticks(np.arange(horizon + 1) - 0.5, minor=True)
+        image = ax.imshow(matrix, cmap="YlGnBu", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
+        if max(rows, columns) <= 64:  # lines between cells, as long as they are wider than their lines
+            ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
             ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
             ax.grid(which="minor", color="white", linewidth=0.8)
             ax.tick_params(which="minor", length=0)
         ax.spines[:].set_visible(False)
         ax.xaxis.set_major_locator(MaxNLocator(12, integer=True))
         ax.yaxis.set_major_locator(MaxNLocator(10, integer=True))
-        ax.set_xlabel("position in the horizon (left: near, right: far)")
-        ax.set_ylabel("sampling step (downwards)")
+        ax.set_xlabel(x_label)
+        ax.set_ylabel(y_label)
         bar = canvas.colorbar(image, ax=ax, pad=0.02, ticks=MaxNLocator(8, integer=True))
-        bar.set_label("noise level, 0 = clean")
+        bar.set_label(value_label)
         bar.outline.set_visible(False)
 
 
-def plot_noise_levels(snr: np.ndarray, out: Path) -> None:
-    """Draw fitted noise levels: the share of a token's nats that is open at each total SNR, (K,) descending.
+def plot_log_curve(x: np.ndarray, out: Path, *, y: np.ndarray, x_label: str, y_label: str, low: float = 0.0) -> None:
+    """Draw points at x (N,), on a logarithmic axis from `low` on, and heights y (N,) from 0 to 1.
 
-    Raises ValueError for SNRs that are not one-dimensional, or not positive.
+    Raises ValueError for points that are fewer than two, or not positive.
     """
-    snr = np.asarray(snr)
-    if snr.ndim != 1 or len(snr) < 2 or snr.min() <= 0:
-        raise ValueError(f"noise levels are at least two positive SNRs, not an array of shape {snr.shape}.")
-    share = np.arange(1, len(snr) + 1) / len(snr)
-    shown = snr >= 1e-3  # below, there is nothing to see of a token
+    x, y = np.asarray(x), np.asarray(y)
+    if x.ndim != 1 or x.shape != y.shape or len(x) < 2 or x.min() <= 0:
+        raise ValueError(f"a curve needs two or more positive points, not arrays of shapes {x.shape} and {y.shape}.")
+    shown = x >= low
     with figure(out) as (_, (ax,)):
-        ax.plot(snr[shown], share[shown], color=COLOURS[0], marker="o", markersize=4)
+        ax.plot(x[shown], y[shown], color=COLOURS[0], marker="o", markersize=4)
         ax.set_xscale("log")
         ax.set_ylim(0, 1.02)
         grid(ax)
-        ax.set_xlabel("signal-to-noise ratio of a token")
-        ax.set_ylabel("share of its nats that is open")
+        ax.set_xlabel(x_label)
+        ax.set_ylabel(y_label)
+
+
+ARTIFACTS = {"map": plot_map, "log_curve": plot_log_curve}  # how an artifact of a method says that it is drawn
 
 
 def _limit_height(ax: Axes, curves: Sequence[Curve]) -> None:

@@ -88,7 +88,8 @@ def make_compared_method(run: RunConfig, folder: Path, label: str, method: Metho
         frontier = _heated(owner, method.frontier, config.temperatures)
         at_one = _heated(owner, method.frontier, [1.0]) if 1.0 not in config.temperatures else frontier[-1:]
         others = build_settings(owner, method.decoders, None) if method.decoders else []
-        control = _heated(owner, method.frontier, [LOW_TEMPERATURE])[0] if owner.algorithm == "gpt" else None
+        autoregressive = look_up(ALGORITHMS, owner.algorithm, f"{key}.algorithm").is_autoregressive
+        control = _heated(owner, method.frontier, [LOW_TEMPERATURE])[0] if autoregressive else None
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
     return ComparedMethod(label, place, child, owner, model, frontier, [*at_one, *others], control)

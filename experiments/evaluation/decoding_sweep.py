@@ -1,6 +1,5 @@
 """Makes the rows of plans, each once: models, real text and controls side by side, into the records of a folder."""
 
-import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 from algorithms.common.metrics.corpus import unlike_real_text
 from experiments.analysis import decoding_table as table
 from experiments.evaluation.judges.judge import fingerprint
-from experiments.evaluation.measurement import Request, TextEvaluator, Writer
+from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.plan import Job, Plan, jobs_of
 from experiments.evaluation.records import DecodingRecords
 from experiments.run.console import print_rank_zero
@@ -42,10 +41,9 @@ class DecodingSweep:
         """Raise ValueError, with the configuration's key and the setting's label, on what does not fit its model."""
         for method, settings in plan.settings.items():
             for setting in settings:
-                probe = copy.copy(self.writers[method].algorithm)  # the same weights
-                probe.config = setting.algorithm
+                writer = self.writers[method]
                 try:
-                    probe.check_generation(plan.request.length, prompt_length=len(plan.request.prompt))
+                    setting.decoder.check(writer.algorithm, writer.request(plan.assignment, [0]))
                 except ValueError as error:
                     raise ValueError(f"{key}: {setting.label}: {error}") from error
 
@@ -64,13 +62,13 @@ class DecodingSweep:
             print_rank_zero(f"{len(jobs) - len(todo)} of {len(jobs)} rows are there already")
         for job in todo:
             if job.setting is None:
-                self._measure_modelless(job, plan.request)
+                self._measure_modelless(job, plan.assignment)
         passes = [job for job in todo if job.setting is not None]
         for job in {tuple(job.identity[name] for name in warm_up): job for job in reversed(passes)}.values():
-            self._write(job, plan.request)
+            self._write(job, plan.assignment)
         began = time.perf_counter()
         for done, job in enumerate(passes, 1):
-            found = self._write(job, plan.request)
+            found = self._write(job, plan.assignment)
             row = self._keep(job, found, self.evaluator.figures(found))
             left = int((time.perf_counter() - began) / done * (len(passes) - done))
             if self.progress:
@@ -80,9 +78,9 @@ class DecodingSweep:
                 print_rank_zero(f"{where}: {cost}, {left // 60}:{left % 60:02d} left")
         return [self.records.rows[table.identity(job.identity)] for job in jobs]
 
-    def flags(self, groups: Sequence[table.Row], request: Request) -> list[dict[str, Any]]:
+    def flags(self, groups: Sequence[table.Row], assignment: Assignment) -> list[dict[str, Any]]:
         """Of every aggregated row but real text's: which figures lie clearly outside what real text of its size has."""
-        real = self.evaluator.real_range(request) if self.evaluator.has_real_text(request) else []
+        real = self.evaluator.real_range(assignment) if self.evaluator.has_real_text(assignment) else []
         found = []
         for group in groups:
             if group["method"] == table.REAL:
@@ -94,7 +92,7 @@ class DecodingSweep:
 
     def _jobs(self, plan: Plan) -> list[Job]:
         modelless = self.modelless
-        if not self.evaluator.has_real_text(plan.request):
+        if not self.evaluator.has_real_text(plan.assignment):
             print_rank_zero("the val split is shorter than a sample: the table has no row of real text")
             modelless = [pair for pair in modelless if pair[0] != table.REAL]
         judges = self.evaluator.judges
@@ -106,16 +104,16 @@ class DecodingSweep:
             modelless=modelless,
         )
 
-    def _write(self, job: Job, request: Request) -> Any:
+    def _write(self, job: Job, assignment: Assignment) -> Any:
         assert job.setting is not None
-        return self.writers[job.identity["method"]].write(job.setting.decoder, request, job.identity["seed"])
+        return self.writers[job.identity["method"]].write(job.setting.decoder, assignment, job.identity["seed"])
 
-    def _measure_modelless(self, job: Job, request: Request) -> None:
+    def _measure_modelless(self, job: Job, assignment: Assignment) -> None:
         method, setting, seed = (job.identity[name] for name in ("method", "setting", "seed"))
         if method == table.CONTROL:
-            found = self.evaluator.control(setting, request, seed)
+            found = self.evaluator.control(setting, assignment, seed)
         else:
-            found = self.evaluator.real_text(setting, request, seed)
+            found = self.evaluator.real_text(setting, assignment, seed)
         draw = seed if setting == table.HELD_OUT else None
         self._keep(job, found, self.evaluator.figures(found, held_out_draw=draw))
 

@@ -4,6 +4,7 @@ B texts of one seed, P prompt tokens.
 """
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ import numpy as np
 import torch
 
 from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.decoder import Request
 from algorithms.common.metrics.adversaries import CONTROLS
 from algorithms.common.metrics.corpus import CorpusReference
 from algorithms.common.metrics.mauve import MauveReference
@@ -29,8 +31,8 @@ REAL_SEED = 1_000_000  # of the first of them: none that a row would have
 REFERENCE_TOKENS = 5_000_000  # of each split, for the figures of a text against its corpus: 60 bytes each while sorted
 
 
-class Request(NamedTuple):
-    """What every setting is asked for: B continuations of a prompt by `length` tokens.
+class Assignment(NamedTuple):
+    """What every setting is asked to write: B continuations of a prompt by `length` tokens.
 
     `prompt` is ids (P,), those of `text`, or the start token where it is empty.
     """
@@ -59,24 +61,34 @@ class Writer:
     device: torch.device
     compiled: bool = False
 
-    def write(self, decoder: Any, request: Request, seed: int) -> Texts:
+    def write(self, decoder: Any, assignment: Assignment, seed: int) -> Texts:
         """Continue the prompt B times; every setting gets the same sampling seeds."""
-        B, P = request.n_samples, len(request.prompt)
+        B, P = assignment.n_samples, len(assignment.prompt)
         seeds = [seed * 1_000_000 + i for i in range(B)]
-        prompt = torch.tensor(request.prompt, device=self.device).expand(B, -1)  # (B, P)
+        asked = self.request(assignment, seeds)
         # Compiled code is for windows of one length, and here lengths differ at every step.
         with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
             began = now(self.device)
-            out = self.algorithm.generate(prompt, length=request.length, seeds=seeds, decoder=decoder)
+            out = self.algorithm.generate(asked, decoder)
             seconds = now(self.device) - began
         cost = {
             "seconds": seconds,
-            "tokens_per_second": B * request.length / seconds,
+            "tokens_per_second": B * assignment.length / seconds,
             "steps": out.steps,
             "forwards": out.forwards,
             "tokens_per_forward": out.tokens_per_forward,
         }
-        return Texts([self.tokenizer.decode(row[P:]) for row in out.ids.cpu()], [request.text] * B, seeds, cost)
+        return Texts([self.tokenizer.decode(ids[P:]) for ids in out.texts], [assignment.text] * B, seeds, cost)
+
+    def request(self, assignment: Assignment, seeds: Sequence[int]) -> Request:
+        """What the model's decoders are asked for: a text for each seed."""
+        return Request.continuing(
+            [assignment.prompt] * len(seeds),
+            length=assignment.length,
+            seeds=seeds,
+            device=self.device,
+            encode=self.tokenizer.encode,
+        )
 
 
 class TextEvaluator:
@@ -85,7 +97,7 @@ class TextEvaluator:
     def __init__(self, data: TextDataModule, judges: JudgePanel | None) -> None:
         self.data = data
         self.judges = judges
-        self._ranges: dict[Request, list[dict[str, Any]]] = {}
+        self._ranges: dict[Assignment, list[dict[str, Any]]] = {}
 
     @cached_property
     def reference(self) -> CorpusReference:
@@ -99,23 +111,23 @@ class TextEvaluator:
         assert self.judges is not None
         return MauveReference(self.reference, self.judges.features)
 
-    def has_real_text(self, request: Request) -> bool:
+    def has_real_text(self, assignment: Assignment) -> bool:
         """Whether the held-out split is as long as one text with its prompt."""
-        return len(self.data.splits[HELD_OUT_SPLIT]) >= len(request.prompt) + request.length
+        return len(self.data.splits[HELD_OUT_SPLIT]) >= len(assignment.prompt) + assignment.length
 
-    def real_text(self, setting: str, request: Request, seed: int) -> Texts:
+    def real_text(self, setting: str, assignment: Assignment, seed: int) -> Texts:
         """As much real text: windows of a split, their first P tokens in the place of the prompt."""
         split = self.data.splits[SPLITS[setting]]
-        P, width = len(request.prompt), len(request.prompt) + request.length
-        starts = np.random.default_rng(seed).integers(len(split) - width + 1, size=request.n_samples)
+        P, width = len(assignment.prompt), len(assignment.prompt) + assignment.length
+        starts = np.random.default_rng(seed).integers(len(split) - width + 1, size=assignment.n_samples)
         windows = [split[start : start + width].astype(np.int64) for start in starts]  # (P + length,) each
         decode = self.data.tokenizer.decode
         return Texts([decode(w[P:]) for w in windows], [decode(w[:P]) for w in windows], starts.tolist(), {})
 
-    def control(self, setting: str, request: Request, seed: int) -> Texts:
+    def control(self, setting: str, assignment: Assignment, seed: int) -> Texts:
         """As much text of a sampler without a model."""
-        texts = CONTROLS[setting](self.reference.train_text, request.n_samples, request.length, seed)
-        return Texts(texts, [request.text] * request.n_samples, [seed] * request.n_samples, {})
+        texts = CONTROLS[setting](self.reference.train_text, assignment.n_samples, assignment.length, seed)
+        return Texts(texts, [assignment.text] * assignment.n_samples, [seed] * assignment.n_samples, {})
 
     def figures(self, found: Texts, *, held_out_draw: int | None = None) -> dict[str, Any]:
         """All figures of quality; None where one cannot be measured.
@@ -136,14 +148,14 @@ class TextEvaluator:
             figures |= real | {"mauve": mauve and mauve.real_text(lengths, held_out_draw)}
         return figures
 
-    def real_range(self, request: Request) -> list[dict[str, Any]]:
-        """Figures of REAL_DRAWS samples of held-out text of a request's size."""
-        if request not in self._ranges:
-            self._ranges[request] = [
-                self.figures(self.real_text(table.HELD_OUT, request, draw), held_out_draw=draw)
+    def real_range(self, assignment: Assignment) -> list[dict[str, Any]]:
+        """Figures of REAL_DRAWS samples of held-out text of a assignment's size."""
+        if assignment not in self._ranges:
+            self._ranges[assignment] = [
+                self.figures(self.real_text(table.HELD_OUT, assignment, draw), held_out_draw=draw)
                 for draw in range(REAL_SEED, REAL_SEED + REAL_DRAWS)
             ]
-        return self._ranges[request]
+        return self._ranges[assignment]
 
 
 def now(device: torch.device) -> float:

@@ -47,7 +47,6 @@ def load_model(path: str, key: str) -> Model:
     tokenizer = tokenizer_from_state(checkpoint["tokenizer"])
     config = build(cls.config_class, checkpoint["config"]["algorithm"], f"{key}: algorithm")
     algorithm = cls(config, vocabulary_size=tokenizer.vocabulary_size)
-    algorithm.encode = tokenizer.encode
     load_weights(algorithm, checkpoint, file, tokenizer=tokenizer)
     return Model(
         algorithm.eval(),

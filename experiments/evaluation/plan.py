@@ -5,7 +5,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from experiments.analysis import decoding_table as table
-from experiments.evaluation.measurement import Request
+from experiments.evaluation.measurement import Assignment
 from experiments.evaluation.settings import ModelSettings, Setting, build_settings, misfit
 
 PRESETS = ("flow_quality", "flow_balanced", "baseline_fast")  # of tiny-diffusion, files of configs/algorithm/decoder
@@ -15,7 +15,7 @@ class Plan(NamedTuple):
     """Settings by method, all asked for the same."""
 
     settings: dict[str, list[Setting]]
-    request: Request
+    assignment: Assignment
     left_out: Mapping[str, str] = MappingProxyType(
         {}
     )  # decoders that might have been expected, and why each is not there
@@ -38,8 +38,8 @@ def jobs_of(
 ) -> list[Job]:
     """All rows of a plan: those of `modelless` (method, setting), then every setting at the first seed, at the
     second, ...: what slows the machine down for a while slows all methods. `weights` are fingerprints by method."""
-    request = plan.request
-    shared = {"n_samples": request.n_samples, "length": request.length, "prompt": request.text, "judge": judge}
+    assignment = plan.assignment
+    shared = {"n_samples": assignment.n_samples, "length": assignment.length, "prompt": assignment.text, "judge": judge}
     jobs = []
     for method, name in modelless:
         own = {"method": method, "setting": name, "options": None, "decoder": None, "weights": None}

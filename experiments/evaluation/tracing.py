@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import torch
 
 from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.decoder import Request
 from datasets.tokenizers import Tokenizer
 from experiments.analysis.trace import TraceRecord
 
@@ -32,22 +32,22 @@ def record_trace(
     With an empty `prompt_text` the prompt is a start token, which is no text and left out. The first state is that
     before any pass of the network. Raises ValueError on a suffix where the method reads from left to right.
     """
-    if suffix_ids and not algorithm.sees_right:
-        raise ValueError(
-            f"{method} cannot see a suffix, as it reads from left to right: leave the suffix empty, or take "
-            "algorithm=masked_diffusion"
-        )
     device = next(algorithm.parameters()).device
-    fixed = {"suffix": torch.tensor([list(suffix_ids)], device=device)} if suffix_ids else {}
-    prompt = torch.tensor([list(prompt_ids)], device=device)  # (1, P)
-    out = algorithm.generate(prompt, length=length, seeds=[seed], decoder=decoder, trace=True, **fixed)
-    if out.trace is None:
-        raise ValueError(f"{method} records no trace: its generate must take trace=True")
+    request = Request.continuing(
+        [prompt_ids],
+        length=length,
+        seeds=[seed],
+        suffix=suffix_ids,
+        device=device,
+        trace=True,
+        encode=tokenizer.encode,
+    )
+    out = algorithm.generate(request, decoder)
+    assert out.trace is not None
     P = len(prompt_ids)
     ids = out.trace.tokens[:, 0].cpu().numpy()  # (S, L)
-    levels = out.trace.states[:, 0].double().cpu().numpy().round(6)  # (S, L)
-    given = np.ones(ids.shape[1], dtype=bool)  # (L,)
-    given[P : P + length] = False
+    levels = out.trace.levels[:, 0].double().cpu().numpy().round(6)  # (S, L)
+    given = request.given[0].cpu().numpy()  # (L,)
     forwards = out.trace.forwards.numpy()  # (S,)
     if forwards[0] > 0:
         ids, levels = np.concatenate([ids[:1], ids]), np.concatenate([np.where(given, 0.0, 1.0)[None], levels])

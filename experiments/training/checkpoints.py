@@ -18,11 +18,9 @@ from experiments.run.files import write_atomically
 from experiments.training.foreign_weights import Algorithm, Description, recognise
 
 Checkpoint = dict[str, Any]
-# The keys of `algorithm` that decide the shapes of the weights, as far as the methods have them.
-SHAPE_KEYS = (
-    *(f"backbone.{key}" for key in ("style", "n_layer", "n_head", "n_embd", "block_size", "bias")),
-    "flow.bottleneck",
-)
+FORMER_NAMES = {  # of weights -> what they are called now; longer ones first
+    "trunk.": "backbone.",
+}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -98,8 +96,8 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
         weights, stored = foreign.weights(name), foreign.shape(path)
     else:
         _check_vocabulary(checkpoint, path, tokenizer)
-        weights, stored = checkpoint["state_dict"], checkpoint["config"].get("algorithm", {})
-    _check_sizes(algorithm.config, stored, path)
+        weights, stored = _renamed(checkpoint["state_dict"]), checkpoint["config"].get("algorithm", {})
+    _check_sizes(algorithm, stored, path)
     own = algorithm.state_dict()
     for key, value in weights.items():
         if key in own and own[key].shape != value.shape:
@@ -112,12 +110,18 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
     algorithm.load_state_dict(weights)
 
 
-def _check_sizes(config: Any, stored: dict[str, Any], path: Path) -> None:
+def _renamed(weights: dict[str, Any]) -> dict[str, Any]:
+    """A state dict of ours under the names of today."""
+    pattern = re.compile("|".join(rf"(?<![a-z]){re.escape(name)}" for name in FORMER_NAMES))
+    return {pattern.sub(lambda found: FORMER_NAMES[found[0]], key): value for key, value in weights.items()}
+
+
+def _check_sizes(algorithm: Any, stored: dict[str, Any], path: Path) -> None:
     """ValueError naming the first size in which the model's config is not the stored one."""
-    for key in SHAPE_KEYS:
+    for key in algorithm.shape_keys:
         group, _, name = key.partition(".")
         node = stored.get(group) or {}
-        own = getattr(getattr(config, group, None), name, None)
+        own = getattr(getattr(algorithm.config, group, None), name, None)
         if name in node and node[name] != own:
             raise ValueError(
                 f"{path} has algorithm.{key}={node[name]}, the model {own}: say algorithm.{key}={node[name]}"

@@ -15,8 +15,10 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from experiments.run.config import EvaluationConfig, TrainingConfig
+from experiments.run.config import EvaluationConfig, RunConfig, TrainingConfig
 from experiments.run.errors import near_miss
+from experiments.training import callbacks
+from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import AtomicCheckpointIO
 from experiments.training.loggers import StepsDone
 
@@ -41,7 +43,7 @@ def build_trainer(
     run_dir: Path,
     training: TrainingConfig,
     evaluation: EvaluationConfig,
-    callbacks: Sequence[Callback] = (),
+    watchers: Sequence[Callback] = (),
     loggers: Sequence[Logger] = (),
     log_every_steps: int = 10,
 ) -> Trainer:
@@ -66,10 +68,10 @@ def build_trainer(
             num_sanity_val_steps=0,
             limit_val_batches=limit,
             log_every_n_steps=log_every_steps,
-            callbacks=list(callbacks),
+            callbacks=list(watchers),
             logger=list(loggers) or False,
             plugins=[AtomicCheckpointIO()] if settings.get("strategy") != "fsdp" else None,
-            enable_checkpointing=bool(callbacks),
+            enable_checkpointing=bool(watchers),
             enable_progress_bar=False,
             enable_model_summary=False,
             use_distributed_sampler=False,  # the data module shares out windows by rank itself
@@ -81,6 +83,27 @@ def build_trainer(
         if isinstance(logger, StepsDone):
             logger.trainer = trainer
     return trainer
+
+
+def training_callbacks(run: RunConfig, training: TrainingConfig, run_dir: Path, kept: dict[str, Any]) -> list[Callback]:
+    """Everything that watches a training; `kept` goes into each of its checkpoints."""
+    every = run.logger.log_every_steps
+    watchers: list[Callback] = [callbacks.NanGuard(every), callbacks.Speed(every)]
+    if training.ema_decay is not None:
+        watchers.append(callbacks.ExponentialMovingAverage(training.ema_decay))
+    if run.callbacks.progress:
+        seconds = run.callbacks.line_every_seconds
+        watchers.append(callbacks.ProgressLine(max_steps=training.max_steps, line_every_seconds=seconds))
+    watchers.append(
+        Checkpoints(
+            run_dir / "checkpoints",
+            every=training.checkpoint_every_steps,
+            val_every=training.val_every_steps,
+            max_steps=training.max_steps,
+            extra=kept,
+        )
+    )
+    return watchers
 
 
 def check_settings(settings: dict[str, Any]) -> dict[str, Any]:

@@ -28,7 +28,9 @@ def make(text_config):
 
 
 def take(module, count):
-    return [batch.tolist() for batch in islice(module.train_dataloader(), count)]
+    """What the Trainer's training loader yields first; without a Trainer, the batches from the start."""
+    batches = module.training_batches(0) if module.trainer is None else module.train_dataloader()
+    return [batch.tolist() for batch in islice(batches, count)]
 
 
 def test_what_prepare_offers(make):
@@ -44,7 +46,7 @@ def test_what_prepare_offers(make):
 def test_batches_are_windows_of_the_text(make):
     """Catches a batch of wrong shape or type, and windows that are not in the text."""
     module = make()
-    for batch in islice(module.train_dataloader(), 5):
+    for batch in islice(module.training_batches(0), 5):
         assert batch.shape == (4, 9)
         assert batch.dtype == torch.int64
         assert all(module.tokenizer.decode(row) in TEXT for row in batch)
@@ -59,12 +61,22 @@ def test_a_resumed_run_goes_on_where_it_stopped(make):
     assert take(make(seed=1), 10) != whole
 
 
+def test_batches_to_memorise_come_again(make):
+    """Catches a cycle that starts anew, or elsewhere, when the run is resumed."""
+    whole = take(make(), 3)
+    assert take(make(overfit_batches=3), 8) == [*whole, *whole, *whole[:2]]
+    assert take(make({"global_step": 4}, overfit_batches=3), 3) == [whole[1], whole[2], whole[0]]
+
+
 def test_ranks_share_the_work(make):
     """Catches ranks with equal data, in training and in evaluation."""
     alone = take(make(batch_size=8), 1)[0]
     ranks = [make({"global_rank": rank, "world_size": 2}) for rank in range(2)]
     assert sorted(take(ranks[0], 1)[0] + take(ranks[1], 1)[0]) == sorted(alone)
-    parts = [list(module.eval_dataloader("val_whole")) for module in ranks]
+    parts = [list(make().eval_dataloader("val_whole", rank, 2)) for rank in range(2)]
+    assert [batch.tolist() for batch in ranks[1].val_dataloader()] == [
+        batch.tolist() for batch in make().eval_dataloader("val", 1, 2)
+    ]
     whole = list(make().eval_dataloader("val_whole"))
     assert sum(map(len, parts)) == len(whole) == len(make().eval_dataloader("val_whole"))
     assert [batch.tolist() for pair in zip(*parts, strict=False) for batch in pair] == [
@@ -75,7 +87,8 @@ def test_ranks_share_the_work(make):
 def test_evaluation_covers_the_split_each_time(make):
     """Catches a lost or repeated target, and a loader that is empty at the second validation."""
     module = make()
-    loader = module.val_dataloader()
+    loader = module.eval_dataloader("val")
+    assert loader.split == "val" and loader.characters_per_token == 1.0
     for _ in range(2):
         targets = torch.cat([batch[:, 1:].flatten() for batch in loader])
         assert targets.tolist() == module.splits["val"][1:].tolist()

@@ -100,24 +100,48 @@ class MaskedDecoder(Decoder):
         """One step, pure; `uniform` (R, K) is fresh in each step where `position_draws` asks for it."""
 
     def decode(self, model: Any, request: Request) -> Generation:
-        """Decide chunk after chunk from the first position that is not given.
+        """Decide what is not given, from each text's first open position on.
 
-        `model` has a mask_id, a vocabulary_size, a window of W tokens, and a `predictor(decoder, random)`. A chunk's
-        window starts `context_len` tokens before it, shows all that is given or decided in it, and holds masks
-        elsewhere, beyond L too. Rows whose chunk is decided leave the batch until the next one.
+        `model` has a mask_id, a vocabulary_size, a window of W tokens, and a `predictor(decoder, random)`.
         """
-        ids, mask_id, window = request.ids, model.mask_id, model.window
+        random, recorder = RowRandom(request.seeds), TraceRecorder(request)
+        return self.fill(
+            model.predictor(self, random),
+            request.ids,
+            request.given,
+            random=random,
+            mask_id=model.mask_id,
+            window=model.window,
+            first=request.prompt_lengths[0],
+            recorder=recorder,
+        )
+
+    def fill(
+        self,
+        predict: Predictor,
+        ids: Tensor,
+        given: Tensor,
+        *,
+        random: RowRandom,
+        mask_id: int,
+        window: int,
+        first: int = 0,
+        recorder: TraceRecorder | None = None,
+    ) -> Generation:
+        """The loop: decide the tokens of ids (B, L) that are not `given` (B, L) bool; before `first` all are given.
+
+        Chunks start at `first` and follow each other; a chunk's window of W tokens starts `context_len` tokens before
+        it, shows all that is given or decided in it, and holds masks elsewhere, beyond L too. Rows whose chunk is
+        decided leave the batch until the next one.
+        """
         home = torch.device("cpu") if ids.device.type == "mps" else ids.device  # mps has no float64
         B, L = ids.shape
-        random = RowRandom(request.seeds)
-        predict: Predictor = model.predictor(self, random)
-        given = request.given.to(home)
+        given = given.to(home)
         text = ids.to(home).masked_fill(~given, mask_id)
         chunk_len, context_len = self.spans(window)
         row_forwards = torch.zeros(B, dtype=torch.long, device=home)
-        recorder = TraceRecorder(request)
         steps = 0
-        for begin in range(request.prompt_lengths[0], L, chunk_len):
+        for begin in range(first, L, chunk_len):
             end = min(begin + chunk_len, L)
             rows = (~given[:, begin:end]).any(-1).nonzero().squeeze(-1)  # (R,)
             if rows.numel() == 0:
@@ -153,7 +177,7 @@ class MaskedDecoder(Decoder):
             steps=steps,
             forwards=steps,
             decided=int((~given).sum()),
-            trace=recorder.trace(),
+            trace=recorder.trace() if recorder else None,
             row_forwards=row_forwards,
         )
 

@@ -86,7 +86,7 @@ class GPTJudge(Judge):
     def __init__(self, algorithm: BaseAlgorithm, tokenizer: Tokenizer) -> None:
         super().__init__(
             algorithm,
-            context=algorithm.backbone.block_size,
+            context=algorithm.block_size,
             start_id=tokenizer.start_id,
             vocabulary_size=tokenizer.vocabulary_size,
         )
@@ -179,9 +179,9 @@ def load_judge(path: str) -> Judge:
         return load_hf_judge(path.removeprefix(HUGGING_FACE))
     file, checkpoint = read_model_checkpoint(path, KEY)
     name = checkpoint["algorithm"]
-    if name != "gpt":
-        raise ValueError(f"{KEY}={path} holds algorithm={name}: a judge is a GPT, whose likelihood is exact and cheap")
     cls = look_up(ALGORITHMS, name, f"{KEY}: algorithm.name")
+    if not cls.is_autoregressive:
+        raise ValueError(f"{KEY}={path} holds algorithm={name}: a judge is a GPT, whose likelihood is exact and cheap")
     tokenizer = tokenizer_from_state(checkpoint["tokenizer"])
     backbone = {"backbone": checkpoint["config"]["algorithm"]["backbone"]}  # all that a judge needs of its settings
     algorithm = cls(build(cls.config_class, backbone, f"{KEY}: algorithm"), vocabulary_size=tokenizer.vocabulary_size)

@@ -1,87 +1,120 @@
-"""Draws shared by the decoders: per-row randomness, filters, and the law of a token draw."""
+"""The contract of decoders: requests of any shape, what is checked, stop tokens and traces, with a decoder of a
+table."""
 
-import numpy as np
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.generation import RowRandom, check_prompt, check_sampling, filter_logits, sample_tokens
+from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
 
-logit_rows = st.lists(st.floats(-20, 20), min_size=2, max_size=12)
-
-
-def test_a_row_draws_the_same_alone_and_in_a_batch():
-    """Catches draws from one generator shared by the rows."""
-    batch, alone = RowRandom([5, 9]), RowRandom([9])
-    for draw in (lambda r: r.uniform(3), lambda r: r.normal(2, 4), lambda r: r.uniform(1)):
-        assert torch.equal(draw(batch)[1], draw(alone)[0])
+STOP = 7
 
 
-@given(logit_rows, st.floats(0, 1, exclude_max=True))
-def test_a_draw_inverts_the_cumulative_distribution(logits, u):
-    """Catches off-by-one ids and ids of probability 0: the id's CDF interval holds the uniform."""
-    row = torch.tensor(logits, dtype=torch.float64)
-    cdf = torch.cat([torch.zeros(1, dtype=torch.float64), row.softmax(-1).cumsum(-1)])
-    token = int(sample_tokens(row, torch.tensor(u, dtype=torch.float64)))
-    target = u * float(cdf[-1])
-    assert float(cdf[token]) <= target < float(cdf[token + 1])
+@dataclass(frozen=True)
+class Counting(Decoder):
+    """Writes at every open position what stands before it plus one, modulo 10."""
+
+    name: str = "counting"
+    right: bool = False
+
+    def sees_right(self, model):
+        return self.right
+
+    def decode(self, model, request):
+        ids, recorder = request.ids.clone(), TraceRecorder(request)
+        assert len(set(request.lengths)) == 1 and len(set(request.prompt_lengths)) == 1
+        for position in range(1, ids.size(1)):
+            ids[:, position] = torch.where(
+                request.given[:, position], ids[:, position], (ids[:, position - 1] + 1) % 10
+            )
+            if recorder:
+                recorder.add(ids, request.given.float(), forwards=position)
+        model.calls += 1
+        return Generation(ids, ids.size(1), ids.size(1), int((~request.given).sum()), recorder.trace())
 
 
-def test_draws_follow_the_distribution():
-    """Catches a biased sampler, and the truncated tail of float32 Gumbel noise: a tail of 1e-5 keeps its share."""
-    probabilities = torch.tensor([0.6, 0.39, 0.00999, 0.00001], dtype=torch.float64)
-    n = 2_000_000
-    uniform = RowRandom([0]).uniform(n)[0]
-    ids = sample_tokens(probabilities.log().expand(n, -1), uniform)
-    counts = np.bincount(ids.numpy(), minlength=4)
-    expected = probabilities.numpy() * n
-    assert (np.abs(counts - expected) < 5 * np.sqrt(expected)).all()
+@pytest.fixture
+def model():
+    return SimpleNamespace(calls=0)
 
 
-@given(logit_rows, st.integers(1, 12))
-def test_top_k_keeps_the_k_largest(logits, k):
-    """Catches a filter that drops the largest or keeps too many (ties aside)."""
-    row = torch.tensor(logits, dtype=torch.float64)
-    kept = filter_logits(row, top_k=k) > -torch.inf
-    assert kept[row.argmax()]
-    assert kept.sum() >= min(k, len(logits))
-    if len(set(logits)) == len(logits):
-        assert kept.sum() == min(k, len(logits))
+prompts = st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4), min_size=1, max_size=5)
 
 
-@given(logit_rows, st.floats(0.01, 1.0))
-@settings(max_examples=200)
-def test_top_p_keeps_the_smallest_sufficient_set(logits, p):
-    """Catches a nucleus that stops one token early or late."""
-    row = torch.tensor(logits, dtype=torch.float64)
-    kept = filter_logits(row, top_p=p) > -torch.inf
-    mass = row.softmax(-1)
-    assert kept[row.argmax()]
-    assert mass[kept].sum() >= p - 1e-9
-    assert mass[kept].sum() - mass[kept].min() < p + 1e-9
+@given(prompts, st.integers(1, 5), st.lists(st.integers(0, 9), max_size=2))
+def test_prompts_of_any_lengths_are_each_continued_as_alone(texts, length, suffix):
+    """Catches rows of a ragged batch that get each other's tokens, padding taken for text, or a lost suffix."""
+    model, decoder, seeds = SimpleNamespace(calls=0), Counting(right=True), list(range(len(texts)))
+    out = decoder.generate(model, Request.continuing(texts, length=length, seeds=seeds, suffix=suffix))
+    assert model.calls == len({len(text) for text in texts})
+    for text, found in zip(texts, out.texts, strict=True):
+        (alone,) = decoder.generate(model, Request.continuing([text], length=length, seeds=[0], suffix=suffix)).texts
+        assert found == alone
+        assert found[: len(text)] == text and found[len(text) + length :] == suffix and len(alone) == len(found)
+    assert out.decided == length * len(texts)
 
 
-def test_temperature_zero_is_greedy():
-    """Catches a division by zero, or a draw where none is wanted."""
-    assert int(sample_tokens(torch.tensor([0.0, 3.0, 1.0]), torch.tensor(0.99), temperature=0.0)) == 1
+def test_a_tensor_of_prompts_is_the_same_request(model):
+    """Catches the two ways to give prompts growing apart."""
+    rows = torch.tensor([[1, 2], [5, 6]])
+    a, b = (Request.continuing(p, length=3, seeds=[0, 1]) for p in (rows, rows.tolist()))
+    assert torch.equal(a.ids, b.ids) and torch.equal(a.given, b.given)
+    assert Counting().generate(model, a).ids.tolist() == [[1, 2, 3, 4, 5], [5, 6, 7, 8, 9]]
+
+
+def test_a_text_ends_with_its_first_generated_stop_token(model):
+    """Catches a stop token of the prompt that ends the text, one that is cut off, and rows cut at their neighbour's."""
+    request = Request.continuing([[7, 4], [0, 1], [5, 6]], length=4, seeds=[0, 1, 2], stop_id=STOP)
+    out = Counting().generate(model, request)
+    assert out.texts == [[7, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5], [5, 6, 7]]
+    assert out.ids[2].tolist() == [5, 6, 7, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
-    ("options", "key"), [((-1.0, None, None), "temperature"), ((1.0, 0, None), "top_k"), ((1.0, None, 1.5), "top_p")]
+    ("make", "words"),
+    [
+        (lambda: Request.continuing([[]], length=3, seeds=[0]), "at least one token"),
+        (lambda: Request.continuing([[1]], length=0, seeds=[0]), "length to generate is 0"),
+        (lambda: Request.continuing([[1], [2]], length=3, seeds=[0]), "2 texts need as many seeds"),
+        (lambda: Request(torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool), [0]), "all tokens are given"),
+        (lambda: Request(torch.zeros(1, 3), torch.ones(1, 2, dtype=torch.bool), [0]), "of the shape"),
+        (lambda: Request(torch.zeros(1, 3), torch.ones(1, 3), [0]), "must be bool"),
+    ],
 )
-def test_bad_options_are_named(options, key):
-    """Catches options out of range that would pass in silence."""
-    with pytest.raises(ValueError, match=key):
-        check_sampling(*options)
+def test_impossible_requests_are_one_sentence(make, words):
+    """Catches a request that would fail inside the network, or decide nothing in silence."""
+    with pytest.raises(ValueError, match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)
 
 
-def test_bad_prompts_are_named():
-    """Catches an empty prompt or missing seeds that would fail inside the network."""
-    for prompt, seeds, length, words in [
-        (torch.zeros(2, 0, dtype=torch.long), [0, 1], 5, "at least one token"),
-        (torch.zeros(2, 3, dtype=torch.long), [0], 5, "seeds"),
-        (torch.zeros(1, 3, dtype=torch.long), [0], 0, "length"),
-    ]:
-        with pytest.raises(ValueError, match=words):
-            check_prompt(prompt, seeds, length)
+def test_the_decoder_that_is_passed_is_checked(model):
+    """Catches a suffix that a decoder would leave out of account, and a decoder that is checked in another's place."""
+    request = Request.continuing([[1]], length=3, seeds=[0], suffix=[5])
+    Counting(right=True).generate(model, request)
+    with pytest.raises(ValueError, match="suffix cannot be seen by the decoder counting"):
+        Counting().generate(model, request)
+    ragged = Request.continuing([[1], [1, 2]], length=3, seeds=[0, 1], trace=True)
+    with pytest.raises(ValueError, match="a trace needs prompts of one length"):
+        Counting().generate(model, ragged)
+    assert model.calls == 1
+
+
+def test_given_positions_need_no_pattern(model):
+    """Catches holes that are filled over, and a suffix seen where only holes are."""
+    given_ = torch.tensor([[True, False, True, False]])
+    request = Request(torch.tensor([[1, 9, 5, 9]]), given_, [0])
+    assert not request.has_suffix and request.prompt_lengths == [1]
+    assert Counting().generate(model, request).ids.tolist() == [[1, 2, 5, 6]]
+
+
+def test_a_trace_holds_copies_of_what_was_asked_for(model):
+    """Catches states that change after they were recorded, and a trace that nobody asked for."""
+    request = Request.continuing([[1]], length=2, seeds=[0], trace=True)
+    trace = Counting().generate(model, request).trace
+    assert trace.tokens[:, 0].tolist() == [[1, 2, 0], [1, 2, 3]] and trace.forwards.tolist() == [1, 2]
+    assert Counting().generate(model, Request.continuing([[1]], length=2, seeds=[0])).trace is None

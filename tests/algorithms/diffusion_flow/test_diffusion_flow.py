@@ -2,7 +2,6 @@
 
 import json
 import re
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,16 +12,17 @@ from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.backbone.weights import from_tiny_diffusion
-from algorithms.common.generation import RowRandom
+from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowThreshold, FlowTopConfidence
 from algorithms.diffusion_flow.diffusion_flow import DiffusionFlow, DiffusionFlowConfig
 from algorithms.diffusion_flow.flow import PlateauSwitch, interpolate, warmed_up
 from algorithms.diffusion_flow.posterior import PosteriorFlowConfig
 from algorithms.diffusion_flow.velocity import VelocityFlowConfig, assisted_logits, velocity_error
-from algorithms.masked_diffusion.decoding import ChunkState, TopConfidence, decode
+from algorithms.masked_diffusion.decoding import ChunkState, TopConfidence
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
+from tests.algorithms.writing import write
+from tests.golden.values import FOLDER
 
-GOLDEN = Path(__file__).parents[2] / "golden"
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 V = 7
 FLOWS = [PosteriorFlowConfig(), VelocityFlowConfig(bottleneck=8)]
@@ -39,7 +39,7 @@ def ids(rows: int = 6, length: int = 13) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def golden() -> dict[str, torch.Tensor]:
-    with np.load(GOLDEN / "tiny_diffusion_models.npz") as data:
+    with np.load(FOLDER / "tiny_diffusion_models.npz") as data:
         prefix = "diffusion_flow/"
         return {k.removeprefix(prefix): torch.tensor(data[k]) for k in data.files if k.startswith(prefix)}
 
@@ -113,7 +113,7 @@ def test_weight_zero_is_masked_diffusion_to_the_bit(flow) -> None:
         method.eval()
     shared = plain.state_dict()
     assert all(torch.equal(value, both[1].state_dict()[key]) for key, value in shared.items())
-    outs = [m.generate(ids()[:, :2], length=9, seeds=range(6), decoder=TopConfidence()) for m in both]
+    outs = [write(m, ids()[:, :2], length=9, seeds=range(6), decoder=TopConfidence()) for m in both]
     assert torch.equal(outs[0].ids, outs[1].ids)
 
 
@@ -201,7 +201,7 @@ class Zeros:
 def test_flow_assisted_decoding_equals_the_reference(case: int) -> None:
     """Catches another blend, time, step or threshold: tokens and number of steps are the original's, whose network here
     is a table of P, A and B, its velocity tanh(F[x] + t) and its embeddings E."""
-    with np.load(GOLDEN / "tiny_diffusion_decoding.npz") as data:
+    with np.load(FOLDER / "tiny_diffusion_decoding.npz") as data:
         meta = json.loads(str(data["meta"]))[case]
         theirs = {
             k: torch.from_numpy(data[f"decode/{case}/{k}"]) for k in ("P", "A", "B", "E", "F", "prompt", "tokens")
@@ -233,8 +233,8 @@ def test_flow_assisted_decoding_equals_the_reference(case: int) -> None:
     prompt = theirs["prompt"][None] - 1
     ids = torch.cat([prompt, torch.zeros(1, meta["max_new_tokens"], dtype=torch.long)], 1)
     given = torch.arange(ids.size(1))[None] < prompt.size(1)
-    sizes = {"mask_id": 65, "vocabulary_size": 65, "window": meta["block_size"], "first": prompt.size(1)}
-    out = decode(predict, ids, given, decoder=decoder, random=Zeros(), **sizes)
+    sizes = {"mask_id": 65, "window": meta["block_size"], "first": prompt.size(1)}
+    out = decoder.fill(predict, ids, given, random=Zeros(), **sizes)
     assert torch.equal(out.ids[0] + 1, theirs["tokens"]) and out.steps == meta["total_steps"]
 
 
@@ -279,10 +279,10 @@ def test_posterior_step_reaches_the_code_of_a_certain_token() -> None:
 def test_flow_decoding_gives_each_row_what_it_gets_alone(flow, decoder) -> None:
     """Catches latents that are drawn for the batch, or lose their row when others finish."""
     method = make(flow).eval()
-    together = method.generate(ids()[:, :2], length=20, seeds=range(6), decoder=decoder, trace=True)
+    together = write(method, ids()[:, :2], length=20, seeds=range(6), decoder=decoder, trace=True)
     assert torch.equal(together.trace.tokens[-1], together.ids) and int(together.ids.max()) < V
     for row in (0, 5):
-        alone = method.generate(ids()[row : row + 1, :2], length=20, seeds=[row], decoder=decoder)
+        alone = write(method, ids()[row : row + 1, :2], length=20, seeds=[row], decoder=decoder)
         assert torch.equal(alone.ids[0], together.ids[row])
 
 

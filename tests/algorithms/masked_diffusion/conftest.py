@@ -6,7 +6,7 @@ is the last token, and its token j is our j - 1. B batch, R rows, L or W tokens,
 
 import json
 from collections.abc import Sequence
-from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from algorithms.common.generation import Generation, RowRandom
-from algorithms.masked_diffusion.decoding import ChunkState, MaskedDecoder, decode
-
-GOLDEN = Path(__file__).parents[2] / "golden" / "tiny_diffusion_decoding.npz"
+from algorithms.common.decoder import Generation, TraceRecorder
+from algorithms.common.randomness import RowRandom
+from algorithms.masked_diffusion.decoding import ChunkState, MaskedDecoder
+from tests.golden.values import FOLDER
 
 
 class TableNetwork:
@@ -50,19 +50,22 @@ class TableNetwork:
         first: int = 0,
         trace: bool = False,
     ) -> Generation:
-        """`decode` with windows as wide as the table."""
-        return decode(
+        """The decoder's loop with windows as wide as the table."""
+        return decoder.fill(
             self,
             ids,
             given,
-            decoder=decoder,
             random=RowRandom(seeds),
             mask_id=self.V,
-            vocabulary_size=self.V,
             window=self.P.size(0),
             first=first,
-            trace=trace,
+            recorder=recorder_of(ids) if trace else None,
         )
+
+
+def recorder_of(ids: Tensor) -> TraceRecorder:
+    """A recorder for texts like ids (B, L)."""
+    return TraceRecorder(SimpleNamespace(ids=ids, trace=True))  # type: ignore[arg-type]
 
 
 class FlowTable:
@@ -90,7 +93,7 @@ class GoldenDecodings:
     """The original's decodings by number."""
 
     def __init__(self) -> None:
-        self.arrays = np.load(GOLDEN)
+        self.arrays = np.load(FOLDER / "tiny_diffusion_decoding.npz")
         self.cases: list[dict[str, Any]] = json.loads(str(self.arrays["meta"]))
 
     def ids(self, case: int, name: str) -> Tensor:
@@ -112,14 +115,12 @@ class GoldenDecodings:
         meta, prompt = self.cases[case], self.ids(case, "prompt")
         ids = F.pad(prompt, (0, meta["max_new_tokens"]))[None]
         given = torch.arange(ids.size(1))[None] < prompt.numel()
-        return decode(
+        return decoder.fill(
             self.network(case),
             ids,
             given,
-            decoder=decoder,
             random=ZeroRandom(),
             mask_id=65,
-            vocabulary_size=65,
             window=meta["block_size"],
             first=prompt.numel(),
         )
@@ -176,14 +177,12 @@ class MarkovSource:
 
     def decode(self, decoder: MaskedDecoder, ids: Tensor, given: Tensor, *, window: int, seed: int = 0) -> Generation:
         """Decode what is not given of ids (B, L) with the exact conditionals; the first token is given."""
-        return decode(
+        return decoder.fill(
             self,
             ids,
             given,
-            decoder=decoder,
             random=SharedRandom(seed),
             mask_id=self.V,
-            vocabulary_size=self.V,
             window=window,
             first=1,
         )

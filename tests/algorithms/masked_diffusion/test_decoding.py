@@ -3,6 +3,7 @@
 import itertools
 import typing
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from hypothesis import given as examples
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from algorithms.common.generation import RowRandom, sample_tokens
+from algorithms.common.decoder import Request
+from algorithms.common.randomness import RowRandom
+from algorithms.common.sampling import sample_tokens
 from algorithms.masked_diffusion.decoding import (
     DONE,
     DRAFT,
@@ -24,8 +27,8 @@ from algorithms.masked_diffusion.decoding import (
     Threshold,
     TopConfidence,
     TwoStage,
-    decode,
 )
+from tests.algorithms.masked_diffusion.conftest import recorder_of
 
 RULES = {
     "first hitting": Ancestral(),
@@ -42,6 +45,7 @@ RULES = {
     "greedy": TopConfidence(temperature=0.0),
 }
 V, WINDOW, CHUNK = 5, 9, 4
+MODEL = SimpleNamespace(vocabulary_size=V, mask_id=V, window=WINDOW)  # what a check asks of a model
 rules = st.sampled_from(sorted(RULES))
 seeds = st.integers(0, 10**6)
 masks = st.lists(st.lists(st.booleans(), min_size=14, max_size=14), min_size=3, max_size=3)
@@ -195,16 +199,8 @@ def test_a_predictor_has_memory_that_follows_its_rows():
         state.memory["mine"] = state.rows[:, None]
         return torch.zeros(len(x), 8, V)
 
-    decode(
-        predict,
-        ids,
-        given,
-        decoder=TwoStage(chunk_len=8, draft_threshold=0.9, confirm_threshold=0.9),
-        random=RowRandom([0, 1, 2]),
-        mask_id=V,
-        vocabulary_size=V,
-        window=8,
-    )
+    decoder = TwoStage(chunk_len=8, draft_threshold=0.9, confirm_threshold=0.9)
+    decoder.fill(predict, ids, given, random=RowRandom([0, 1, 2]), mask_id=V, window=8)
     assert checked == [3, 2, 2, 1, 1, 1, 1]
 
 
@@ -221,32 +217,30 @@ def test_a_trace_tells_the_whole_story(table, rule):
     plain = network.decode(ids, given, decoder, [1, 2, 3])
     trace = found.trace
     assert torch.equal(found.ids, plain.ids) and plain.trace is None
-    assert trace.tokens.shape == trace.states.shape == (found.steps, 3, 14)
+    assert trace.tokens.shape == trace.levels.shape == (found.steps, 3, 14)
     assert torch.equal(trace.tokens[-1], found.ids)
     assert (trace.tokens < V).all()
-    assert (trace.states[-1] == 0).all() and (trace.states[:, given] == 0).all()
+    assert (trace.levels[-1] == 0).all() and (trace.levels[:, given] == 0).all()
     assert torch.equal(trace.tokens[:, given], ids[given].expand(found.steps, -1))
-    assert set(trace.states.unique().tolist()) <= {0.0, 0.5, 1.0}
-    done = trace.states == 0
+    assert set(trace.levels.unique().tolist()) <= {0.0, 0.5, 1.0}
+    done = trace.levels == 0
     assert (done[1:] >= done[:-1]).all()  # decided for good
     same = trace.tokens[1:] == trace.tokens[:-1]
     assert same[done[:-1]].all()
-    assert (trace.states == 0.5).any() == ("two-stage" in rule or rule == "remasking")
+    assert (trace.levels == 0.5).any() == ("two-stage" in rule or rule == "remasking")
 
 
 def test_nothing_to_decide():
     """Catches a crash, or a forward, where every token is given."""
     ids = torch.zeros(2, 4, dtype=torch.long)
-    found = decode(
+    found = Ancestral().fill(
         lambda *_: pytest.fail("the network is not needed"),
         ids,
         torch.ones_like(ids, dtype=torch.bool),
-        decoder=Ancestral(),
         random=RowRandom([0, 1]),
         mask_id=V,
-        vocabulary_size=V,
         window=4,
-        trace=True,
+        recorder=recorder_of(ids),
     )
     assert torch.equal(found.ids, ids)
     assert (found.steps, found.decided, found.tokens_per_forward, len(found.trace.tokens)) == (0, 0, 0.0, 0)
@@ -264,7 +258,7 @@ def test_chunk_and_context_share_the_window():
     ):
         decoder = TopConfidence(**options)
         assert decoder.spans(WINDOW) == expected
-        decoder.check(V, WINDOW)
+        decoder.check(MODEL, Request.continuing([[0]], length=2, seeds=[0]))
     assert Ancestral().spans(1) == (1, 0)
 
 
@@ -358,6 +352,11 @@ def test_remasking_keeps_the_share_masked(eta):
     assert (again > 0) == (eta > 0)
 
 
+def draw(decoder, logits, uniform):
+    """What the loop makes of logits and uniforms."""
+    return Prediction.draw(decoder.tempered(logits), uniform, decoder.top_k, greedy=decoder.temperature == 0)
+
+
 @examples(seeds, st.floats(0.2, 2.0))
 def test_a_draw_is_the_common_one(seed, temperature):
     """Catches another law than that of the other methods: without top_k it is `sample_tokens`, draw by draw."""
@@ -365,7 +364,7 @@ def test_a_draw_is_the_common_one(seed, temperature):
     logits = 3 * torch.randn(2, 4, V, generator=generator)
     uniform = torch.rand(2, 4, generator=generator, dtype=torch.float64)
     decoder = TopConfidence(temperature=temperature)
-    drawn = Prediction.draw(decoder.tempered(logits), uniform, decoder)
+    drawn = draw(decoder, logits, uniform)
     assert torch.equal(drawn.tokens, sample_tokens(logits, uniform, temperature=temperature))
     torch.testing.assert_close(drawn.probabilities, (logits.double() / temperature).softmax(-1))
 
@@ -376,12 +375,12 @@ def test_candidates_are_drawn_from_the_best_on():
     uniform = torch.rand(1, 20_000, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     uniform[0, 0] = 0.0
     decoder = Threshold(top_k=3, confidence="top_k_mass")
-    drawn = Prediction.draw(decoder.tempered(logits), uniform, decoder)
+    drawn = draw(decoder, logits, uniform)
     assert drawn.tokens[0, 0] == 2
     shares = torch.bincount(drawn.tokens[0], minlength=5) / 20_000
     assert (shares - torch.tensor([0, 2 / 9, 4 / 9, 3 / 9, 0])).abs().max() < 0.015
     assert drawn.confidence("top_k_mass")[0, 0].item() == pytest.approx(0.9)
-    known = Prediction.of(logits[:, :1], drawn.tokens[:, :1], decoder)
+    known = Prediction.of(logits[:, :1], drawn.tokens[:, :1], decoder.top_k)
     assert known.confidence("top_k_mass").item() == pytest.approx(0.9)
 
 
@@ -390,7 +389,7 @@ def test_no_draw_is_impossible():
     logits = torch.tensor([[[-torch.inf, 0.0, 1.0]]])
     for top_k in (None, 3):
         decoder = TopConfidence(top_k=top_k)
-        drawn = Prediction.draw(decoder.tempered(logits), torch.zeros(1, 1, dtype=torch.float64), decoder)
+        drawn = draw(decoder, logits, torch.zeros(1, 1, dtype=torch.float64))
         assert drawn.tokens.item() == (1 if top_k is None else 2)
 
 
@@ -399,7 +398,7 @@ def test_temperature_zero_is_greedy():
     logits, uniform = torch.tensor([[[0.0, 2.0, 1.0]]]), torch.tensor([[0.999]], dtype=torch.float64)
     for top_k in (None, 2):
         decoder = TopConfidence(temperature=0.0, top_k=top_k)
-        drawn = Prediction.draw(decoder.tempered(logits), uniform, decoder)
+        drawn = draw(decoder, logits, uniform)
         assert drawn.tokens.item() == 1
         assert drawn.confidence("probability").item() == pytest.approx(logits[0, 0].softmax(-1)[1].item())
 
@@ -417,7 +416,7 @@ def test_the_order_of_these_rules_follows_from_the_text(rule):
     """Catches a rule whose likelihood is claimed though what it decides depends on the draw."""
     prediction = random_prediction(0)
     if RULES[rule].top_k:
-        prediction = Prediction.of(prediction.probabilities.log(), prediction.tokens, RULES[rule])
+        prediction = Prediction.of(prediction.probabilities.log(), prediction.tokens, RULES[rule].top_k)
     other = Prediction(prediction.probabilities, (prediction.tokens + 1) % V, prediction.ranked)
     before = state_of(torch.zeros(2, 8))
     assert torch.equal(*(RULES[rule].commit(before, p).status for p in (prediction, other)))
@@ -477,18 +476,14 @@ def test_bad_settings_are_named(rule, options, words):
 )
 def test_settings_that_do_not_fit_are_named(table, options, words):
     """Catches windows and candidates that the network cannot serve, found out only while decoding."""
-    ids = torch.zeros(1, 3, dtype=torch.long)
     with pytest.raises(ValueError, match=words):
-        tables(table, 0).decode(ids, torch.zeros_like(ids, dtype=torch.bool), TopConfidence(**options), [0])
+        TopConfidence(**options).check(MODEL, Request.continuing([[0]], length=2, seeds=[0]))
 
 
-def test_bad_requests_are_named(table):
-    """Catches a mask among the given tokens, gaps that no chunk would reach, and a mask of another shape."""
-    ids = torch.tensor([[0, 1, V, V]])
-    given = torch.tensor([[True, True, True, False]])
-    with pytest.raises(ValueError, match="mask token"):
-        tables(table, 0).decode(ids, given, Ancestral(), [0])
-    with pytest.raises(ValueError, match="before the first chunk"):
-        tables(table, 0).decode(ids, ~given, Ancestral(), [0], first=1)
-    with pytest.raises(ValueError, match="shape"):
-        tables(table, 0).decode(ids, given[:, 1:], Ancestral(), [0])
+@pytest.mark.parametrize(
+    ("prompt", "words"), [([0, V], "mask token"), ([0] * (WINDOW + 1), "prompt has 10 tokens, the window 9")]
+)
+def test_bad_requests_are_named(prompt, words):
+    """Catches a mask among the given tokens, and a prompt whose start the network could not see."""
+    with pytest.raises(ValueError, match=words):
+        Ancestral().check(MODEL, Request.continuing([prompt], length=2, seeds=[0]))

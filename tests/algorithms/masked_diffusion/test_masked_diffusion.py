@@ -1,17 +1,18 @@
 """The method as a whole: golden losses of tiny-diffusion, what is masked, infilling, refusals."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.backbone.weights import from_tiny_diffusion
+from algorithms.common.decoder import Request
 from algorithms.masked_diffusion.decoding import Threshold, TopConfidence
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
+from tests.algorithms.writing import write
+from tests.golden.values import FOLDER
 
-GOLDEN = Path(__file__).parents[2] / "golden" / "tiny_diffusion_models.npz"
+GOLDEN = FOLDER / "tiny_diffusion_models.npz"
 V = 7
 
 
@@ -76,7 +77,7 @@ def test_the_mask_is_never_predicted() -> None:
     with torch.no_grad():
         method.model.lm_head.weight[method.mask_id] += 100.0
         method.model.lm_head.weight[method.mask_id] *= 100.0
-    out = method.eval().generate(ids()[:, :2], length=20, seeds=range(4))
+    out = write(method.eval(), ids()[:, :2], length=20, seeds=range(4))
     assert int(out.ids.max()) < V
     assert method.logits(ids()).size(-1) == V
 
@@ -86,7 +87,9 @@ def test_infilling_keeps_what_is_given_and_sees_both_sides(style: str) -> None:
     """Catches a suffix that is overwritten, or that the network does not get to see."""
     method = make(style=style, decoder=TopConfidence(chunk_len=4, temperature=0.0)).eval()
     prompt, suffix = ids()[:, :3], ids()[:, 3:6]
-    out = method.generate(prompt, length=4, seeds=range(4), suffix=suffix)
+    texts = torch.cat([prompt, torch.zeros(4, 4, dtype=torch.long), suffix], 1)
+    given = torch.tensor([True] * 3 + [False] * 4 + [True] * 3).expand(4, -1)
+    out = method.generate(Request(texts, given, range(4)))
     assert torch.equal(out.ids[:, :3], prompt) and torch.equal(out.ids[:, 7:], suffix)
     x = torch.cat([prompt, torch.full((4, 4), V), suffix, torch.full((4, 3), V)], 1)
     other = x.clone()
@@ -97,9 +100,9 @@ def test_infilling_keeps_what_is_given_and_sees_both_sides(style: str) -> None:
 def test_a_batch_gives_each_row_what_it_gets_alone() -> None:
     """Catches draws or windows shared between rows."""
     method = make(decoder=Threshold(threshold=0.3)).eval()
-    together = method.generate(ids()[:, :2], length=30, seeds=[5, 6, 7, 8])
+    together = write(method, ids()[:, :2], length=30, seeds=[5, 6, 7, 8])
     for row in range(4):
-        alone = method.generate(ids()[row : row + 1, :2], length=30, seeds=[5 + row])
+        alone = write(method, ids()[row : row + 1, :2], length=30, seeds=[5 + row])
         assert torch.equal(alone.ids[0], together.ids[row])
         assert int(alone.row_forwards[0]) == int(together.row_forwards[row])
 
@@ -107,11 +110,11 @@ def test_a_batch_gives_each_row_what_it_gets_alone() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m: m.generate(torch.zeros(1, 14, dtype=torch.long), length=2, seeds=[0]), "prompt has 14 tokens"),
-        (lambda m: m.generate(torch.full((1, 2), V), length=2, seeds=[0]), "mask token"),
-        (lambda m: m.generate(ids()[:1, :2], length=0, seeds=[0]), "length to generate is 0"),
-        (lambda m: m.generate(ids()[:1, :2], length=2, seeds=[0], decoder=TopConfidence(top_k=8)), "top_k is 8"),
-        (lambda m: m.generate(ids()[:1, :2], length=2, seeds=[0], decoder=TopConfidence(chunk_len=14)), "chunk_len"),
+        (lambda m: write(m, torch.zeros(1, 14, dtype=torch.long), length=2, seeds=[0]), "prompt has 14 tokens"),
+        (lambda m: write(m, torch.full((1, 2), V), length=2, seeds=[0]), "mask token"),
+        (lambda m: write(m, ids()[:1, :2], length=0, seeds=[0]), "length to generate is 0"),
+        (lambda m: write(m, ids()[:1, :2], length=2, seeds=[0], decoder=TopConfidence(top_k=8)), "top_k is 8"),
+        (lambda m: write(m, ids()[:1, :2], length=2, seeds=[0], decoder=TopConfidence(chunk_len=14)), "chunk_len"),
         (lambda m: make(objective="mean"), "algorithm.objective is 'mean'"),
         (lambda m: make(validation_masks=0), "algorithm.validation_masks is 0"),
     ],

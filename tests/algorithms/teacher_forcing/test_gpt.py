@@ -9,16 +9,17 @@ import torch
 import torch.nn.functional as F
 
 from algorithms.common.backbone import BackboneConfig
-from algorithms.common.generation import context_start
-from algorithms.teacher_forcing.decoding import AutoregressiveConfig
+from algorithms.common.sampling import context_start
+from algorithms.teacher_forcing.decoding import Autoregressive
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig, noise_rows, replace_tokens
+from tests.algorithms.writing import write
 
 GENERATOR = torch.Generator().manual_seed(0)
 
 
 def make_gpt(style: str = "rope", block_size: int = 8, **decoder) -> GPT:
     torch.manual_seed(0)
-    config = GPTConfig(BackboneConfig(2, 2, 16, block_size, style=style), decoder=AutoregressiveConfig(**decoder))
+    config = GPTConfig(BackboneConfig(2, 2, 16, block_size, style=style), decoder=Autoregressive(**decoder))
     return GPT(config, vocabulary_size=7).double().eval()
 
 
@@ -36,8 +37,8 @@ def test_cached_decoding_equals_recomputing(style):
     """Catches a cache that outlives its window: 60 tokens with a context of 8 cross the window many times."""
     gpt = make_gpt(style)
     prompt = torch.randint(0, 7, (3, 2), generator=GENERATOR)
-    cached = gpt.generate(prompt, length=60, seeds=[1, 2, 3])
-    recomputed = gpt.generate(prompt, length=60, seeds=[1, 2, 3], decoder=AutoregressiveConfig(use_cache=False))
+    cached = write(gpt, prompt, length=60, seeds=[1, 2, 3])
+    recomputed = write(gpt, prompt, length=60, seeds=[1, 2, 3], decoder=Autoregressive(use_cache=False))
     assert torch.equal(cached.ids, recomputed.ids)
 
 
@@ -45,9 +46,9 @@ def test_batched_decoding_equals_single():
     """Catches rows that share randomness or attention."""
     gpt = make_gpt()
     prompt = torch.randint(0, 7, (3, 4), generator=GENERATOR)
-    batch = gpt.generate(prompt, length=20, seeds=[4, 5, 6]).ids
+    batch = write(gpt, prompt, length=20, seeds=[4, 5, 6]).ids
     for row in range(3):
-        assert torch.equal(gpt.generate(prompt[row : row + 1], length=20, seeds=[4 + row]).ids[0], batch[row])
+        assert torch.equal(write(gpt, prompt[row : row + 1], length=20, seeds=[4 + row]).ids[0], batch[row])
 
 
 def test_first_token_follows_the_models_distribution():
@@ -57,7 +58,7 @@ def test_first_token_follows_the_models_distribution():
         gpt.model.lm_head.weight.normal_(0, 0.5)
         expected = gpt.model(torch.tensor([[1, 2]]))[0, -1].softmax(-1)
     n = 4000
-    ids = gpt.generate(torch.tensor([[1, 2]]).expand(n, -1), length=1, seeds=range(n)).ids[:, -1]
+    ids = write(gpt, torch.tensor([[1, 2]]).expand(n, -1), length=1, seeds=range(n)).ids[:, -1]
     share = torch.bincount(ids, minlength=7) / n
     assert (share - expected).abs().max() < 5 * math.sqrt(0.25 / n)
 
@@ -65,8 +66,8 @@ def test_first_token_follows_the_models_distribution():
 def test_greedy_takes_the_most_probable_token():
     """Catches temperature 0 that still draws."""
     gpt = make_gpt(temperature=0.0)
-    ids = gpt.generate(torch.tensor([[3]]), length=6, seeds=[0]).ids
-    again = gpt.generate(torch.tensor([[3]]), length=6, seeds=[77]).ids
+    ids = write(gpt, torch.tensor([[3]]), length=6, seeds=[0]).ids
+    again = write(gpt, torch.tensor([[3]]), length=6, seeds=[77]).ids
     assert torch.equal(ids, again)
     assert int(gpt.model(ids[:, :6])[0, -1].argmax()) == int(ids[0, 6])
 
@@ -103,9 +104,9 @@ def test_uniform_model_scores_the_logarithm_of_the_vocabulary():
 
 def test_trace_shows_one_token_more_at_each_step():
     """Catches a trace that is not what was decoded."""
-    generation = make_gpt().generate(torch.tensor([[1, 2], [3, 4]]), length=5, seeds=[0, 1], trace=True)
-    assert generation.trace.tokens.shape == generation.trace.states.shape == (5, 2, 7)
-    assert (generation.trace.states == 0).sum(-1).tolist() == [[3, 3], [4, 4], [5, 5], [6, 6], [7, 7]]
+    generation = write(make_gpt(), torch.tensor([[1, 2], [3, 4]]), length=5, seeds=[0, 1], trace=True)
+    assert generation.trace.tokens.shape == generation.trace.levels.shape == (5, 2, 7)
+    assert (generation.trace.levels == 0).sum(-1).tolist() == [[3, 3], [4, 4], [5, 5], [6, 6], [7, 7]]
     assert torch.equal(generation.trace.tokens[-1], generation.ids)
     assert generation.trace.forwards.tolist() == [1, 2, 3, 4, 5]
 
@@ -113,7 +114,7 @@ def test_trace_shows_one_token_more_at_each_step():
 def test_top_k_above_the_vocabulary_is_named():
     """Catches a top_k that silently does nothing."""
     with pytest.raises(ValueError, match="top_k is 8, above the vocabulary of 7"):
-        make_gpt(top_k=8).generate(torch.tensor([[1]]), length=1, seeds=[0])
+        write(make_gpt(top_k=8), torch.tensor([[1]]), length=1, seeds=[0])
 
 
 @pytest.mark.parametrize("style", ["nanogpt", "rope"])

@@ -44,7 +44,7 @@ def test_the_start_of_a_curve_does_not_flatten_the_rest(tmp_path: Path) -> None:
 def test_scheduling_matrix_has_near_left_and_time_downwards(tmp_path: Path, drawn: list[Figure]) -> None:
     """Catches a flipped or transposed matrix: the last step is clean on the left and noisy on the right."""
     matrix = np.array([[4, 4, 4], [2, 4, 4], [0, 2, 4]])
-    plots.plot_scheduling_matrix(matrix, tmp_path / "matrix.png", sampling_timesteps=4)
+    plots.plot_map(matrix, tmp_path / "matrix.png", top=4, x_label="x", y_label="y", value_label="level")
     ax, bar = drawn[0].axes
     picture = imread(tmp_path / "matrix.png")[::-1]  # from the bottom, as matplotlib counts
 
@@ -69,4 +69,4 @@ def test_scheduling_matrix_has_near_left_and_time_downwards(tmp_path: Path, draw
 def test_a_bad_matrix_is_one_sentence(tmp_path: Path, matrix: np.ndarray, sentence: str) -> None:
     """Catches levels beyond the colour bar, which would be drawn in the colour of its end."""
     with pytest.raises(ValueError, match=sentence):
-        plots.plot_scheduling_matrix(matrix, tmp_path / "matrix.png", sampling_timesteps=4)
+        plots.plot_map(matrix, tmp_path / "matrix.png", top=4, x_label="x", y_label="y", value_label="level")

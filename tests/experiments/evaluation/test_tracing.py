@@ -22,6 +22,7 @@ from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from datasets.tokenizers import CharTokenizer
 from experiments.analysis.trace import TraceRecord
 from experiments.evaluation.tracing import record_trace
+from tests.algorithms.writing import write
 
 BACKBONE = BackboneConfig(n_layer=1, n_head=2, n_embd=16, block_size=12)
 TOKENIZER = CharTokenizer("abcdefg\n")
@@ -87,7 +88,7 @@ def test_a_trace_tells_how_the_text_of_generate_came_about(name: str) -> None:
     with backbone.register_forward_hook(lambda *_: passes.append(1)):
         record = recorded(name)
     prompt = torch.from_numpy(TOKENIZER.encode("ab"))[None]
-    out = method_of(name).generate(prompt, length=LENGTH, seeds=[3], decoder=CASES[name][1])
+    out = write(method_of(name), prompt, length=LENGTH, seeds=[3], decoder=CASES[name][1])
     assert "".join(record.tokens[-1]) == TOKENIZER.decode(out.ids[0])
     assert (record.method, record.decoder, record.prompt) == ("label", f"{name} setting", "ab")
     assert record.given.tolist() == [True] * 2 + [False] * LENGTH
