@@ -30,7 +30,8 @@ from experiments.evaluation.compared_methods import (
 )
 from experiments.evaluation.comparison_config import ComparisonConfig
 from experiments.evaluation.decoding_sweep import DecodingSweep
-from experiments.evaluation.judges.judge import JudgePanel, fingerprint, load_judges
+from experiments.evaluation.judges.base import fingerprint
+from experiments.evaluation.judges.panel import JudgePanel, load_judges
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables

@@ -17,7 +17,7 @@ from experiments.analysis.sweep import analyse
 from experiments.analysis.trace import write_trace
 from experiments.evaluation.config import DecodingConfig
 from experiments.evaluation.decoding_sweep import DecodingSweep
-from experiments.evaluation.judges.judge import load_judges
+from experiments.evaluation.judges.panel import load_judges
 from experiments.evaluation.measurement import HELD_OUT_SPLIT, Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan, preset_settings

@@ -4,6 +4,8 @@ Sources are only parsed, never imported; imports inside functions count for the 
 """
 
 import ast
+import graphlib
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,6 +119,30 @@ def reached(sources: dict[str, str], start: str) -> dict[str, str]:
     return outside
 
 
+def circles(sources: dict[str, str]) -> list[str]:
+    """Modules that import each other, directly or not; imports inside functions and for type checkers count, too."""
+    files = {module_name(path): path for path in sources}
+
+    def modules_of(name: str) -> Iterator[str]:  # `from a import b` is a.b, a module or a name in one
+        parent = name.rpartition(".")[0]
+        yield from (module for module in (name, parent) if module in files)
+
+    graph = {
+        module: {
+            target
+            for item in imports(path, sources[path])
+            for target in itertools.islice(modules_of(item.name), 1)
+            if target != module
+        }
+        for module, path in files.items()
+    }
+    try:
+        tuple(graphlib.TopologicalSorter(graph).static_order())
+    except graphlib.CycleError as error:
+        return [" -> ".join(reversed(error.args[1]))]
+    return []
+
+
 def slow_imports(sources: dict[str, str], start: str, forbidden: set[str]) -> list[str]:
     return sorted(f"{file} imports {name}" for name, file in reached(sources, start).items() if name in forbidden)
 
@@ -137,6 +163,24 @@ def test_imports_run_downhill() -> None:
         "experiments/analysis/plots.py",
     } <= sources.keys()
     assert violations(sources) == []
+
+
+def test_no_modules_import_each_other() -> None:
+    """Catches a circle, which makes two files one and the order of imports matter."""
+    assert circles(project_sources()) == []
+
+
+def test_a_planted_circle_is_found() -> None:
+    """Catches a search that overlooks imports of packages, in functions, or over a third module."""
+    sources = {
+        "experiments/__init__.py": "",
+        "experiments/a.py": "from experiments.b import f",
+        "experiments/b.py": "def f():\n    from experiments import c",
+        "experiments/c.py": "if TYPE_CHECKING:\n    import experiments.a",
+    }
+    (found,) = circles(sources)
+    assert set(found.split(" -> ")) == {"experiments.a", "experiments.b", "experiments.c"}
+    assert circles(sources | {"experiments/c.py": "import experiments.d"}) == []
 
 
 def test_starting_imports_nothing_slow() -> None:

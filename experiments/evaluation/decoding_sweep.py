@@ -7,7 +7,7 @@ from typing import Any
 
 from algorithms.common.metrics.corpus import unlike_real_text
 from experiments.analysis import decoding_table as table
-from experiments.evaluation.judges.judge import fingerprint
+from experiments.evaluation.judges.base import fingerprint
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.plan import Job, Plan, jobs_of
 from experiments.evaluation.records import DecodingRecords

@@ -22,7 +22,7 @@ from algorithms.common.metrics.text import TextStatistics
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer
 from experiments.analysis import decoding_table as table
-from experiments.evaluation.judges.judge import JudgePanel
+from experiments.evaluation.judges.panel import JudgePanel
 
 HELD_OUT_SPLIT = "val"
 SPLITS = {table.HELD_OUT: HELD_OUT_SPLIT, table.TRAINING_TEXT: "train"}

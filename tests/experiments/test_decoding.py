@@ -19,7 +19,9 @@ from experiments.analysis import decoding_table as table
 from experiments.analysis import paired
 from experiments.analysis.trace import read_trace
 from experiments.evaluation.config import DecodingConfig
-from experiments.evaluation.judges.judge import GPTJudge, JudgePanel, fingerprint
+from experiments.evaluation.judges.base import fingerprint
+from experiments.evaluation.judges.gpt import GPTJudge
+from experiments.evaluation.judges.panel import JudgePanel
 from experiments.evaluation.judges.windows import windowed_sums
 from experiments.evaluation.settings import expand, label
 from experiments.run.config import SamplingConfig

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datasets.tokenizers import CharTokenizer, Tokenizer
-from experiments.evaluation.judges.judge import KEY, Judge
+from experiments.evaluation.judges.base import KEY, Judge
 
 LONGEST = 1024  # tokens of context that are used of models which see more: those of GPT-2
 

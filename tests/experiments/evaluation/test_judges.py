@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from datasets.tokenizers import ByteTokenizer, CharTokenizer
-from experiments.evaluation.judges import judge as judge_module
-from experiments.evaluation.judges.judge import GPTJudge, Judge, JudgePanel, load_judge, load_judges
+from experiments.evaluation.judges import panel
+from experiments.evaluation.judges.base import Judge
+from experiments.evaluation.judges.gpt import GPTJudge
+from experiments.evaluation.judges.panel import JudgePanel, load_judge, load_judges
 from experiments.evaluation.judges.windows import windowed_sums
 
 CONTEXT = 8
@@ -158,7 +160,7 @@ def test_all_judges_are_asked_whether_they_know_the_writer() -> None:
 
 def test_the_same_judge_twice_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a gap of 0 that looks like agreement."""
-    monkeypatch.setattr(judge_module, "load_judge", lambda path: tiny(int(path[-1])))
+    monkeypatch.setattr(panel, "load_judge", lambda path: tiny(int(path[-1])))
     assert len(load_judges(["run-0", "run-1"]).judges) == 2
     with pytest.raises(ValueError, match=r"experiment\.judge holds the same weights twice, as run-0 and copy-0: give"):
         load_judges(["run-0", "run-1", "copy-0"])
