@@ -1,19 +1,24 @@
 """Runs what README.md tells people to type, and looks up every file and config it names.
 
-A line of a bash block that starts with `python main.py` is run with `debug=smoke`. One that cannot run
-everywhere ends in `# needs ...` (a GPU, a cluster, an earlier run): its configuration is only composed.
+A line of a bash block that starts with `python main.py` is run with `debug=smoke`. One that ends in `# needs a run`
+(of an algorithm) is run in a folder in which one was trained before. What cannot run everywhere, `# needs a GPU`, a
+cluster or a file of the reader's, is only composed.
 """
 
+import functools
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from tests.conftest import Main
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
@@ -33,8 +38,16 @@ def commands(text: str) -> list[str]:
     return list(dict.fromkeys(line for line in lines if line.startswith(LAUNCH)))
 
 
-def needs(command: str) -> bool:
-    return re.search(r"\s# needs \w+", command) is not None
+def needs(command: str) -> str | None:
+    """What stands behind `# needs`."""
+    found = re.search(r"\s# needs (.+)$", command)
+    return None if found is None else found[1]
+
+
+def trained_before(command: str) -> str | None:
+    """The algorithm of the run that a command starts from, None where it starts from none."""
+    found = re.fullmatch(r"a run(?: of (\w+))?", needs(command) or "")
+    return None if found is None else found[1] or "gpt"
 
 
 def arguments(command: str) -> list[str]:
@@ -84,8 +97,9 @@ def named_configs(text: str) -> Iterator[str]:
                         yield f"{group}/{choice}.yaml"
 
 
-def run(words: list[str], folder: Path) -> None:
-    """Starts main.py in an empty folder, so that runs, data and links of this checkout stay as they are."""
+def start(words: list[str], folder: Path) -> None:
+    """Starts main.py as a process in an empty folder, so that runs, data and links of this checkout stay as they
+    are."""
     words = [sys.executable, str(ROOT / "main.py"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
@@ -93,25 +107,59 @@ def run(words: list[str], folder: Path) -> None:
 
 
 COMMANDS = commands(PAGE.read_text("utf-8"))
+FRESH = [command for command in COMMANDS if needs(command) is None]
+FROM_A_RUN = [command for command in COMMANDS if trained_before(command)]
+COMPOSED = [command for command in COMMANDS if needs(command) and not trained_before(command)]
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if not needs(command)])
-def test_command_runs(command: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("command", FRESH)
+def test_command_runs(command: str, main: Main, tmp_path: Path) -> None:
     """Catches a documented command that stops with an error, for instance after a config key was renamed."""
-    run(with_smoke(arguments(command)), tmp_path)
+    words = with_smoke(arguments(command))
+    if command == LAUNCH_LINE or any(word.startswith(("launcher=", "trainer=")) for word in words):
+        start(words, tmp_path)  # a process of its own, as workers start others
+    else:
+        outcome = main(*words)
+        assert outcome.status == 0, f"{outcome.out[-2000:]}\n{outcome.err[-4000:]}"
 
 
-@pytest.mark.parametrize("command", [LAUNCH_LINE, *(command for command in COMMANDS if needs(command))])
-def test_command_composes(command: str, tmp_path: Path) -> None:
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The working folder of a smoke run of an algorithm, made once."""
+
+    @functools.cache
+    def train(algorithm: str) -> Path:
+        folder = tmp_path_factory.mktemp(algorithm)
+        start([f"algorithm={algorithm}", "debug=smoke", "experiment.tasks=[training]"], folder)
+        return folder
+
+    return train
+
+
+@pytest.mark.parametrize("command", FROM_A_RUN)
+def test_command_runs_from_a_run(command: str, trained: Callable[[str], Path], main: Main, tmp_path: Path) -> None:
+    """Catches a documented command that never worked: weights not found at `latest-run`, or not those that it means."""
+    shutil.copytree(trained(trained_before(command) or ""), tmp_path, dirs_exist_ok=True, symlinks=True)
+    judge = trained("gpt") / "latest-run"
+    words = [word.replace("=RUN", f"={judge}") for word in arguments(command)]
+    before = Path("latest-run").resolve()
+    outcome = main(*(words if words[0].startswith("resume=") else with_smoke(words)))
+    assert outcome.status == 0, f"{outcome.out[-2000:]}\n{outcome.err[-4000:]}"
+    assert Path("latest-run").resolve() == before  # what trains nothing has no weights to lead to
+
+
+@pytest.mark.parametrize("command", COMPOSED)
+def test_command_composes(command: str, main: Main) -> None:
     """Catches a config group or key that is gone in a documented command which cannot run here."""
     words = [word for word in arguments(command) if not word.startswith(("load=", "resume="))]  # no such run here
-    run([*first_of_sweep(words), "--cfg", "job"], tmp_path)
+    outcome = main(*first_of_sweep(words), "--cfg", "job")
+    assert outcome.status == 0, outcome.err[-4000:]
 
 
 def test_readme_has_the_launch_line_and_it_is_run() -> None:
     """Catches a README whose commands are not found, or all excused: the tests above would test nothing."""
-    runnable = [command for command in COMMANDS if not needs(command)]
-    assert any(command.startswith(LAUNCH_LINE) for command in runnable), "README.md lacks the launch line"
+    assert any(command.startswith(LAUNCH_LINE) for command in FRESH), "README.md lacks the launch line"
+    assert len(FROM_A_RUN) >= 10 and {trained_before(command) for command in FROM_A_RUN} > {"gpt", "df_lm"}
 
 
 def test_named_files_and_configs_exist() -> None:
@@ -136,7 +184,9 @@ def test_extraction_on_a_small_page() -> None:
     )
     first, second = commands(page)
     assert arguments(first) == ["seed=1", "experiment.tasks=[training,test]"]
-    assert not needs(first) and needs(second)
+    assert needs(first) is None and needs(second) == "a GPU" and trained_before(second) is None
+    assert trained_before(f"{LAUNCH} load=latest-run  # needs a run") == "gpt"
+    assert trained_before(f"{LAUNCH} load=latest-run  # needs a run of df_lm") == "df_lm"
     assert with_smoke(arguments(second)) == ["-m", "debug=smoke", "seed=1,2", "trainer=gpu"]
     assert with_smoke(["--cfg", "job"]) == ["--cfg", "job", "debug=smoke"]
     assert first_of_sweep(arguments(second)) == ["seed=1", "trainer=gpu"]
