@@ -15,7 +15,7 @@ import numpy as np
 from datasets.config import DatasetConfig
 from datasets.corpora import DocumentCorpus, TextCorpus, load_corpus
 from datasets.corpora.text import unwritable
-from datasets.tokenizers import BPETokenizer, ByteTokenizer, CharTokenizer, Tokenizer, pieces, tokenizer_from_state
+from datasets.tokenizers import TOKENIZERS, BPETokenizer, Tokenizer, pieces, tokenizer_from_state
 
 FORMAT = 1  # raise it when the meaning of prepared files changes: older folders are then no longer found
 SAMPLE_CHARACTERS = 20_000_000  # a bpe vocabulary is learned from at most so much of the train split
@@ -58,14 +58,13 @@ def cache_key(config: DatasetConfig, corpus: TextCorpus | DocumentCorpus, loaded
 
 
 def make_tokenizer(config: DatasetConfig, corpus: TextCorpus | DocumentCorpus) -> Tokenizer:
-    """The tokenizer that the configuration asks for; bpe sees nothing but the head of the train split."""
-    if config.tokenizer == "char" and isinstance(corpus, TextCorpus):
-        return CharTokenizer("".join(set().union(*corpus.parts.values())))
-    if config.tokenizer == "byte":
-        return ByteTokenizer()
-    assert config.vocab_size is not None  # checked by DatasetConfig
+    """The tokenizer that the configuration asks for, made for the corpus."""
     train = (text for names, text in stream(corpus) if "train" in names)
-    return BPETokenizer.train(head(train, SAMPLE_CHARACTERS), config.vocab_size)
+    return TOKENIZERS[config.tokenizer].learn(
+        train=head(train, SAMPLE_CHARACTERS),
+        everything=(text for _, text in stream(corpus)),
+        vocab_size=config.vocab_size,
+    )
 
 
 def head(texts: Iterable[str], characters: int) -> Iterator[str]:

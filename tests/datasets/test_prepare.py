@@ -10,7 +10,7 @@ import pytest
 
 from datasets import prepare as prepare_module
 from datasets.prepare import check_lengths, prepare
-from datasets.tokenizers import BPETokenizer
+from datasets.tokenizers import BPETokenizer, CharTokenizer
 
 TEXT = "Speak, speak.\nYou are all resolved rather to die than to famish?\n" * 40
 
@@ -112,7 +112,7 @@ def test_a_failure_leaves_nothing(text_config, monkeypatch):
     def interrupt(self):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(prepare_module.CharTokenizer, "state", interrupt)
+    monkeypatch.setattr(CharTokenizer, "state", interrupt)
     with pytest.raises(KeyboardInterrupt):
         prepare(config)
     assert folders(config) == []
