@@ -171,9 +171,8 @@ class Comparison(BaseExperiment):
         review = self.config.review
         if review is not None and not (self.run_dir / blind_review.KEY).is_file():  # a sheet may be filled by now
             named = {side.label: (side.label, side.default.label) for side in self.sides}
-            blind_review.write_review(
-                self.run_dir, *(named[label] for label in review.methods), review.pairs, review.seed
-            )
+            a, b = (named[label] for label in review.methods)
+            blind_review.write_review(self.run_dir, a, b, review.pairs, review.seed)
         written = write_report(self.run_dir)
         for path in written:
             if path.suffix in (".html", ".md"):

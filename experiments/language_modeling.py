@@ -104,7 +104,7 @@ class LanguageModeling(BaseExperiment):
             trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
-                print_rank_zero(trainer.profiler.summary())
+                print_rank_zero(trainer.profiler.summary())  # type: ignore[attr-defined]
             (speed,) = (one for one in trainer.callbacks if isinstance(one, Speed))  # type: ignore[attr-defined]
             keeper = trainer.checkpoint_callback
             assert isinstance(keeper, Checkpoints)

@@ -5,7 +5,7 @@ n points of a curve, rows = sampling steps, horizon = positions.
 """
 
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
@@ -174,7 +174,10 @@ def plot_log_curve(x: np.ndarray, out: Path, *, y: np.ndarray, x_label: str, y_l
         ax.set_ylabel(y_label)
 
 
-ARTIFACTS = {"map": plot_map, "log_curve": plot_log_curve}  # how an artifact of a method says that it is drawn
+ARTIFACTS: dict[str, Callable[..., None]] = {
+    "map": plot_map,
+    "log_curve": plot_log_curve,
+}  # how an artifact of a method says that it is drawn
 
 
 def _limit_height(ax: Axes, curves: Sequence[Curve]) -> None:

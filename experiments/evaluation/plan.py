@@ -42,7 +42,7 @@ def jobs_of(
     shared = {"n_samples": assignment.n_samples, "length": assignment.length, "prompt": assignment.text, "judge": judge}
     jobs = []
     for method, name in modelless:
-        own = {"method": method, "setting": name, "options": None, "decoder": None, "weights": None}
+        own: table.Row = {"method": method, "setting": name, "options": None, "decoder": None, "weights": None}
         jobs += [Job(own | shared | {"seed": seed}, None) for seed in seeds]
     for seed in seeds:
         for method, settings in plan.settings.items():

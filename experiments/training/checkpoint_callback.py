@@ -82,7 +82,8 @@ class Checkpoints(Checkpoint):
 
 def _scalars(trainer: Trainer) -> dict[str, float]:
     """What the module logged in this very step, if this is a step to log."""
-    if trainer.validating or trainer.global_step % trainer.log_every_n_steps:
+    every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
+    if trainer.validating or trainer.global_step % every:
         return {}
     return {k: float(v) for k, v in trainer.logged_metrics.items() if k.startswith("train/")}
 

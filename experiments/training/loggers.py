@@ -20,6 +20,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.run.config import LoggerConfig, RunConfig
+from experiments.run.console import is_rank_zero
 
 Table = tuple[list[str], list[list[Any]]]  # names of columns, rows
 SKIPPED = ("epoch",)  # one endless epoch
@@ -134,11 +135,11 @@ class StepsDoneCsv(StepsDone, CsvLogger):
     """metrics.csv of a run."""
 
 
-class StepsDoneWandb(StepsDone, WandbLogger):
+class StepsDoneWandb(StepsDone, WandbLogger):  # type: ignore[misc]  # Lightning's loggers name arguments differently
     """A run of Weights & Biases."""
 
 
-class StepsDoneTensorBoard(StepsDone, TensorBoardLogger):
+class StepsDoneTensorBoard(StepsDone, TensorBoardLogger):  # type: ignore[misc]
     """TensorBoard event files."""
 
 
@@ -159,7 +160,7 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
         raise ValueError("logger=wandb needs a package that is not installed: pip install wandb")
     settings = config.wandb
     assert settings is not None
-    if rank_zero_only.rank != 0:
+    if not is_rank_zero():
         return StepsDoneWandb(offline=True)  # never asked for anything
     import wandb
 
@@ -213,7 +214,7 @@ def log_media(
 ) -> None:
     """Tables by name, and files of the run folder as pictures, animations or pages, where W&B is on."""
     for logger in loggers:
-        if not isinstance(logger, WandbLogger) or rank_zero_only.rank != 0:
+        if not isinstance(logger, WandbLogger) or not is_rank_zero():
             continue
         for name, (columns, rows) in (tables or {}).items():
             logger.log_table(name, columns=columns, data=rows)
@@ -232,7 +233,7 @@ def log_media(
 def close(loggers: list[Logger], figures: dict[str, Any]) -> None:
     """Write the final figures to W&B's summary and end its run, so that the next one in this process is a new one."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and rank_zero_only.rank == 0:
+        if isinstance(logger, WandbLogger) and is_rank_zero():
             import wandb
 
             logger.experiment.summary.update(figures)

@@ -65,7 +65,7 @@ class TableNetwork:
 
 def recorder_of(ids: Tensor) -> TraceRecorder:
     """A recorder for texts like ids (B, L)."""
-    return TraceRecorder(SimpleNamespace(ids=ids, trace=True))  # type: ignore[arg-type]
+    return TraceRecorder(SimpleNamespace(ids=ids, trace=True))
 
 
 class FlowTable:

@@ -143,7 +143,7 @@ def test_corruption_changes_the_inputs_alone(style, token_dropout, input_noise):
     gpt, generator = make_gpt(style), seeded(5)
     rms = gpt.model.wte.weight.detach().square().mean().sqrt()
     if token_dropout:
-        gpt.model.wte.register_forward_pre_hook(lambda _, ids: replace_tokens(*ids, token_dropout, 7, generator))
+        gpt.model.wte.register_forward_pre_hook(lambda _, ids: replace_tokens(ids[0], token_dropout, 7, generator))
     if input_noise:
         gpt.model.wte.register_forward_hook(lambda _, ids, x: noise_rows(x, input_noise, rms, generator))
     ids = torch.randint(0, 7, (5, 9), generator=GENERATOR)

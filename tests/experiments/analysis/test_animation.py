@@ -371,7 +371,7 @@ def test_an_interrupt_restores_the_terminal(tmp_path: Path, monkeypatch: pytest.
         raise KeyboardInterrupt
 
     out = Screen()
-    out.reconfigure = lambda **_: None  # type: ignore[attr-defined]
+    out.reconfigure = lambda **_: None
     monkeypatch.setattr(time, "sleep", interrupted)
     monkeypatch.setattr("sys.stdout", out)
     write_trace(tmp_path / "m.json", SLOW)

@@ -96,7 +96,7 @@ def run(arguments: list[str], arm: Callable[[], None] | None = None) -> int:
 
 def main() -> None:
     """Arguments: a folder, the cases as METHOD:KILL,..., and the overrides of all runs."""
-    assert language_modeling.LanguageModeling  # imported before the forks
+    assert language_modeling.LanguageModeling is not None  # imported before the forks
     folder, cases, *overrides = sys.argv[1:]
     statuses: dict[str, int] = {}
     for method, kill in (case.split(":") for case in cases.split(",")):

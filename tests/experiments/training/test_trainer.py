@@ -62,7 +62,7 @@ def fit(model: Line, folder: Path, *, progress: bool = False, log_every: int = 2
         run_dir=folder,
         training=config,
         evaluation=EvaluationConfig(),
-        callbacks=[*watchers, keep],
+        watchers=[*watchers, keep],
         loggers=[StepsDoneCsv(folder / "metrics.csv")],
         log_every_steps=log_every,
     )
