@@ -25,7 +25,7 @@ from experiments.evaluation.compared_methods import (
     ComparedMethod,
     check_fit,
     encode_prompt,
-    judge_children,
+    judge_runs,
     make_compared_method,
 )
 from experiments.evaluation.comparison_config import ComparisonConfig
@@ -64,19 +64,19 @@ class Comparison(BaseExperiment):
     def prepare(self) -> None:
         config, run = self.config, self.run
         self._check_overrides()
-        self.sides = [
+        self.methods = [
             make_compared_method(run, self.run_dir, label, method) for label, method in config.methods.items()
         ]
-        self.judge_children = judge_children(run, self.run_dir)
+        self.judge_runs = judge_runs(run, self.run_dir)
         self._check_trained()
         self.data = TextDataModule(
             run.dataset,
-            block_size=config.block_size or self.sides[0].owner.plain["backbone"]["block_size"],
+            block_size=config.block_size or self.methods[0].model_settings.plain["backbone"]["block_size"],
             batch_size=config.training.batch_size,
             eval_batch_size=config.evaluation.batch_size,
             seed=run.seed,
         ).prepare()
-        check_fit(self.sides, self.data)
+        check_fit(self.methods, self.data)
         if config.judges.load:
             load_judges(config.judges.load).check_writer(self.data.tokenizer)
         self.assignment = Assignment(
@@ -85,9 +85,9 @@ class Comparison(BaseExperiment):
             config.sampling.length,
             config.sampling.n_samples,
         )
-        self._bench({side.label: side.fresh(self.data.tokenizer.vocabulary_size) for side in self.sides}, None).check(
-            self.plan, "experiment.methods"
-        )
+        self._bench(
+            {method.label: method.fresh(self.data.tokenizer.vocabulary_size) for method in self.methods}, None
+        ).check(self.plan, "experiment.methods")
         self._write_manifest()
 
     @rank_zero_only
@@ -104,7 +104,7 @@ class Comparison(BaseExperiment):
         """Every likelihood of every method over the same windows of one split: likelihood.csv, window by window in
         likelihoods/."""
         split = self.config.evaluation.likelihood_split
-        measured = {side.label: self._likelihoods(side, split) for side in self.sides}
+        measured = {method.label: self._likelihoods(method, split) for method in self.methods}
         lines = ["method,split,likelihood,kind,nats_per_token,standard_error,bits_per_character,windows,tokens"]
         for label, found in measured.items():
             for one in found["likelihoods"]:
@@ -125,13 +125,13 @@ class Comparison(BaseExperiment):
         judges = self._judges()
         if judges is not None:
             judges.check_writer(self.data.tokenizer)
-        bench = self._bench({side.label: side.load().algorithm for side in self.sides}, judges)
+        bench = self._bench({method.label: method.load().algorithm for method in self.methods}, judges)
         groups = table.aggregate(bench.measure(self.plan))
         flags = bench.flags(groups, self.assignment)
         write_json(self.run_dir / "flags.json", flags)
         (self.run_dir / "results.md").write_text(table.markdown_table(groups), encoding="utf-8")
         controls = [(table.CONTROL, name) for name in CONTROLS]
-        controls += [(side.label, side.control.label) for side in self.sides if side.control]
+        controls += [(method.label, method.control.label) for method in self.methods if method.control]
         for one in flags:
             if (one["method"], one["setting"]) in controls:
                 print_rank_zero(f"{one['setting']}: unlike real text in {', '.join(one['flags']) or 'nothing'}")
@@ -141,11 +141,11 @@ class Comparison(BaseExperiment):
     @rank_zero_only
     def visualize(self) -> None:
         """One text of each method at its default setting, state by state: traces/."""
-        for side in self.sides:
-            out = self.run_dir / "traces" / f"{side.label}.json"
+        for method in self.methods:
+            out = self.run_dir / "traces" / f"{method.label}.json"
             if out.is_file():
                 continue
-            model = side.load()
+            model = method.load()
             try:
                 trace = record_trace(
                     model.algorithm.to(self.device).eval(),
@@ -154,12 +154,12 @@ class Comparison(BaseExperiment):
                     prompt_text=self.assignment.text,
                     length=self.config.visualize.blocks * self.data.block_size,
                     seed=self.config.seeds[0],
-                    decoder=side.default.decoder,
-                    method=side.label,
-                    setting=side.default.label,
+                    decoder=method.default.decoder,
+                    method=method.label,
+                    setting=method.default.label,
                 )
             except ValueError as error:  # a method of the user's that records none, or writes shorter texts
-                print_rank_zero(f"{side.label} is left out: {error}")
+                print_rank_zero(f"{method.label} is left out: {error}")
                 continue
             write_trace(out, trace)
             self._log(tables=trace_tables([trace]))
@@ -170,7 +170,7 @@ class Comparison(BaseExperiment):
         self._write_manifest()
         review = self.config.review
         if review is not None and not (self.run_dir / blind_review.KEY).is_file():  # a sheet may be filled by now
-            named = {side.label: (side.label, side.default.label) for side in self.sides}
+            named = {method.label: (method.label, method.default.label) for method in self.methods}
             a, b = (named[label] for label in review.methods)
             blind_review.write_review(self.run_dir, a, b, review.pairs, review.seed)
         written = write_report(self.run_dir)
@@ -181,7 +181,7 @@ class Comparison(BaseExperiment):
 
     @cached_property
     def plan(self) -> Plan:
-        return Plan({side.label: side.settings for side in self.sides}, self.assignment)
+        return Plan({method.label: method.settings for method in self.methods}, self.assignment)
 
     @cached_property
     def _evaluator(self) -> Any:
@@ -209,10 +209,10 @@ class Comparison(BaseExperiment):
         )
 
     def _children(self) -> list[ChildRun]:
-        return [*(side.child for side in self.sides if side.child is not None), *self.judge_children]
+        return [*(method.child for method in self.methods if method.child is not None), *self.judge_runs]
 
     def _judges(self) -> JudgePanel | None:
-        paths = self.config.judges.load or [str(child.folder) for child in self.judge_children]
+        paths = self.config.judges.load or [str(child.folder) for child in self.judge_runs]
         return load_judges(paths) if paths else None
 
     def _check_overrides(self) -> None:
@@ -228,10 +228,10 @@ class Comparison(BaseExperiment):
             if not self.trains and not child.finished:
                 raise ValueError(f"{child.label} is not trained yet: put training first in experiment.tasks")
 
-    def _likelihoods(self, side: ComparedMethod, split: str) -> dict[str, Any]:
-        """Likelihoods of a side, measured unless the same weights' are there."""
-        model = side.load()
-        stored = self.run_dir / "likelihoods" / f"{side.label}.json"
+    def _likelihoods(self, method: ComparedMethod, split: str) -> dict[str, Any]:
+        """Likelihoods of a method, measured unless the same weights' are there."""
+        model = method.load()
+        stored = self.run_dir / "likelihoods" / f"{method.label}.json"
         loader = self.data.eval_dataloader(split)
         number = min(len(loader), self.config.likelihood_batches or len(loader))
         chosen = {*np.linspace(0, len(loader) - 1, number).round().astype(int).tolist()}  # spread evenly
@@ -259,5 +259,5 @@ class Comparison(BaseExperiment):
         return found
 
     def _write_manifest(self) -> None:
-        content = manifest.describe(self.run, self.run_dir, self.sides, self.judge_children, MODELLESS)
+        content = manifest.describe(self.run, self.run_dir, self.methods, self.judge_runs, MODELLESS)
         write_json(self.run_dir / COMPARISON, content)

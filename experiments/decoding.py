@@ -50,10 +50,10 @@ class Decoding(LanguageModeling):
     def prepare(self) -> None:
         config, run = self.config, self.run
         self.tables: list[str] = []
-        owner = ModelSettings(run.algorithm.name, run.plain["algorithm"], run.choices["algorithm/decoder"])
+        model_settings = ModelSettings(run.algorithm.name, run.plain["algorithm"], run.choices["algorithm/decoder"])
         own_tasks = {"sweep", "ab", "visualize"} & {*config.tasks}
-        own = build_settings(owner, config.decoders, config.grid) if own_tasks else []
-        presets, left_out = preset_settings(owner) if "presets" in config.tasks else ([], {})
+        own = build_settings(model_settings, config.decoders, config.grid) if own_tasks else []
+        presets, left_out = preset_settings(model_settings) if "presets" in config.tasks else ([], {})
         judges = load_judges(config.judges) if config.judges else None
         super().prepare()
         if judges is not None:

@@ -1,4 +1,4 @@
-"""The sides of a comparison: models that are given or get trained, each with the settings it is measured at."""
+"""The methods of a comparison: models that are given or get trained, each with the settings it is measured at."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -30,7 +30,7 @@ class ComparedMethod:
     label: str
     folder: Path
     child: ChildRun | None
-    owner: ModelSettings
+    model_settings: ModelSettings
     model: Model | None
     frontier: list[Setting]
     speed: list[Setting]
@@ -55,7 +55,7 @@ class ComparedMethod:
         """The algorithm with untrained weights: what can be known to be wrong before training."""
         if self.model is not None:
             return self.model.algorithm
-        cls = look_up(ALGORITHMS, self.owner.algorithm, f"{self.key}.algorithm")
+        cls = look_up(ALGORITHMS, self.model_settings.algorithm, f"{self.key}.algorithm")
         return cls(self.default.algorithm, vocabulary_size=vocabulary_size)
 
     def load(self) -> Model:
@@ -66,7 +66,7 @@ class ComparedMethod:
 
 
 def make_compared_method(run: RunConfig, folder: Path, label: str, method: MethodConfig) -> ComparedMethod:
-    """The side `label` of a comparison that lives in `folder`, with all that its configuration implies checked.
+    """The method `label` of a comparison that lives in `folder`, with all that its configuration implies checked.
 
     Raises ValueError or OSError in one sentence that names its key.
     """
@@ -77,25 +77,25 @@ def make_compared_method(run: RunConfig, folder: Path, label: str, method: Metho
         name = model.algorithm.name
         if method.algorithm in ALGORITHMS and method.algorithm != name:
             raise ValueError(f"{key}.load={method.load} holds algorithm={name}: say {key}.algorithm={name}")
-        owner = ModelSettings(name, model.plain, model.choices.get("algorithm/decoder", "own decoder"))
+        model_settings = ModelSettings(name, model.plain, model.choices.get("algorithm/decoder", "own decoder"))
         place = Path(method.load).resolve()
     else:
         place = folder / "methods" / label
         child = ChildRun(label, place, [f"algorithm={method.algorithm}", *_passed(run), *method.overrides], folder.name)
-        owner = _composed(child, key)
+        model_settings = _composed(child, key)
     config: ComparisonConfig = run.experiment
     try:
-        frontier = _heated(owner, method.frontier, config.temperatures)
-        at_one = _heated(owner, method.frontier, [1.0]) if 1.0 not in config.temperatures else frontier[-1:]
-        others = build_settings(owner, method.decoders, None) if method.decoders else []
-        autoregressive = look_up(ALGORITHMS, owner.algorithm, f"{key}.algorithm").is_autoregressive
-        control = _heated(owner, method.frontier, [LOW_TEMPERATURE])[0] if autoregressive else None
+        frontier = _heated(model_settings, method.frontier, config.temperatures)
+        at_one = _heated(model_settings, method.frontier, [1.0]) if 1.0 not in config.temperatures else frontier[-1:]
+        others = build_settings(model_settings, method.decoders, None) if method.decoders else []
+        autoregressive = look_up(ALGORITHMS, model_settings.algorithm, f"{key}.algorithm").is_autoregressive
+        control = _heated(model_settings, method.frontier, [LOW_TEMPERATURE])[0] if autoregressive else None
     except ValueError as error:
         raise ValueError(f"{key}: {error}") from error
-    return ComparedMethod(label, place, child, owner, model, frontier, [*at_one, *others], control)
+    return ComparedMethod(label, place, child, model_settings, model, frontier, [*at_one, *others], control)
 
 
-def judge_children(run: RunConfig, folder: Path) -> list[ChildRun]:
+def judge_runs(run: RunConfig, folder: Path) -> list[ChildRun]:
     """The trainings of judges, as their configuration asks for; none where judges are given or unwanted."""
     judges = run.experiment.judges
     if judges.load or judges.dataset is None:
@@ -113,22 +113,22 @@ def judge_children(run: RunConfig, folder: Path) -> list[ChildRun]:
     return children
 
 
-def check_fit(sides: Sequence[ComparedMethod], data: TextDataModule) -> None:
-    """Raise ValueError unless all sides predict the same tokens of the same windows."""
-    first = sides[0]
-    for side in sides:
-        sizes = [one.owner.plain["backbone"]["block_size"] for one in (first, side)]
+def check_fit(methods: Sequence[ComparedMethod], data: TextDataModule) -> None:
+    """Raise ValueError unless all methods predict the same tokens of the same windows."""
+    first = methods[0]
+    for method in methods:
+        sizes = [one.model_settings.plain["backbone"]["block_size"] for one in (first, method)]
         if sizes[0] != sizes[1]:
             raise ValueError(
-                f"{first.key} has a context of {sizes[0]} tokens and {side.key} one of {sizes[1]}: windows would "
+                f"{first.key} has a context of {sizes[0]} tokens and {method.key} one of {sizes[1]}: windows would "
                 "differ; train both with the same algorithm.backbone.block_size"
             )
-        if side.model is None:
+        if method.model is None:
             continue
-        if side.model.tokenizer.state() != data.tokenizer.state():
-            raise ValueError(f"{side.key}.load has another vocabulary than dataset={data.config.name}: {_REMEDY}")
-        if side.model.dataset is not None and side.model.dataset != data.fingerprint:
-            raise ValueError(f"{side.key}.load was not trained on dataset={data.config.name} as it is: {_REMEDY}")
+        if method.model.tokenizer.state() != data.tokenizer.state():
+            raise ValueError(f"{method.key}.load has another vocabulary than dataset={data.config.name}: {_REMEDY}")
+        if method.model.dataset is not None and method.model.dataset != data.fingerprint:
+            raise ValueError(f"{method.key}.load was not trained on dataset={data.config.name} as it is: {_REMEDY}")
 
 
 _REMEDY = "say the dataset that it was trained on, or leave it out"
@@ -142,9 +142,9 @@ def encode_prompt(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
         raise ValueError(f"experiment.sampling.prompt: {error}") from error
 
 
-def _heated(owner: ModelSettings, frontier: Any, temperatures: Sequence[float]) -> list[Setting]:
+def _heated(model_settings: ModelSettings, frontier: Any, temperatures: Sequence[float]) -> list[Setting]:
     """One decoder at rising temperatures."""
-    return build_settings(owner, frontier, {"temperature": sorted(temperatures)})
+    return build_settings(model_settings, frontier, {"temperature": sorted(temperatures)})
 
 
 def _passed(run: RunConfig) -> list[str]:

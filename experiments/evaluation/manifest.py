@@ -20,16 +20,16 @@ SCHEMA = 1  # of the file; experiments/analysis/report reads it
 def describe(
     run: RunConfig,
     folder: Path,
-    sides: Sequence[ComparedMethod],
-    judge_children: Sequence[ChildRun],
+    methods: Sequence[ComparedMethod],
+    judge_runs: Sequence[ChildRun],
     modelless: Sequence[tuple[str, str]],
 ) -> dict[str, Any]:
     """The contents for the comparison in `folder`; of runs that are not there yet the figures are None."""
     config: ComparisonConfig = run.experiment
     controls = [{"method": method, "setting": setting} for method, setting in modelless if method == table.CONTROL]
-    controls += [{"method": side.label, "setting": side.control.label} for side in sides if side.control]
+    controls += [{"method": method.label, "setting": method.control.label} for method in methods if method.control]
     judges = [_judge(Path(path).resolve(), folder, None) for path in config.judges.load]
-    for seed, child in zip(config.judges.seeds, judge_children, strict=False):
+    for seed, child in zip(config.judges.seeds, judge_runs, strict=False):
         judges.append(_judge(child.folder, folder, child) | {"dataset": config.judges.dataset, "seed": seed})
     return {
         "schema": SCHEMA,
@@ -46,27 +46,27 @@ def describe(
             "seeds": config.seeds,
         },
         "fps": config.visualize.fps,
-        "methods": [_side(side, folder) for side in sides],
+        "methods": [_side(method, folder) for method in methods],
         "judges": judges,
         "controls": controls,
     } | describe_machine()
 
 
-def _side(side: ComparedMethod, folder: Path) -> dict[str, Any]:
-    summary = read_json(side.folder / "summary.json")
+def _side(method: ComparedMethod, folder: Path) -> dict[str, Any]:
+    summary = read_json(method.folder / "summary.json")
     return {
-        "label": side.label,
-        "algorithm": side.owner.algorithm,
-        "folder": _from(folder, side.folder),
-        "trained_here": side.child is not None,
-        "command": side.child.command if side.child else None,
+        "label": method.label,
+        "algorithm": method.model_settings.algorithm,
+        "folder": _from(folder, method.folder),
+        "trained_here": method.child is not None,
+        "command": method.child.command if method.child else None,
         "parameters": summary.get("parameters"),
         "likelihood_kind": summary.get("likelihood_kind"),
         "training": summary.get("training"),
-        "block_size": side.owner.plain["backbone"]["block_size"],
-        "default": side.default.label,
-        "frontier": [setting.label for setting in side.frontier],
-        "speed": [setting.label for setting in side.speed],
+        "block_size": method.model_settings.plain["backbone"]["block_size"],
+        "default": method.default.label,
+        "frontier": [setting.label for setting in method.frontier],
+        "speed": [setting.label for setting in method.speed],
     }
 
 

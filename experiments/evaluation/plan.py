@@ -53,13 +53,13 @@ def jobs_of(
     return jobs
 
 
-def preset_settings(owner: ModelSettings) -> tuple[list[Setting], dict[str, str]]:
+def preset_settings(model_settings: ModelSettings) -> tuple[list[Setting], dict[str, str]]:
     """The presets that fit a model, and for the others why not. Raises ValueError where none fits."""
-    left_out = {name: reason for name in PRESETS if (reason := misfit(owner, name)) is not None}
+    left_out = {name: reason for name in PRESETS if (reason := misfit(model_settings, name)) is not None}
     fitting: list[Any] = [name for name in PRESETS if name not in left_out]
     if not fitting:
         raise ValueError(
-            f"experiment.tasks: no preset of the task presets fits algorithm={owner.algorithm}: they are "
+            f"experiment.tasks: no preset of the task presets fits algorithm={model_settings.algorithm}: they are "
             "settings of masked_diffusion and diffusion_flow"
         )
-    return build_settings(owner, fitting, None), left_out
+    return build_settings(model_settings, fitting, None), left_out

@@ -76,7 +76,7 @@ def label(name: str, options: Options) -> str:
     return " ".join([name, *(f"{key}={_shown(value)}" for key, value in options.items())])
 
 
-def build_settings(owner: ModelSettings, decoders: Any, grid: Options | None) -> list[Setting]:
+def build_settings(model_settings: ModelSettings, decoders: Any, grid: Options | None) -> list[Setting]:
     """The settings of a model, converted and checked.
 
     Raises ValueError in one sentence on a decoder that is unknown or does not fit the algorithm, and on an option that
@@ -84,25 +84,25 @@ def build_settings(owner: ModelSettings, decoders: Any, grid: Options | None) ->
     """
     settings = []
     pairs = expand(decoders, grid)
-    own = owner.plain["decoder"]
-    nodes = {name: _fitting(owner, name) if name else own for name in dict.fromkeys(name for name, _ in pairs)}
+    own = model_settings.plain["decoder"]
+    nodes = {name: _fitting(model_settings, name) if name else own for name in dict.fromkeys(name for name, _ in pairs)}
     for name, options in pairs:
         config = copy.deepcopy(nodes[name])
         for key, value in options.items():
             *groups, last = key.split(".")
             functools.reduce(lambda node, group: node.setdefault(group, {}), groups, config)[last] = value
-        text = label(name or owner.decoder, options)
+        text = label(name or model_settings.decoder, options)
         try:
-            settings.append(Setting(text, options, _with_decoder(owner, config)))
+            settings.append(Setting(text, options, _with_decoder(model_settings, config)))
         except ValueError as error:
             raise ValueError(f"{KEY}: {text}: {error}") from error
     return settings
 
 
-def misfit(owner: ModelSettings, name: str) -> str | None:
+def misfit(model_settings: ModelSettings, name: str) -> str | None:
     """Why the decoder of the file `name` cannot be the model's; None if it can."""
     try:
-        _with_decoder(owner, compose_choice("algorithm/decoder", name, KEY))
+        _with_decoder(model_settings, compose_choice("algorithm/decoder", name, KEY))
     except ValueError as error:
         return str(error)
     return None
@@ -130,22 +130,22 @@ def _flat(options: Options, where: str, prefix: str = "") -> dict[str, list[Any]
     return axes
 
 
-def _fitting(owner: ModelSettings, name: str) -> Options:
+def _fitting(model_settings: ModelSettings, name: str) -> Options:
     """The decoder of the file `name`, which must be there and convert for the model's algorithm as it stands."""
     node = compose_choice("algorithm/decoder", name, KEY)
     try:
-        _with_decoder(owner, node)
+        _with_decoder(model_settings, node)
     except ValueError as error:
-        others = [path.stem for path in sorted(DECODERS.glob("*.yaml")) if misfit(owner, path.stem) is None]
+        others = [path.stem for path in sorted(DECODERS.glob("*.yaml")) if misfit(model_settings, path.stem) is None]
         remedy = f"choose from {', '.join(others)}" if others else str(error)
-        raise ValueError(f"{KEY}: {name} does not fit algorithm={owner.algorithm}: {remedy}") from error
+        raise ValueError(f"{KEY}: {name} does not fit algorithm={model_settings.algorithm}: {remedy}") from error
     return node
 
 
-def _with_decoder(owner: ModelSettings, decoder: Any) -> Any:
+def _with_decoder(model_settings: ModelSettings, decoder: Any) -> Any:
     """The model's configuration with another decoder: all of its checks run again."""
-    cls = look_up(ALGORITHMS, owner.algorithm, "algorithm.name")
-    return build(cls.config_class, {**owner.plain, "decoder": decoder}, "algorithm")
+    cls = look_up(ALGORITHMS, model_settings.algorithm, "algorithm.name")
+    return build(cls.config_class, {**model_settings.plain, "decoder": decoder}, "algorithm")
 
 
 def _shown(value: Any) -> str:
