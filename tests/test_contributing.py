@@ -1,5 +1,6 @@
 """Follows CONTRIBUTING.md to the letter in a copy of the tree: writes its files, adds its lines, runs its commands."""
 
+import csv
 import re
 import shutil
 import subprocess
@@ -36,11 +37,11 @@ def tree(tmp_path_factory) -> Path:
     return copy
 
 
-def test_the_page_has_all_four_recipes():
+def test_the_page_has_all_five_recipes():
     """Catches a page whose blocks the patterns above no longer find."""
     page = PAGE.read_text()
-    assert len(NEW_FILE.findall(page)) >= 6 and len(ADDITION.findall(page)) >= 4
-    assert len(COMMAND.findall(page)) >= 4
+    assert len(NEW_FILE.findall(page)) >= 7 and len(ADDITION.findall(page)) >= 5
+    assert len(COMMAND.findall(page)) >= 5
 
 
 @pytest.mark.parametrize("command", COMMAND.findall(PAGE.read_text()))
@@ -51,6 +52,37 @@ def test_its_commands_run(tree, command):
         [sys.executable, "main.py", *words, "debug=smoke"], cwd=tree, capture_output=True, text=True, timeout=240
     )
     assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_the_new_metric_is_in_every_table(tree):
+    """Catches a reader with a list of metrics of its own: the columns are those of the run above, the report is of a
+    comparison with that column."""
+    script = """
+import sys
+from pathlib import Path
+from experiments.analysis import paired
+from experiments.analysis.decoding_table import read_rows
+from experiments.analysis.report import write_report
+from tests.experiments.analysis import comparison_folder
+
+known = comparison_folder.metrics_of
+comparison_folder.metrics_of = lambda setting, seed: known(setting, seed) | {"word_length": 4.25}
+run = comparison_folder.build(Path("compared"))
+write_report(run)
+assert run.joinpath("report.md").read_text().count("word length, characters") >= 2  # of speed, and of everything
+assert "| word length " in run.joinpath("report.md").read_text() and "4.25" in run.joinpath("report.html").read_text()
+rows = read_rows(run / "results.csv")
+assert "word_length nearest to real text" in paired.markdown(paired.compare(rows[:3], rows[3:6], rows[-3:]))
+"""
+    made = subprocess.run([sys.executable, "-c", script], cwd=tree, capture_output=True, text=True, timeout=240)
+    assert made.returncode == 0, made.stderr
+    command = next(line for line in COMMAND.findall(PAGE.read_text()) if "outputs/metric" in line)
+    if not (tree / "outputs/metric/results.csv").is_file():  # the test above may run in another process
+        test_its_commands_run(tree, command)
+    with (tree / "outputs/metric/results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert rows and all(1 <= float(row["word_length"]) < 40 for row in rows)
+    assert "word length, characters" in (tree / "outputs/metric/results.md").read_text()
 
 
 def test_the_import_table_still_holds(tree):

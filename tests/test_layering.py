@@ -36,7 +36,8 @@ TABLE: dict[str, tuple[str, ...]] = {
 TORCH = {"torch", "lightning", "pytorch_lightning", "torchmetrics"}
 CONFIGURATION = {"hydra", "omegaconf"}
 CONFIGURED = ("main", "experiments.launch", "experiments.run")  # what sees it
-SLOW_TO_IMPORT = TORCH | {"matplotlib", "pyarrow", "tensorboard", "tokenizers", "transformers", "wandb"}
+SLOW_TO_IMPORT = TORCH | {"jinja2", "matplotlib", "pandas", "pyarrow", "rich", "scipy"}
+SLOW_TO_IMPORT |= {"tensorboard", "tokenizers", "transformers", "wandb"}
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,19 @@
 """Rows of a decoding sweep: their schema, results.csv read back, means over seeds, and the table for people.
 
 A row is one setting of a method's decoder at one seed, or as much real text, or what a sampler without a model wrote.
-What was not measured is blank and None, never 0.
+What was not measured is blank and None, never 0. Its metrics are those of metrics.py.
 """
 
 import csv
 import io
 import json
 import statistics
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.analysis.metrics import BY_KEY, TABLE, shown_in
 from experiments.analysis.pareto import fronts
 
 Row = dict[str, Any]
@@ -29,49 +31,17 @@ GROUP = (
     "prompt",
     "weights",
     "judge",
-)  # alike in rows to be averaged
+)  # alike in what is averaged
 IDENTITY = (*GROUP, "seed")  # no two rows are alike in these
-COST = ("seconds", "tokens_per_second", "steps", "forwards", "tokens_per_forward")
-QUALITY = (
-    *("judge_nll", "judge_gap", "judge_text_sd"),  # nats per character: mean, range of the judges, spread of the texts
-    *("text_length", "distinct_1", "distinct_2", "distinct_3", "distinct_4"),
-    *("repeat_ratio", "mask_ratio", "character_entropy"),  # the last in bits
-    *("js_3", "js_4", "js_5", "valid_words", "unique_words"),  # divergences of n-grams from held-out text, in bits
-    *("copy_rate", "longest_copy", "self_bleu", "held_out_bleu", "shared_windows", "mauve"),
-)
-FIGURES = (*COST, *QUALITY)
-COLUMNS = (
-    "method",
-    "setting",
-    "options",
-    "decoder",
-    "seed",
-    "n_samples",
-    "length",
-    "prompt",
-    "weights",
-    "judge",
-    *FIGURES,
-)
+OWN = ("method", "setting", "options", "decoder", "seed", "n_samples", "length", "prompt", "weights", "judge")
+COLUMNS = (*OWN, *BY_KEY)
 MODELLESS = (CONTROL, REAL)
 JSON_COLUMNS = ("options", "decoder")
-WHOLE = ("seed", "n_samples", "length", "steps", "forwards")
-
-SHOWN = {  # column -> heading and format in the table
-    "tokens_per_forward": ("tokens/forward", ".2f"),
-    "seconds": ("seconds", ".2f"),
-    "judge_nll": ("judge, nats/char", ".3f"),
-    "distinct_2": ("distinct-2", ".3f"),
-    "repeat_ratio": ("repeat ratio", ".3f"),
-    "character_entropy": ("character entropy, bits", ".3f"),
-    "js_4": ("4-gram divergence, bits", ".3f"),
-    "valid_words": ("valid words", ".3f"),
-    "copy_rate": ("copied", ".3f"),
-}
+WHOLE = ("seed", "n_samples", "length", *(name for name, metric in BY_KEY.items() if metric.whole))
 
 
 class Spread(NamedTuple):
-    """Mean over the seeds that have the figure, and the sample standard deviation where they are enough."""
+    """Mean over the seeds that have the metric, and the sample standard deviation where they are enough."""
 
     mean: float
     sd: float | None
@@ -86,54 +56,62 @@ def identity(row: Row) -> str:
 def read_rows(path: Path) -> list[Row]:
     """Rows of a results.csv; a last one that was cut short by a kill is left out. No file: no rows.
 
-    Raises ValueError where the file has other columns than a decoding sweep, or a value that is no number.
+    A metric that the file has no column for was not measured. Columns of other versions stay as they are, as text at
+    the end of each row, and are named on the error output. Raises ValueError where the file has not the columns that
+    say what a row is of, or a value that is no number.
     """
     if not path.is_file():
         return []
     text = path.read_bytes().decode("utf-8")  # line ends as they are: a prompt may hold any
-    lines = list(csv.reader(io.StringIO(text, newline="")))
-    if lines and (len(lines[-1]) != len(COLUMNS) or not text.endswith("\n")) and len(lines) > 1:
+    header, *lines = list(csv.reader(io.StringIO(text, newline=""))) or [[]]
+    if lines and (len(lines[-1]) != len(header) or not text.endswith("\n")):
         lines.pop()
-    if not lines or lines[0] != list(COLUMNS) or any(len(line) != len(COLUMNS) for line in lines):
-        of = "another version of this schema" if lines and {"setting", "seed"} <= set(lines[0]) else "something else"
+    if not {*OWN} <= {*header} or any(len(line) != len(header) for line in lines):
+        of = "another version of this schema" if {"setting", "seed"} <= {*header} else "something else"
         raise ValueError(
             f"{path} has other columns than those of a decoding sweep, it is of {of}: move it away, or choose another "
             "hydra.run.dir"
         )
-    return [{name: _value(name, cell, path) for name, cell in zip(COLUMNS, line, strict=True)} for line in lines[1:]]
+    if unknown := [name for name in header if name not in COLUMNS]:
+        print(
+            f"{path} has columns that are not known here, which are left alone: {', '.join(unknown)}", file=sys.stderr
+        )
+    missing = dict.fromkeys(COLUMNS)
+    return [
+        missing | {name: _value(name, cell, path) for name, cell in zip(header, line, strict=True)} for line in lines
+    ]
 
 
-def write_rows(rows: Iterable[Row], *, header: bool = False) -> str:
+def write_rows(rows: Sequence[Row], columns: Sequence[str] = COLUMNS, *, header: bool = False) -> str:
     """Rows as lines of a results.csv, below their header if asked for."""
     out = io.StringIO(newline="")
     writer = csv.writer(out, lineterminator="\n")
     if header:
-        writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_cell(name, row[name]) for name in COLUMNS])
+        writer.writerow(columns)
+    writer.writerows([_cell(name, row.get(name)) for name in columns] for row in rows)
     return out.getvalue()
 
 
 def aggregate(rows: Sequence[Row]) -> list[Row]:
     """One row per setting, in order of appearance, controls and then real text last: what its rows share, `seeds`, and
-    a Spread or None for every figure. Rows of other weights, lengths, prompts or judges are never averaged together."""
+    a Spread or None for every metric. Rows of other weights, lengths, prompts or judges are never averaged together."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
         groups.setdefault(json.dumps([row[name] for name in GROUP], sort_keys=True), []).append(row)
     found = []
     for members in groups.values():
         shared = {name: members[0][name] for name in (*GROUP, "options")}
-        figures = {name: spread([row[name] for row in members if row[name] is not None]) for name in FIGURES}
-        found.append(shared | {"seeds": [row["seed"] for row in members]} | figures)
+        means = {name: spread([row[name] for row in members if row[name] is not None]) for name in BY_KEY}
+        found.append(shared | {"seeds": [row["seed"] for row in members]} | means)
     return sorted(found, key=lambda group: MODELLESS.index(group["method"]) if group["method"] in MODELLESS else -1)
 
 
 def summary_figures(groups: Sequence[Row]) -> dict[str, float]:
-    """`method/setting/figure` -> mean, of the figures that the table shows: as summary.json and W&B name them."""
+    """`method/setting/metric` -> mean, of the metrics that the table shows: as summary.json and W&B name them."""
     return {
         f"{group['method']}/{group['setting']}/{name}": group[name].mean
         for group in groups
-        for name in SHOWN
+        for name in shown_in(TABLE)
         if group[name] is not None
     }
 
@@ -142,10 +120,11 @@ def markdown_table(groups: Sequence[Row]) -> str:
     """Aggregated rows as a table of Markdown: mean ± standard deviation, blank where nothing was measured; last the
     Pareto fronts that a row is on."""
     several = len({group["method"] for group in groups} - {*MODELLESS}) > 1
-    header = [*["method"] * several, "setting", "seeds", *(heading for heading, _ in SHOWN.values()), "front"]
+    shown = [BY_KEY[name] for name in shown_in(TABLE)]
+    header = [*["method"] * several, "setting", "seeds", *(metric.heading for metric in shown), "front"]
     lines = []
     for group, on in zip(groups, fronts(groups), strict=True):
-        cells = [_shown(group[name], form) for name, (_, form) in SHOWN.items()]
+        cells = [_shown(group[metric.key], metric.form) for metric in shown]
         own = [*[group["method"]] * several, group["setting"]]
         lines.append([*own, str(len(group["seeds"])), *cells, ", ".join(on)])
     return render(header, lines)
@@ -160,7 +139,7 @@ def render(header: list[str], lines: Sequence[list[str]]) -> str:
 
 
 def spread(values: Sequence[float]) -> Spread | None:
-    """Of the figures of several seeds; None without one."""
+    """Of the values of several seeds; None without one."""
     if not values:
         return None
     sd = statistics.stdev(values) if len(values) >= SPREAD_FROM else None
@@ -184,7 +163,7 @@ def _value(name: str, cell: str, path: Path) -> Any:
         return cell
     if not cell:
         return None
-    if name in ("weights", "judge"):
+    if name in ("weights", "judge") or name not in COLUMNS:
         return cell
     try:
         return json.loads(cell) if name in JSON_COLUMNS else int(cell) if name in WHOLE else float(cell)

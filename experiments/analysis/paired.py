@@ -1,6 +1,6 @@
 """Two settings, A and B, on the same weights and seeds: paired differences with intervals, and wins seed by seed.
 
-From the rows of a decoding sweep alone. Costs and texts are told apart, and no figure is an overall score. n seeds.
+From the rows of a decoding sweep alone. Costs and texts are told apart, and no metric is an overall score. n seeds.
 """
 
 from collections.abc import Sequence
@@ -9,25 +9,11 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis import decoding_table as table
+from experiments.analysis import metrics
+from experiments.analysis.metrics import BY_KEY, HIGHER, NEAREST, shown_in
 
-LOWER, HIGHER, NEAREST = "lower", "higher", "nearest to real text"
-
-# Which text is better by which figure: a point each. No figure stands alone, as loops get a low likelihood under a
-# judge; and more diversity is not better in itself, as random characters have the most. Without a point: text_length,
-# which is as asked for; distinct_1 and distinct_4, which repeat what their neighbours say.
-POINTS = {
-    "judge_nll": LOWER,
-    "distinct_2": NEAREST,
-    "distinct_3": NEAREST,
-    "repeat_ratio": NEAREST,
-    "mask_ratio": NEAREST,
-    "character_entropy": NEAREST,
-}
-CLAIMS = {  # figure of cost -> better direction, and what is then said
-    "seconds": (LOWER, "is faster"),
-    "forwards": (LOWER, "needs fewer forwards"),
-    "tokens_per_forward": (HIGHER, "decodes more tokens per forward"),
-}
+POINTS = {name: BY_KEY[name].better for name in shown_in(metrics.POINTS)}  # metric -> which text is better by it
+CLAIMS = {name: metric for name, metric in BY_KEY.items() if metric.claim}
 LEVEL = 0.95
 RESAMPLES = 10_000
 NO_DIFFERENCE = "no difference seen"
@@ -51,22 +37,22 @@ def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[flo
 def compare(a: Sequence[table.Row], b: Sequence[table.Row], real: Sequence[table.Row] = ()) -> dict[str, Any]:
     """What ab.json holds of the rows of two settings, one per seed, and of real text's.
 
-    Figures with means, deviations and the paired difference B - A; claims about cost; wins. Missing figures are None.
+    Metrics with means, deviations and the paired difference B - A; claims about cost; wins. What is missing is None.
     """
     by_seed = {row["seed"]: row for row in b}
     pairs = [(row, by_seed[row["seed"]]) for row in a if row["seed"] in by_seed]
-    figures: dict[str, Any] = {}
-    for name in table.FIGURES:
+    compared: dict[str, Any] = {}
+    for name in BY_KEY:
         means = {key: _spread(rows, name) for key, rows in (("a", a), ("b", b), ("real_text", real))}
-        figures[name] = means | {"difference": _difference(pairs, name)}
-    targets = {name: (figures[name]["real_text"] or {"mean": None})["mean"] for name in POINTS}
+        compared[name] = means | {"difference": _difference(pairs, name)}
+    targets = {name: (compared[name]["real_text"] or {"mean": None})["mean"] for name in POINTS}
     seeds = [_wins(one, other, targets) for one, other in pairs]
     winners = [seed["winner"] for seed in seeds]
     return {
         "a": {name: a[0][name] for name in ("setting", "options", "decoder")},
         "b": {name: b[0][name] for name in ("setting", "options", "decoder")},
-        "figures": figures,
-        "claims": {name: claim(name, figures[name]["difference"]) for name in CLAIMS},
+        "figures": compared,
+        "claims": {name: claim(name, compared[name]["difference"]) for name in CLAIMS},
         "wins": {
             "better": POINTS,
             "seeds": seeds,
@@ -76,7 +62,7 @@ def compare(a: Sequence[table.Row], b: Sequence[table.Row], real: Sequence[table
 
 
 def claim(name: str, difference: dict[str, Any] | None) -> str | None:
-    """What a paired difference B - A of cost allows to say; None where the figure is missing."""
+    """What a paired difference B - A of cost allows to say; None where the metric is missing."""
     if difference is None:
         return None
     low, high = difference["low"], difference["high"]
@@ -84,12 +70,12 @@ def claim(name: str, difference: dict[str, Any] | None) -> str | None:
         return TOO_FEW
     if low <= 0 <= high:
         return NO_DIFFERENCE
-    direction, words = CLAIMS[name]
-    return f"{'B' if (low > 0) == (direction == HIGHER) else 'A'} {words}"
+    metric = CLAIMS[name]
+    return f"{'B' if (low > 0) == (metric.better == HIGHER) else 'A'} {metric.claim}"
 
 
 def point(direction: str, a: float | None, b: float | None, target: float | None) -> str | None:
-    """A, B or tie for one figure; None, and no point, where it or the real text that it is held against is missing."""
+    """A, B or tie for one metric; None, and no point, where it or the real text that it is held against is missing."""
     if a is None or b is None or (direction == NEAREST and target is None):
         return None
     if direction == NEAREST:
@@ -101,7 +87,7 @@ def point(direction: str, a: float | None, b: float | None, target: float | None
 
 
 def markdown(compared: dict[str, Any]) -> str:
-    """ab.md: both settings, the table of figures, the claims, and the wins with what counts as better."""
+    """ab.md: both settings, the table of metrics, the claims, and the wins with what counts as better."""
     lines = []
     for name, figure in compared["figures"].items():
         means = [_shown(figure[key]) for key in ("a", "b", "real_text")]
@@ -138,7 +124,7 @@ def _spread(rows: Sequence[table.Row], name: str) -> dict[str, Any] | None:
 
 
 def _difference(pairs: Sequence[tuple[table.Row, table.Row]], name: str) -> dict[str, Any] | None:
-    """Mean of B - A over the seeds at which both have the figure, with its interval."""
+    """Mean of B - A over the seeds at which both have the metric, with its interval."""
     found = [b[name] - a[name] for a, b in pairs if a[name] is not None and b[name] is not None]
     if not found:
         return None

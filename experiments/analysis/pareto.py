@@ -1,32 +1,45 @@
-"""Pareto fronts of a decoding sweep: settings that no other setting beats in two figures at once.
+"""Pareto fronts of a decoding sweep: settings that no other setting beats in two metrics at once.
 
 From aggregated rows alone, as decoding_table.aggregate makes them. A front ranks nobody: each of its settings is best
-for some exchange rate of the two figures.
+for some exchange rate of the two metrics.
 """
 
 import json
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
-Axes = dict[str, int]  # figure -> 1 where more is better, -1 where less is
+from experiments.analysis.metrics import BY_KEY
 
-SPEED: Axes = {"tokens_per_second": 1, "tokens_per_forward": 1}
-JUDGE: Axes = {"seconds": -1, "judge_nll": -1}
-DISTINCT: Axes = {"seconds": -1, "distinct_2": 1}  # in the place of JUDGE where there is none
+
+class Front(NamedTuple):
+    """What is held against each other, and how a page is headed that lists what nothing else beats in both."""
+
+    title: str
+    axes: tuple[str, str]  # metrics, each in its better direction: more of what is best near to real text
+
+
+FRONTS = {
+    "speed": Front("tokens per second against tokens per forward", ("tokens_per_second", "tokens_per_forward")),
+    "judge": Front("seconds against the judge's nats per character (lower is likelier)", ("seconds", "judge_nll")),
+    "distinct-2": Front(  # in the place of the judge where there is none
+        "seconds against distinct-2, as there is no judge (random characters win it)", ("seconds", "distinct_2")
+    ),
+}
 ALIKE = ("n_samples", "length", "prompt", "judge")  # rows that differ in these share no front
 
 
 def fronts(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
     """For every aggregated row the fronts that it is on: speed, and judge or distinct-2.
 
-    A row without one of the two figures, as that of real text, is on no front and keeps no other from it.
+    A row without one of the two metrics, as that of real text, is on no front and keeps no other from it.
     """
     found: list[list[str]] = [[] for _ in groups]
     for members in classes(groups):
         judged = groups[members[0]]["judge"] is not None
-        for name, axes in (("speed", SPEED), ("judge", JUDGE) if judged else ("distinct-2", DISTINCT)):
-            for index, on_front in zip(members, front([groups[index] for index in members], axes), strict=True):
+        for name in ("speed", "judge" if judged else "distinct-2"):
+            points = [_point(groups[index], FRONTS[name].axes) for index in members]
+            for index, on_front in zip(members, undominated(points), strict=True):
                 found[index] += [name] * on_front
     return found
 
@@ -39,11 +52,6 @@ def classes(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
     return list(found.values())
 
 
-def front(groups: Sequence[dict[str, Any]], axes: Axes) -> list[bool]:
-    """Whether each aggregated row, all of one class, is on the front of two figures."""
-    return undominated([_point(group, axes) for group in groups])
-
-
 def undominated(points: Sequence[Sequence[float] | None]) -> list[bool]:
     """Whether no other point is at least as large in every coordinate and larger in one; None is no point."""
 
@@ -54,9 +62,9 @@ def undominated(points: Sequence[Sequence[float] | None]) -> list[bool]:
     return [point is not None and not any(beats(other, point) for other in there) for point in points]
 
 
-def _point(group: dict[str, Any], axes: Axes) -> list[float] | None:
+def _point(group: dict[str, Any], axes: Sequence[str]) -> list[float] | None:
     """The row's means, turned so that more is better; None if one is missing."""
     spreads = [group[name] for name in axes]
     if any(spread is None or not math.isfinite(spread.mean) for spread in spreads):
         return None
-    return [sign * spread.mean for spread, sign in zip(spreads, axes.values(), strict=True)]
+    return [BY_KEY[name].sign * spread.mean for name, spread in zip(axes, spreads, strict=True)]

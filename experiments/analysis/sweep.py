@@ -1,4 +1,4 @@
-"""A decoding sweep, or several pooled, from their files alone: means, differences from a baseline, fronts, pictures.
+"""A decoding sweep, or several pooled, from their files alone: means, differences from a baseline, fronts, plots.
 
     python -m experiments.analysis.sweep RUN [RUN ...] [--out FOLDER] [--baseline SETTING]
 
@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired, pareto, sweep_pages, sweep_plots
+from experiments.analysis.metrics import BY_KEY, QUALITY
 
 Row = table.Row
 
@@ -29,7 +30,7 @@ class Comparison(NamedTuple):
 
 
 def analyse(folders: Sequence[Path], out: Path, baseline: str | None = None) -> list[Path]:
-    """Write tables and pictures of the sweeps in `folders` below `out`; the files written.
+    """Write tables and plots of the sweeps in `folders` below `out`; the files written.
 
     `baseline` names a setting, or "METHOD: SETTING". Raises FileNotFoundError for a folder without results.csv, and
     ValueError for one of another schema, rows that contradict each other, and a baseline that is not there.
@@ -63,7 +64,7 @@ def pool(folders: Sequence[Path]) -> list[Row]:
             known = found.setdefault(table.identity(row), row)
             if known is row:
                 continue
-            if json.dumps([known[name] for name in table.QUALITY]) != json.dumps([row[n] for n in table.QUALITY]):
+            if json.dumps([known[name] for name in QUALITY]) != json.dumps([row[n] for n in QUALITY]):
                 raise ValueError(
                     f"{path}: '{row['setting']}' at seed {row['seed']} has other figures than elsewhere with the same "
                     "weights and seed, as of another corpus, machine or version: analyse the runs apart"
@@ -139,15 +140,15 @@ def _write(out: Path, groups: list[Row], comparisons: list[Comparison], baseline
 
 
 def _aggregated(groups: Sequence[Row], fronts: Sequence[list[str]]) -> tuple[list[str], list[list[Any]]]:
-    """Header and lines of aggregated.csv: mean, standard deviation and number of seeds of every figure."""
+    """Header and lines of aggregated.csv: mean, standard deviation and number of seeds of every metric."""
     header = [*table.GROUP, "seeds", "fronts"]
-    header += [f"{name}{part}" for name in table.FIGURES for part in ("", "_sd", "_n")]
+    header += [f"{name}{part}" for name in BY_KEY for part in ("", "_sd", "_n")]
     lines = []
     for group, on in zip(groups, fronts, strict=True):
         decoder = None if group["decoder"] is None else json.dumps(group["decoder"], ensure_ascii=False)
         own = [decoder if name == "decoder" else group[name] for name in table.GROUP]
-        figures = [value for name in table.FIGURES for value in (group[name] or (None, None, None))]
-        lines.append([*own, " ".join(map(str, group["seeds"])), ", ".join(on), *figures])
+        values = [value for name in BY_KEY for value in (group[name] or (None, None, None))]
+        lines.append([*own, " ".join(map(str, group["seeds"])), ", ".join(on), *values])
     return header, lines
 
 
@@ -159,11 +160,11 @@ def _which(comparison: Comparison) -> list[Any]:
 
 
 def _differences(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[Any]]]:
-    """Header and lines of differences.csv: a setting's figure minus the baseline's, over the seeds that both have."""
+    """Header and lines of differences.csv: a setting's metric minus the baseline's, over the seeds that both have."""
     lines = []
     for comparison in comparisons:
-        for name, figure in comparison.compared["figures"].items():
-            if (gap := figure["difference"]) is not None:
+        for name, metric in comparison.compared["figures"].items():
+            if (gap := metric["difference"]) is not None:
                 lines.append([*_which(comparison), name, gap["seeds"], gap["mean"], gap["low"], gap["high"]])
     return [*WHICH, "figure", "seeds", "difference", "low", "high"], lines
 

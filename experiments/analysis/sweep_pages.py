@@ -9,27 +9,10 @@ from typing import Any
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired, pareto
+from experiments.analysis.metrics import BY_KEY, DIFFERENCES, LISTS, shown_in
 
 Row = table.Row
-COLUMNS = {  # figure -> heading
-    "tokens_per_second": "tokens/s",
-    "tokens_per_forward": "tokens/forward",
-    "judge_nll": "judge, nats/char",
-    "distinct_2": "distinct-2",
-    "repeat_ratio": "repeat ratio",
-    "js_4": "4-gram divergence, bits",
-    "valid_words": "valid words",
-}
-DIFFERENCES = {"seconds": "seconds", "forwards": "forwards"} | {
-    name: heading for name, heading in COLUMNS.items() if name not in ("tokens_per_second", "valid_words")
-}
-FRONTS = {  # as pareto.fronts calls them -> title
-    "speed": "Front: tokens per second against tokens per forward",
-    "judge": "Front: seconds against the judge's nats per character (lower is likelier)",
-    "distinct-2": "Front: seconds against distinct-2, as there is no judge (random characters win it)",
-}
 REFERENCE = "distinct-2 minus repeat ratio"
-REFERENCE_AXES: pareto.Axes = {"tokens_per_second": 1, REFERENCE: 1}
 WARNING = (
     f"{REFERENCE.capitalize()} is the quality of tiny-diffusion's own tables. Random characters win it, as they repeat "
     "nothing: it stands here only to be held against those tables."
@@ -49,12 +32,13 @@ def pareto_page(groups: Sequence[Row], names: Sequence[str]) -> str:
         "columns show beside those of real text.\n",
     ]
     fronts = pareto.fronts(groups)
-    for front, title in FRONTS.items():
-        chosen = [index for index, on in enumerate(fronts) if front in on]
+    for name, front in pareto.FRONTS.items():
+        chosen = [index for index, on in enumerate(fronts) if name in on]
         if chosen:
-            parts += [f"## {title}\n", _list(groups, names, _fastest_first(groups, chosen))]
+            parts += [f"## Front: {front.title}\n", _list(groups, names, _fastest_first(groups, chosen))]
     scored = [group | {REFERENCE: _reference_quality(group)} for group in groups]
-    chosen = [index for index, on in enumerate(pareto.front(scored, REFERENCE_AXES)) if on]
+    points = [_speed_and_reference(group) for group in scored]
+    chosen = [index for index, on in enumerate(pareto.undominated(points)) if on]
     if chosen:
         parts += [f"## Front: tokens per second against {REFERENCE}\n", f"{WARNING}\n"]
         parts.append(_list(scored, names, _fastest_first(groups, chosen), {REFERENCE: REFERENCE}))
@@ -68,11 +52,12 @@ def pareto_page(groups: Sequence[Row], names: Sequence[str]) -> str:
 
 def differences_page(comparisons: Mapping[str, dict[str, Any]], baseline: str) -> str:
     """What paired.compare says of each setting (its name -> baseline A, setting B): differences, claims, seeds won."""
-    figures, wins = [], []
+    columns = [BY_KEY[name] for name in shown_in(DIFFERENCES)]
+    shown_gaps, wins = [], []
     for name, compared in comparisons.items():
-        gaps = [_gap(compared["figures"][figure]["difference"]) for figure in DIFFERENCES]
+        gaps = [_gap(compared["figures"][metric.key]["difference"]) for metric in columns]
         claims = [text for text in compared["claims"].values() if text is not None and text[:2] in ("A ", "B ")]
-        figures.append([name, str(len(compared["wins"]["seeds"])), *gaps, "; ".join(claims)])
+        shown_gaps.append([name, str(len(compared["wins"]["seeds"])), *gaps, "; ".join(claims)])
         won = compared["wins"]["won"]
         wins.append([name, str(won["B"]), str(won["A"]), str(won["tie"])])
     better = "; ".join(f"{name} {direction}" for name, direction in paired.POINTS.items())
@@ -82,7 +67,7 @@ def differences_page(comparisons: Mapping[str, dict[str, Any]], baseline: str) -
         f"{table.SPREAD_FROM} seeds on: too narrow for few seeds (of three it is their range). Among many rows, some "
         "claims hold by chance."
     )
-    shown = table.render(*_without_blank(["B", "seeds", *DIFFERENCES.values(), "claims"], figures))
+    shown = table.render(*_without_blank(["B", "seeds", *(metric.heading for metric in columns), "claims"], shown_gaps))
     won = table.render(["B", "seeds won by B", "by A", "ties"], wins)
     return (
         f"# Differences from {baseline}\n\n{about}\n\n{shown}\n## Seeds won\n\n"
@@ -116,16 +101,22 @@ def _reference_quality(group: Row) -> table.Spread | None:
     return table.Spread(distinct.mean - repeats.mean, None, min(distinct.seeds, repeats.seeds))
 
 
+def _speed_and_reference(group: Row) -> tuple[float, float] | None:
+    speed, quality = group["tokens_per_second"], group[REFERENCE]
+    return None if speed is None or quality is None else (speed.mean, quality.mean)
+
+
 def _fastest_first(groups: Sequence[Row], chosen: Sequence[int]) -> list[int]:
-    return sorted(chosen, key=lambda index: -groups[index]["tokens_per_second"].mean)
+    speeds = {index: groups[index]["tokens_per_second"] for index in chosen}
+    return sorted(chosen, key=lambda index: -speeds[index].mean if speeds[index] else math.inf)
 
 
 def _list(groups: Sequence[Row], names: Sequence[str], chosen: Sequence[int], more: Mapping[str, str] = {}) -> str:
     """A table of some settings, and below them of real text."""
-    columns = {**COLUMNS, **more}
+    columns = {name: BY_KEY[name].heading for name in shown_in(LISTS)} | {**more}
     real = [index for index, group in enumerate(groups) if group["method"] == table.REAL]
     lines = [
-        [names[index], str(len(groups[index]["seeds"])), *(_shown(groups[index][figure]) for figure in columns)]
+        [names[index], str(len(groups[index]["seeds"])), *(_shown(groups[index][metric]) for metric in columns)]
         for index in (*chosen, *real)
     ]
     return table.render(*_without_blank(["setting", "seeds", *columns.values()], lines))

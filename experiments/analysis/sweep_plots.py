@@ -1,6 +1,6 @@
-"""Pictures of a decoding sweep: cost against text, cost against parallelism, the fastest, differences from a baseline.
+"""Plots of a decoding sweep: cost against text, cost against parallelism, the fastest, differences from a baseline.
 
-From aggregated rows alone. A setting without a figure is left out of the picture that needs it, never drawn at 0.
+From aggregated rows alone. A setting without a metric is left out of the plot that needs it, never drawn at 0.
 """
 
 import math
@@ -15,6 +15,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired, plots
+from experiments.analysis.metrics import BY_KEY, OVERVIEW, shown_in
 
 Row = table.Row
 Families = dict[str, tuple[str, str]]  # what shares a look -> colour and marker
@@ -24,15 +25,8 @@ BARS = 15
 NAMED = 16  # settings of a front
 DIFFERENCES_SHOWN = 40
 GREY = "#888888"
-HEADINGS = {
-    "seconds": "seconds for all texts of a seed",
-    "tokens_per_second": "tokens per second",
-    "tokens_per_forward": "tokens per forward",
-    "judge_nll": "judge, nats per character",
-    "distinct_2": "distinct-2",
-    "repeat_ratio": "repeat ratio",
-}
-FOREST = ("seconds", "tokens_per_forward", "judge_nll", "distinct_2")
+FOREST = shown_in(OVERVIEW)
+TEXT = tuple(name for name in FOREST if BY_KEY[name].floor)
 
 
 class _Dot(NamedTuple):
@@ -45,7 +39,7 @@ class _Dot(NamedTuple):
 def plot_settings(groups: Sequence[Row], names: Sequence[str], fronts: Sequence[list[str]], out: Path) -> list[Path]:
     """Draw one class of aggregated rows, called by `names`, into the folder `out`; the files written."""
     own = [group for group in groups if group["method"] not in table.MODELLESS]
-    text = [name for name in ("judge_nll", "distinct_2") if any(_there(group, name) for group in own)]
+    text = [name for name in TEXT if any(_there(group, name) for group in own)]
     front = "judge" if "judge_nll" in text else "distinct-2"
     planes = {
         "speed_quality.png": ("seconds", text, front),
@@ -112,7 +106,7 @@ def plot_differences(comparisons: Mapping[str, dict[str, Any]], baseline: str, o
             ax.axvline(0, color=GREY, linewidth=1)
             for place, setting in enumerate(shown):
                 _draw_difference(ax, place, gaps[setting][name])
-            ax.set_xlabel(HEADINGS[name], fontsize=10)
+            ax.set_xlabel(BY_KEY[name].on_axis, fontsize=10)
             plots.grid(ax, axis="y")
             ax.tick_params(axis="x", labelsize=9)
             ax.margins(x=0.12)
@@ -140,7 +134,7 @@ def _draw_difference(ax: Axes, place: int, difference: dict[str, Any] | None) ->
 def _plot_plane(
     dots: list[_Dot], families: Families, x: str, ys: Sequence[str], real: Sequence[Row], front: str, out: Path
 ) -> None:
-    """One figure above another over the same cost; what is on the front is numbered and named at the side."""
+    """One metric above another over the same cost; what is on the front is numbered and named at the side."""
     size = (10, 5 if len(ys) == 1 else 7.5)
     with plots.figure(out, rows=len(ys), size=size, sharex=True) as (figure, axes):
         for ax, y in zip(axes, ys, strict=True):
@@ -150,11 +144,11 @@ def _plot_plane(
             for group in real:
                 if _there(group, y):
                     ax.axhline(group[y].mean, color=GREY, linestyle=(0, (4, 3)), linewidth=1.3, zorder=1)
-            ax.set_ylabel(HEADINGS[y])
+            ax.set_ylabel(BY_KEY[y].on_axis)
             plots.grid(ax)
             _scale(ax.yaxis, ax.set_yscale, [dot.group[y].mean for dot in there] if y == "tokens_per_forward" else [])
         _scale(axes[-1].xaxis, axes[-1].set_xscale, [dot.group[x].mean for dot in dots])
-        axes[-1].set_xlabel(HEADINGS[x])
+        axes[-1].set_xlabel(BY_KEY[x].on_axis)
         _key(figure, dots, families, front, line=any(_there(group, y) for group in real for y in ys))
 
 
@@ -191,7 +185,7 @@ def _key(figure: Figure, dots: Sequence[_Dot], families: Families, front: str, l
 
 
 def _dots(groups: Sequence[Row], names: Sequence[str], front: Sequence[bool], x: str, ys: Sequence[str]) -> list[_Dot]:
-    """What has a cost and one of the figures; numbered from the left where it is on the front."""
+    """What has a cost and one of the metrics; numbered from the left where it is on the front."""
     there = [i for i, group in enumerate(groups) if _there(group, x) and any(_there(group, y) for y in ys)]
     there.sort(key=lambda index: groups[index][x].mean)
     numbers = {index: number for number, index in enumerate([i for i in there if front[i]], 1)}
@@ -217,9 +211,8 @@ def _fastest(groups: Sequence[Row]) -> list[int]:
 
 
 def _described(group: Row) -> str:
-    """What a setting's text is like, in figures."""
-    heads = {"judge_nll": "judge {:.2f}", "distinct_2": "distinct-2 {:.2f}"}
-    return ", ".join(form.format(group[name].mean) for name, form in heads.items() if _there(group, name))
+    """What a setting's text is like, in numbers."""
+    return ", ".join(f"{BY_KEY[name].label} {group[name].mean:.2f}" for name in TEXT if _there(group, name))
 
 
 def _there(group: Row, name: str) -> bool:

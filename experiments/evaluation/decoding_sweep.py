@@ -7,6 +7,7 @@ from typing import Any
 
 from algorithms.common.metrics.corpus import unlike_real_text
 from experiments.analysis import decoding_table as table
+from experiments.analysis import metrics
 from experiments.evaluation.judges.base import fingerprint
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.plan import Job, Plan, jobs_of
@@ -69,7 +70,7 @@ class DecodingSweep:
         began = time.perf_counter()
         for done, job in enumerate(passes, 1):
             found = self._write(job, plan.assignment)
-            row = self._keep(job, found, self.evaluator.figures(found))
+            row = self._keep(job, found, self.evaluator.metrics(found))
             left = int((time.perf_counter() - began) / done * (len(passes) - done))
             if self.progress:
                 cost = f"{row['seconds']:.2f} s, {row['tokens_per_forward']:.2f} tokens/forward"
@@ -79,15 +80,16 @@ class DecodingSweep:
         return [self.records.rows[table.identity(job.identity)] for job in jobs]
 
     def flags(self, groups: Sequence[table.Row], assignment: Assignment) -> list[dict[str, Any]]:
-        """Of every aggregated row but real text's: which figures lie clearly outside what real text of its size has."""
+        """Of every aggregated row but real text's: which metrics lie clearly outside what real text of its size has."""
         real = self.evaluator.real_range(assignment) if self.evaluator.has_real_text(assignment) else []
+        margins = {name: metrics.BY_KEY[name].margin for name in metrics.QUALITY}
         found = []
         for group in groups:
             if group["method"] == table.REAL:
                 continue
-            figures = {name: group[name].mean for name in table.QUALITY if group[name] is not None}
+            means = {name: group[name].mean for name in metrics.QUALITY if group[name] is not None}
             own = {"method": group["method"], "setting": group["setting"]}
-            found.append(own | {"flags": unlike_real_text(figures, real)})
+            found.append(own | {"flags": unlike_real_text(means, real, margins)})
         return found
 
     def _jobs(self, plan: Plan) -> list[Job]:
@@ -115,10 +117,10 @@ class DecodingSweep:
         else:
             found = self.evaluator.real_text(setting, assignment, seed)
         draw = seed if setting == table.HELD_OUT else None
-        self._keep(job, found, self.evaluator.figures(found, held_out_draw=draw))
+        self._keep(job, found, self.evaluator.metrics(found, held_out_draw=draw))
 
-    def _keep(self, job: Job, found: Any, figures: dict[str, Any]) -> table.Row:
+    def _keep(self, job: Job, found: Any, values: dict[str, Any]) -> table.Row:
         """The row of a job, kept in the records: what was not measured stays None."""
-        row = dict.fromkeys(table.COLUMNS) | job.identity | found.cost | figures
+        row = dict.fromkeys(table.COLUMNS) | job.identity | found.cost | values
         self.records.add(row, found.origins, found.texts, found.prompts)
         return row

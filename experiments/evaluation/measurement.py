@@ -17,18 +17,18 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Request
 from algorithms.common.metrics.adversaries import CONTROLS
 from algorithms.common.metrics.corpus import CorpusReference
-from algorithms.common.metrics.mauve import MauveReference
-from algorithms.common.metrics.text import TextStatistics
+from algorithms.common.metrics.mauve import PieceFeatures
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer
 from experiments.analysis import decoding_table as table
 from experiments.evaluation.judges.panel import JudgePanel
+from experiments.evaluation.metrics import measure
 
 HELD_OUT_SPLIT = "val"
 SPLITS = {table.HELD_OUT: HELD_OUT_SPLIT, table.TRAINING_TEXT: "train"}
-REAL_DRAWS = 16  # samples of real text that say how far its figures range
+REAL_DRAWS = 16  # samples of real text that say how far its metrics range
 REAL_SEED = 1_000_000  # of the first of them: none that a row would have
-REFERENCE_TOKENS = 5_000_000  # of each split, for the figures of a text against its corpus: 60 bytes each while sorted
+REFERENCE_TOKENS = 5_000_000  # of each split, for the metrics of a text against its corpus: 60 bytes each while sorted
 
 
 class Assignment(NamedTuple):
@@ -106,10 +106,8 @@ class TextEvaluator:
         return CorpusReference(*map(self.data.tokenizer.decode, parts))
 
     @cached_property
-    def mauve(self) -> MauveReference:
-        """MAUVE against the same corpus, by features of the judges."""
-        assert self.judges is not None
-        return MauveReference(self.reference, self.judges.features)
+    def features(self) -> PieceFeatures | None:
+        return None if self.judges is None else PieceFeatures(self.judges.features)
 
     def has_real_text(self, assignment: Assignment) -> bool:
         """Whether the held-out split is as long as one text with its prompt."""
@@ -129,30 +127,24 @@ class TextEvaluator:
         texts = CONTROLS[setting](self.reference.train_text, assignment.n_samples, assignment.length, seed)
         return Texts(texts, [assignment.text] * assignment.n_samples, [seed] * assignment.n_samples, {})
 
-    def figures(self, found: Texts, *, held_out_draw: int | None = None) -> dict[str, Any]:
-        """All figures of quality; None where one cannot be measured.
+    def metrics(self, found: Texts, *, held_out_draw: int | None = None) -> dict[str, float | None]:
+        """All metrics of quality; None where one cannot be measured.
 
         Real held-out text says so by its draw: it is measured by the other half of its split.
         """
-        statistics = TextStatistics()
-        statistics.update(found.texts)
-        figures: dict[str, Any] = statistics.compute()
-        lengths = [len(text) for text in found.texts]
-        if self.judges is not None:
-            figures |= self.judges.score(found.texts, found.prompts)
-        corpus, mauve = self.reference, self.mauve if self.judges else None
         if held_out_draw is None:
-            figures |= corpus.score(found.texts) | {"mauve": mauve and mauve.score(found.texts)}
+            sample = self.reference.generated(found.texts)
         else:
-            real = corpus.real_text(lengths, held_out_draw)
-            figures |= real | {"mauve": mauve and mauve.real_text(lengths, held_out_draw)}
-        return figures
+            sample = self.reference.held_out([len(text) for text in found.texts], held_out_draw)
+        judged = None if self.judges is None else self.judges.read(found.texts, found.prompts)
+        inputs = {"text": found.texts, "texts": sample.texts, "sample": sample, "judged": judged}
+        return measure(inputs | {"features": self.features})
 
     def real_range(self, assignment: Assignment) -> list[dict[str, Any]]:
-        """Figures of REAL_DRAWS samples of held-out text of a assignment's size."""
+        """Metrics of REAL_DRAWS samples of held-out text of a assignment's size."""
         if assignment not in self._ranges:
             self._ranges[assignment] = [
-                self.figures(self.real_text(table.HELD_OUT, assignment, draw), held_out_draw=draw)
+                self.metrics(self.real_text(table.HELD_OUT, assignment, draw), held_out_draw=draw)
                 for draw in range(REAL_SEED, REAL_SEED + REAL_DRAWS)
             ]
         return self._ranges[assignment]

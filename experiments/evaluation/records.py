@@ -22,6 +22,7 @@ class DecodingRecords:
         self.samples = folder / "samples.jsonl"
         self.readable = folder / "samples.txt"
         self.rows = {table.identity(row): row for row in table.read_rows(self.csv)}
+        self.columns = list(dict.fromkeys([*table.COLUMNS, *(name for row in self.rows.values() for name in row)]))
 
     def __contains__(self, row: table.Row) -> bool:
         return table.identity(row) in self.rows
@@ -29,7 +30,7 @@ class DecodingRecords:
     def begin(self) -> None:
         """Bring the files to the rows that are done: whatever a kill cut short or left without its row goes."""
         texts = [record for record in self.read_samples() if record in self]
-        write_text(self.csv, table.write_rows(self.rows.values(), header=True))
+        write_text(self.csv, table.write_rows(list(self.rows.values()), self.columns, header=True))
         write_text(self.samples, "".join(map(_line, texts)))
         write_text(self.readable, "".join(map(_block, texts)))
         self._write_json()
@@ -41,7 +42,7 @@ class DecodingRecords:
         record |= {"origins": list(origins), "prompts": list(prompts), "texts": list(texts)}
         append_text(self.samples, _line(record))
         append_text(self.readable, _block(record))
-        append_text(self.csv, table.write_rows([row]))
+        append_text(self.csv, table.write_rows([row], self.columns))
         self.rows[table.identity(row)] = row
         self._write_json()
 

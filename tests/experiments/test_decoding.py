@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from algorithms.common.backbone import BackboneConfig
-from algorithms.common.metrics.text import text_statistics
+from algorithms.common.metrics.judged import judge_nll
+from algorithms.common.metrics.text import distinct_n
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from datasets.tokenizers import ByteTokenizer, CharTokenizer
 from experiments import launch
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired
+from experiments.analysis.metrics import COST, QUALITY
 from experiments.analysis.trace import read_trace
 from experiments.evaluation.config import DecodingConfig
 from experiments.evaluation.judges.base import fingerprint
@@ -54,7 +56,7 @@ def tiny(tokenizer: CharTokenizer | ByteTokenizer, seed: int = 0) -> GPTJudge:
 
 
 def judged(judge: GPTJudge, texts: list[str], prompts: list[str]) -> float | None:
-    return JudgePanel([judge]).score(texts, prompts)["judge_nll"]
+    return judge_nll(JudgePanel([judge]).read(texts, prompts))
 
 
 def nats_of(nll: Any, ids: torch.Tensor, given: int, context: int, stride: int | None = None) -> float:
@@ -241,10 +243,10 @@ def test_a_sweep_leaves_everything_behind(gpt: str, main: Main) -> None:
     for row in rows:
         found = texts[table.identity(row)]
         assert len(found) == row["n_samples"] == 4 and all(len(text) == row["length"] == 70 for text in found)
-        mean = sum(text_statistics(text)["distinct_2"] for text in found) / 4
+        mean = sum(distinct_n(text, 2) for text in found) / 4
         assert row["distinct_2"] == pytest.approx(mean)
         assert row["judge_nll"] > 0
-        assert [row[name] is None for name in table.COST] == [row["setting"] == table.HELD_OUT] * len(table.COST)
+        assert [row[name] is None for name in COST] == [row["setting"] == table.HELD_OUT] * len(COST)
     assert rows[2]["forwards"] == 70 and rows[2]["tokens_per_forward"] == 1.0
     assert rows[2]["options"] == {"use_cache": True, "top_k": 5} and rows[2]["decoder"]["temperature"] == 1.0
     written = Path("sweep/results.md").read_text()
@@ -308,7 +310,7 @@ def test_a_killed_sweep_goes_on_where_it_was(gpt: str, main: Main, monkeypatch: 
         assert (Path("killed") / file).read_bytes().startswith(whole_rows if file.endswith("csv") else b"[")
 
     def quality(folder: str) -> dict[str, list[float]]:
-        return {table.identity(row): [row[name] for name in (*table.QUALITY, "forwards")] for row in rows_of(folder)}
+        return {table.identity(row): [row[name] for name in (*QUALITY, "forwards")] for row in rows_of(folder)}
 
     assert quality("killed") == quality("whole") and texts_of("killed") == texts_of("whole")
     assert len(rows_of("killed")) == len(rows_of("whole")) == 6

@@ -1,6 +1,1 @@
-"""Metrics that accumulate over batches (torchmetrics)."""
-
-from algorithms.common.likelihood import NegativeLogLikelihood
-from algorithms.common.metrics.text import TextStatistics
-
-__all__ = ["NegativeLogLikelihood", "TextStatistics"]
+"""Metrics of texts: pure functions. experiments/analysis/metrics.py lists them."""

@@ -1,40 +1,68 @@
 """Texts against the corpus of their model: fit to held-out text, spelling, copying; beside real text of the same size.
 
-No figure stands alone, and most depend on the size of the set, so each is read beside the same figure of real text.
+No metric stands alone, and most depend on the size of the set, so each is read beside the same of real text.
 BLEU, divergences and windows are of characters. What cannot be measured is None, never 0.
 
 B texts, N characters of the training text.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 
 import numpy as np
 from numpy.typing import NDArray
 
-from algorithms.common.metrics.text_sets import (
-    jensen_shannon,
-    mean_bleu,
-    mean_of_known,
-    pooled_ngrams,
-    self_bleu,
-    shared_windows,
-    unique_words,
-    valid_words,
-    words,
-)
+from algorithms.common.metrics import text_sets
+from algorithms.common.metrics.text_sets import jensen_shannon, mean_bleu, mean_of_known, pooled_ngrams, words
 
-JS_ORDERS = (3, 4, 5)
-FIGURES = (
-    *(f"js_{n}" for n in JS_ORDERS),  # bits
-    *("valid_words", "unique_words"),
-    *("copy_rate", "longest_copy"),  # the last in characters
-    *("self_bleu", "held_out_bleu", "shared_windows"),
-)
-FLOOR = 0.02  # of a share, bits or nats: less is no deviation from real text however little that varies
-FLOORS = {"text_length": 1.0, "longest_copy": 16.0}  # the same in characters
-Figures = dict[str, float | None]
+Values = Mapping[str, float | None]  # by the names of their metrics
+
+
+@dataclass(frozen=True)
+class CorpusSample:
+    """A set of texts with what it is measured by: windows of held-out text of just the same lengths, a set for each
+    draw and none where there is too little of it; the words that are valid; and the corpus."""
+
+    texts: Sequence[str]
+    comparisons: Sequence[tuple[str, ...]]
+    known: Set[str]
+    corpus: "CorpusReference"
+
+    @cached_property
+    def copied(self) -> list[list[int]]:
+        """The copied_lengths of every text."""
+        corpus = self.corpus
+        return [copied_lengths(text, corpus.train_text, corpus.train_order) for text in self.texts]
+
+
+def ngram_divergence(sample: CorpusSample, n: int) -> float | None:
+    """Jensen-Shannon divergence of pooled n-grams from those of held-out text, in bits, the mean over draws."""
+    own = pooled_ngrams(sample.texts, n)
+    return mean_of_known(jensen_shannon(own, pooled_ngrams(other, n)) for other in sample.comparisons)
+
+
+def held_out_bleu(sample: CorpusSample) -> float | None:
+    """Mean BLEU against held-out text, the mean over draws."""
+    return mean_of_known(mean_bleu(sample.texts, other) for other in sample.comparisons)
+
+
+def valid_words(sample: CorpusSample) -> float | None:
+    """Share of whole words that the corpus has."""
+    return text_sets.valid_words(sample.texts, sample.known)
+
+
+def copy_rate(sample: CorpusSample) -> float | None:
+    """Share of windows that stand in the training text."""
+    window = sample.corpus.window
+    return mean_of_known(long >= window for each in sample.copied for long in each[: len(each) - window + 1])
+
+
+def longest_copy(sample: CorpusSample) -> float | None:
+    """Characters of the longest passage that stands in the training text."""
+    return max((float(long) for each in sample.copied for long in each), default=None)
 
 
 class CorpusReference:
@@ -67,30 +95,23 @@ class CorpusReference:
         even the first fits there is no comparison."""
         return sum(total <= len(self.halves[0]) for total in accumulate(lengths))
 
-    def score(self, texts: Sequence[str]) -> Figures:
-        """FIGURES of generated texts (without their prompts). A word is valid if either text has it.
-
-        js_n and held_out_bleu are means over draws; None where the held-out text is too short, or the texts are.
-        """
+    def generated(self, texts: Sequence[str]) -> CorpusSample:
+        """Generated texts (without their prompts), those that fit, to be measured by `draws` comparisons. A word is
+        valid if either text of the corpus has it."""
         fit = self.fitting(map(len, texts))
-        used = texts[:fit] or texts
         lengths = [len(text) for text in texts[:fit]]
-        drawn = [_against(used, self.comparison(lengths, draw)) for draw in range(self.draws)]
-        means = {name: mean_of_known(each[name] for each in drawn) for name in drawn[0]}
-        return self._complete(means, used, self.train_words.union(*self.half_words))
+        comparisons = [tuple(self.comparison(lengths, draw)) for draw in range(self.draws)] if fit else []
+        return CorpusSample(texts[:fit] or texts, comparisons, self.train_words.union(*self.half_words), self)
 
-    def real_text(self, lengths: Sequence[int], draw: int = 0) -> Figures:
-        """FIGURES of held-out text in windows of the given lengths: the human floor of texts of these lengths.
+    def held_out(self, lengths: Sequence[int], draw: int = 0) -> CorpusSample:
+        """Held-out text in windows of the given lengths, those that fit: the human floor of texts of these lengths.
 
         `draw` is the seed of the windows. A word is valid if the training text or the other half of the held-out text
-        has it: by its own half it would be valid by definition. All None where not even the first length fits.
+        has it: by its own half it would be valid by definition.
         """
         lengths = lengths[: self.fitting(lengths)]
-        if not lengths:
-            return dict.fromkeys(FIGURES)
-        sample = self.sample(lengths, draw)
         known = self.train_words | self.half_words[draw % 2]
-        return self._complete(_against(sample, self.comparison(lengths, draw)), sample, known)
+        return CorpusSample(self.sample(lengths, draw), [tuple(self.comparison(lengths, draw))], known, self)
 
     def comparison(self, lengths: Sequence[int], draw: int) -> list[str]:
         """Windows of held-out text of just these lengths, all of which must fit, to compare texts with; draws take the
@@ -106,43 +127,29 @@ class CorpusReference:
         starts = disjoint_starts(len(text), lengths, random)
         return [text[start : start + size] for start, size in zip(starts, lengths, strict=True)]
 
-    def _complete(self, figures: Figures, texts: Sequence[str], known: Set[str]) -> Figures:
-        """`figures` and those that need no comparison."""
-        copied = [copied_lengths(text, self.train_text, self.train_order) for text in texts]
-        windows = [long >= self.window for each in copied for long in each[: len(each) - self.window + 1]]
-        found: Figures = figures | {
-            "valid_words": valid_words(texts, known),
-            "unique_words": unique_words(texts),
-            "copy_rate": mean_of_known(windows),
-            "longest_copy": max((float(long) for each in copied for long in each), default=None),
-            "self_bleu": self_bleu(texts),
-            "shared_windows": shared_windows(texts),
-        }
-        return {name: found[name] for name in FIGURES}
+
+def unlike_real_text(values: Values, real: Sequence[Values], margins: Mapping[str, float]) -> list[str]:
+    """Names of the metrics that lie clearly outside what real text of the same size has: those of `deviations`."""
+    return list(deviations(values, real, margins))
 
 
-def unlike_real_text(figures: Figures, real: Sequence[Figures]) -> list[str]:
-    """Names of the figures that lie clearly outside what real text of the same size has: those of `deviations`."""
-    return list(deviations(figures, real))
+def deviations(values: Values, real: Sequence[Values], margins: Mapping[str, float]) -> dict[str, str]:
+    """Which metrics lie clearly outside of the range of real text, and where: "low" or "high".
 
+    `real` are draws of real text of the same size. Clearly is by more than the width of the range, or by the metric's
+    margin where that is more. Both sides count: a judge pleased more than by real text is as suspicious as one
+    displeased. None, on either side, is no deviation.
 
-def deviations(figures: Figures, real: Sequence[Figures]) -> dict[str, str]:
-    """Which figures lie clearly outside of the range of real text, and where: "low" or "high".
-
-    `figures` may be any that `real`, draws of real text of the same size, have, too. Clearly is by more than the width
-    of the range, or by FLOORS where that is more. Both sides count: a judge pleased more than by real text is as
-    suspicious as one displeased. None, on either side, is no deviation.
-
-    Fresh draws of nine held-out plays, 16 x 128 characters and 25 figures, had a deviation in 1 % of the sets by a
+    Fresh draws of nine held-out plays, 16 x 128 characters and 25 metrics, had a deviation in 1 % of the sets by a
     range of 16 draws, and in 9 % by one of 8.
     """
     found = {}
-    for name, value in figures.items():
+    for name, value in values.items():
         known = [each for draw in real if (each := draw.get(name)) is not None]
         if value is None or not known:
             continue
         low, high = min(known), max(known)
-        margin = max(high - low, FLOORS.get(name, FLOOR))
+        margin = max(high - low, margins[name])
         if not low - margin <= value <= high + margin:
             found[name] = "low" if value < low else "high"
     return found
@@ -179,14 +186,6 @@ def disjoint_starts(total: int, lengths: Sequence[int], random: np.random.Genera
     starts = np.empty_like(sizes)
     starts[order] = gaps + np.cumsum(sizes[order]) - sizes[order]
     return starts.tolist()
-
-
-def _against(texts: Sequence[str], comparison: Sequence[str]) -> Figures:
-    """Divergences of pooled n-grams, and mean BLEU, of texts against other texts."""
-    found: Figures = {
-        f"js_{n}": jensen_shannon(pooled_ngrams(texts, n), pooled_ngrams(comparison, n)) for n in JS_ORDERS
-    }
-    return found | {"held_out_bleu": mean_bleu(texts, comparison)}
 
 
 def _longest_prefix(text: str, source: str, starts: memoryview) -> int:

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from algorithms.common.metrics.corpus import CorpusReference
+from algorithms.common.metrics.corpus import CorpusSample
 from algorithms.common.metrics.text_sets import mean_of_known
 
 PIECE = 32  # characters that a feature is of
@@ -30,36 +30,30 @@ MIXTURES = 1001  # points of the curve: its area is exact to about 1e-6
 Floats = NDArray[np.float64]
 
 
-class MauveReference:
-    """MAUVE of generated texts and of real ones against the held-out text of a corpus, at the same sizes.
+class PieceFeatures:
+    """A judge's features (N, C) of the pieces of texts, from `features`, which maps texts to them.
 
-    `features` maps texts to a judge's features (N, C). Texts are cut into pieces of PIECE characters, a shorter end
-    left out: few whole texts are too few features for their clusters (of 16 texts of 128 characters the spread of real
-    text halves, and low temperatures and noise stand out from it sooner).
+    Pieces are of PIECE characters, a shorter end left out: few whole texts are too few features for their clusters (of
+    16 texts of 128 characters the spread of real text halves, and low temperatures and noise stand out from it sooner).
     """
 
-    def __init__(self, corpus: CorpusReference, features: Callable[[Sequence[str]], Floats]) -> None:
-        self.corpus = corpus
+    def __init__(self, features: Callable[[Sequence[str]], Floats]) -> None:
         self.features = features
-        # The sets of a table have mostly the same lengths, and so the same comparisons.
-        self._compared = lru_cache(maxsize=64)(lambda lengths, draw: self._read(corpus.comparison(lengths, draw)))
+        self.of_comparison = lru_cache(maxsize=64)(self.of_texts)  # of mostly the same lengths, and so the same
 
-    def score(self, texts: Sequence[str]) -> float | None:
-        """Mean over the corpus's draws; None where a set has fewer than FEWEST pieces. Of texts that do not all fit
-        into half of the held-out text, those that do."""
-        texts = texts[: self.corpus.fitting(map(len, texts))]
-        lengths, read = tuple(map(len, texts)), self._read(texts)
-        return mean_of_known(mauve(read, self._compared(lengths, draw)) for draw in range(self.corpus.draws))
-
-    def real_text(self, lengths: Sequence[int], draw: int = 0) -> float | None:
-        """The same of held-out text in windows of the given lengths against one comparison: what a perfect model would
-        have."""
-        fit = tuple(lengths[: self.corpus.fitting(lengths)])
-        return mauve(self._read(self.corpus.sample(fit, draw)), self._compared(fit, draw))
-
-    def _read(self, texts: Sequence[str]) -> Floats:
+    def of_texts(self, texts: Sequence[str]) -> Floats:
+        """Empty (0, 1) for fewer than FEWEST pieces."""
         pieces = [text[i : i + PIECE] for text in texts for i in range(0, len(text) - PIECE + 1, PIECE)]
         return self.features(pieces) if len(pieces) >= FEWEST else np.empty((0, 1))
+
+
+def of_sample(features: PieceFeatures, sample: CorpusSample) -> float | None:
+    """MAUVE of texts against held-out text of the same size, the mean over draws; None where a set has fewer than
+    FEWEST pieces, or there is no held-out text of that size."""
+    if not sample.comparisons:
+        return None
+    own = features.of_texts(sample.texts)
+    return mean_of_known(mauve(own, features.of_comparison(other)) for other in sample.comparisons)
 
 
 def mauve(first: Floats, second: Floats) -> float | None:

@@ -6,52 +6,14 @@ random characters win the diversity, so each is read beside the same figure of r
 
 import math
 from collections import Counter
-from collections.abc import Iterable
 from itertools import pairwise
 
-import torch
-from torch import Tensor
-from torchmetrics import Metric
-
 MASK = "_"  # what a character stands for that was never decided
-ORDERS = (1, 2, 3, 4)  # of distinct-n
 
 
-def text_statistics(text: str) -> dict[str, float]:
-    """Every figure of this module by its name: text_length, distinct_1 to distinct_4, repeat_ratio, mask_ratio,
-    character_entropy."""
-    return {
-        "text_length": float(len(text)),
-        **{f"distinct_{n}": distinct_n(text, n) for n in ORDERS},
-        "repeat_ratio": repeat_ratio(text),
-        "mask_ratio": mask_ratio(text),
-        "character_entropy": character_entropy(text),
-    }
-
-
-class TextStatistics(Metric):
-    """Means over texts of their text_statistics, over all updates and processes."""
-
-    full_state_update = False  # of a single update no figure is asked for
-    sums: Tensor
-    texts: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.names = tuple(text_statistics(""))
-        self.add_state("sums", torch.zeros(len(self.names), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("texts", torch.zeros((), dtype=torch.long), dist_reduce_fx="sum")
-
-    def update(self, texts: Iterable[str]) -> None:
-        """Add texts."""
-        for text in texts:
-            self.sums += torch.tensor(list(text_statistics(text).values()), dtype=torch.float64)
-            self.texts += 1
-
-    def compute(self) -> dict[str, float | None]:
-        """Every figure by its name; None without a text."""
-        count = int(self.texts)
-        return dict(zip(self.names, (self.sums / count).tolist() if count else [None] * len(self.names), strict=True))
+def text_length(text: str) -> float:
+    """Characters."""
+    return float(len(text))
 
 
 def distinct_n(text: str, n: int) -> float:

@@ -18,6 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import plots
+from experiments.analysis.metrics import BY_KEY
 from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import REAL, Comparison, Estimate
 from experiments.analysis.report.document import Picture
@@ -27,13 +28,6 @@ FOLDER = "figures"
 STYLE: Any = plots.STYLE | {"text.parse_math": False}  # a dollar in a label is a dollar
 HALF, WIDE = (5.4, 5.0), 6.6  # inches
 SMALL = 10  # of the font
-JUDGE = "judge, nats per character"
-AXES = {
-    "character_entropy": "character entropy, bits",
-    "js_4": "4-gram divergence from held-out text, bits",
-    "seconds": "seconds for all texts of a seed",
-    "forwards": "forwards of the network",
-}
 STATES = ("#FFFFD9", "#E69F00", "#081D58")  # decided, draft, masked; the ends are those of the noise levels
 CONTROLS = "control: must not win"
 
@@ -52,10 +46,10 @@ def against(comparison: Comparison, figure: str, file: str, caption: str) -> Pic
                 shown = "" if temperature is None else f"{temperature:g}"
                 names.append(Label(shown, x.mean, y.mean, naming.colour(comparison, label)))
         names += _landmarks(ax, comparison, figure)
-        ax.set_xlabel(AXES[figure])
-        ax.set_ylabel(JUDGE)
+        ax.set_xlabel(BY_KEY[figure].on_axis)
+        ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
         _finish(ax, list(known), names)
-    alt = f"Judge, in nats per character, against {AXES[figure]}: a curve over temperature for each method"
+    alt = f"Judge, in nats per character, against {BY_KEY[figure].on_axis}: a curve over temperature for each method"
     return Picture(file, alt, caption)
 
 
@@ -75,10 +69,12 @@ def quality_against(comparison: Comparison, cost: str, file: str, caption: str) 
         if real is not None:
             ax.axhline(real.mean, color=naming.REAL_COLOUR, linewidth=1, linestyle=":", label=table.REAL)
         _logarithmic(ax)
-        ax.set_xlabel(AXES[cost])
-        ax.set_ylabel(JUDGE)
+        ax.set_xlabel(BY_KEY[cost].on_axis)
+        ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
         _finish(ax, list(known), names)
-    return Picture(file, f"Judge, in nats per character, against {AXES[cost]}, a point for each setting", caption)
+    return Picture(
+        file, f"Judge, in nats per character, against {BY_KEY[cost].on_axis}, a point for each setting", caption
+    )
 
 
 def tokens_per_forward(comparison: Comparison, file: str, caption: str) -> Picture | None:

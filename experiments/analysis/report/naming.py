@@ -1,10 +1,10 @@
-"""Names, formats and colours that the whole report shares: one colour per method, one name per figure."""
+"""Names, formats and colours that the whole report shares: one colour per method."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import plots
+from experiments.analysis.metrics import Metric
 from experiments.analysis.report.comparison import Comparison, Estimate, Likelihood, Setting
 
 REAL_COLOUR, CONTROL_COLOUR = plots.COLOURS[-1], "#777777"
@@ -18,57 +18,8 @@ METHODS = {  # algorithm -> what its network learns, for whoever meets it here f
 }
 
 
-class Figure(NamedTuple):
-    """What a figure is called, how it is written, what it says, and its unit where the name does not tell."""
-
-    name: str
-    form: str
-    meaning: str
-    unit: str = ""
-
-
-REST = Figure("", ".4g", "")
-FIGURES = {
-    "seconds": Figure("seconds", ".2f", "to write all texts of one seed together, on the machine named above"),
-    "tokens_per_second": Figure("tokens per second", ",.0f", "of all texts together"),
-    "steps": Figure("steps", ",.0f", "of the decoder"),
-    "forwards": Figure("forwards", ",.0f", "evaluations of the network: the cost that does not depend on the machine"),
-    "tokens_per_forward": Figure("tokens per forward", ".2f", "above 1 only where several tokens are decided at once"),
-    "judge_nll": Figure(
-        "judge",
-        ".3f",
-        "how surprising the texts are to a judge, a language model trained on other texts; loops surprise it least",
-        "nats/char",
-    ),
-    "judge_gap": Figure("judges' gap", ".3f", "between the largest and the smallest figure of a judge", "nats/char"),
-    "judge_text_sd": Figure("judge's s.d. over texts", ".3f", "how much single texts differ", "nats/char"),
-    "text_length": Figure("length", ",.0f", "characters of a text"),
-    **{
-        f"distinct_{n}": Figure(f"distinct-{n}", ".3f", f"share of different ones among all {n}-grams of characters")
-        for n in (1, 2, 3, 4)
-    },
-    "repeat_ratio": Figure("repeat ratio", ".3f", "share of characters that equal the one before"),
-    "mask_ratio": Figure("mask ratio", ".3f", "share of positions that were never decided"),
-    "character_entropy": Figure("entropy", ".3f", "of the characters of a text: low where it loops", "bits"),
-    **{
-        f"js_{n}": Figure(
-            f"{n}-gram divergence", ".3f", f"of the {n}-grams from those of held-out text (Jensen-Shannon)", "bits"
-        )
-        for n in (3, 4, 5)
-    },
-    "valid_words": Figure("valid words", ".3f", "share of words that the corpus has"),
-    "unique_words": Figure("unique words", ".3f", "share of different ones among all words"),
-    "copy_rate": Figure("copied", ".3f", "share of long passages that stand in the training text word for word"),
-    "longest_copy": Figure("longest copy", ",.0f", "characters in a row that stand in the training text"),
-    "self_bleu": Figure("self-BLEU", ".3f", "how much the texts of one sampler resemble each other"),
-    "held_out_bleu": Figure("BLEU", ".3f", "overlap with held-out text"),
-    "shared_windows": Figure("shared windows", ".3f", "share of passages that several texts of one sampler have"),
-    "mauve": Figure("MAUVE", ".3f", "overlap with real text in the judge's features: 1 is alike"),
-}
-
-
 def colour(comparison: Comparison, label: str) -> str:
-    """The colour that a method has in every figure and table."""
+    """The colour that a method has in every plot and table."""
     place = _place(comparison, label)
     if place is None:
         return REAL_COLOUR if label == table.REAL else CONTROL_COLOUR
@@ -79,26 +30,12 @@ def marker(comparison: Comparison, label: str) -> str:
     return MARKERS[(_place(comparison, label) or 0) % len(MARKERS)]
 
 
-def name(figure: str) -> str:
-    """What a figure is called; one that is not listed here keeps its own name."""
-    return FIGURES.get(figure, REST).name or figure
-
-
-def title(figure: str) -> str:
-    """The heading of a figure: its name, and its unit."""
-    return ", ".join(filter(None, (name(figure), FIGURES.get(figure, REST).unit)))
-
-
-def number(value: float, figure: str) -> str:
-    return format(value, FIGURES.get(figure, REST).form)
-
-
-def estimated(estimate: Estimate | None, figure: str) -> tuple[str, str]:
+def estimated(estimate: Estimate | None, metric: Metric) -> tuple[str, str]:
     """An estimate as text and its interval as another; blank where there is none, or no more than the mean."""
     if estimate is None:
         return "", ""
-    mean = number(estimate.mean, figure)
-    ends = [] if estimate.interval is None else [number(value, figure) for value in estimate.interval]
+    mean = format(estimate.mean, metric.form)
+    ends = [] if estimate.interval is None else [format(value, metric.form) for value in estimate.interval]
     return mean, "" if set(ends) == {mean} else " to ".join(ends)
 
 

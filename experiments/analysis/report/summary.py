@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.analysis.metrics import BY_KEY
 from experiments.analysis.report import naming, tables
 from experiments.analysis.report.comparison import BOUND, EXACT, REAL, Comparison, Likelihood, Setting
 from experiments.analysis.report.document import Facts, Points
@@ -106,7 +107,7 @@ def _samples(comparison: Comparison) -> str:
     if not found:
         return ""
     real = comparison.estimate(REAL, "judge_nll")
-    beside = "" if real is None else f"; real text gets {naming.number(real.mean, 'judge_nll')}"
+    beside = "" if real is None else f"; real text gets {format(real.mean, BY_KEY['judge_nll'].form)}"
     return (
         "What a judge that learned from other texts thinks of samples of the default decoders, in nats per character: "
         f"{_values(found, 'judge_nll')}{beside}. A low figure alone is no quality: loops and copies get one, too."
@@ -138,8 +139,8 @@ def _defaults(comparison: Comparison, figure: str) -> Estimates:
     return [(label, estimate.mean) for label, estimate in found if estimate]
 
 
-def _values(found: Sequence[tuple[str, float]], figure: str) -> str:
-    return naming.listed([f"{label} {naming.number(mean, figure)}" for label, mean in found])
+def _values(found: Sequence[tuple[str, float]], metric: str) -> str:
+    return naming.listed([f"{label} {mean:{BY_KEY[metric].form}}" for label, mean in found])
 
 
 def _name(comparison: Comparison, likelihood: Likelihood) -> str:

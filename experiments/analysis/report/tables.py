@@ -5,12 +5,11 @@ from collections.abc import Sequence
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis.likelihood import paired_gaps
+from experiments.analysis.metrics import BY_KEY, CONTROLS, METRICS, SPEED, Metric
 from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import EXACT, Comparison, Likelihood, Setting
 from experiments.analysis.report.document import ALARM, Cell, Table
 
-SPEED = ("seconds", "forwards", "tokens_per_forward", "judge_nll", "character_entropy", "js_4")
-CONTROLS = ("judge_nll", "character_entropy")
 NO_FLAG = "no figure flags it"
 NOT_CHECKED = "not checked"
 
@@ -61,7 +60,7 @@ def likelihoods(comparison: Comparison) -> Table:
 
 def speed(comparison: Comparison) -> Table:
     """Cost and quality of the settings that differ in speed, with intervals over sampling seeds."""
-    shown = [name for name in SPEED if any(comparison.estimate(key, name) for key in comparison.groups)]
+    shown = _measured(comparison, SPEED)
     rows: list[list[Cell]] = []
     starts: set[int] = set()
     before = None
@@ -71,7 +70,7 @@ def speed(comparison: Comparison) -> Table:
         before = key[0]
         cells = _cells(comparison, key, shown)
         rows.append([_method(comparison, key[0]), Cell(str(number)), Cell(key[1]), *cells])
-    header = ["method", "no.", "setting", *map(naming.title, shown)]
+    header = ["method", "no.", "setting", *(metric.title for metric in shown)]
     return Table(header, rows, labels=3, starts=frozenset(starts - {0}))
 
 
@@ -89,7 +88,7 @@ def defaults(comparison: Comparison) -> Table:
 def everything(comparison: Comparison) -> Table:
     """All figures of all settings, mean ± standard deviation over seeds."""
     groups = comparison.groups
-    shown = [name for name in table.FIGURES if any(group[name] is not None for group in groups.values())]
+    shown = measured(comparison)
     order = [*(method.label for method in comparison.methods), *table.MODELLESS]
     rows: list[list[Cell]] = []
     starts: set[int] = set()
@@ -99,19 +98,22 @@ def everything(comparison: Comparison) -> Table:
         if method != before:
             starts.add(len(rows))
         before = method
-        cells = [_spread(group[name], name) for name in shown]
+        cells = [_spread(group[metric.key], metric.form) for metric in shown]
         rows.append([_method(comparison, method), Cell(label), Cell(str(len(group["seeds"]))), *cells])
-    header = ["method", "setting", "seeds", *map(naming.title, shown)]
+    header = ["method", "setting", "seeds", *(metric.title for metric in shown)]
     return Table(header, rows, labels=2, starts=frozenset(starts - {0}))
 
 
 def glossary(comparison: Comparison) -> Table:
     """What each figure of the tables says."""
-    groups = comparison.groups.values()
-    shown = [name for name in table.FIGURES if any(group[name] is not None for group in groups)]
-    known = [naming.FIGURES[name] for name in shown if name in naming.FIGURES]
-    rows = [[Cell(each.name), Cell(each.unit), Cell(each.meaning)] for each in known]
+    rows = [[Cell(each.label), Cell(each.unit), Cell(each.meaning)] for each in measured(comparison)]
     return Table(["figure", "unit", "what it says"], rows, labels=3)
+
+
+def measured(comparison: Comparison) -> list[Metric]:
+    """Metrics that a setting has."""
+    groups = comparison.groups.values()
+    return [metric for metric in METRICS if any(group[metric.key] is not None for group in groups)]
 
 
 def duration(seconds: float | None) -> str:
@@ -124,7 +126,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _flags(comparison: Comparison, settings: Sequence[Setting], *, alarm: bool) -> Table:
-    shown = [name for name in CONTROLS if any(comparison.estimate(key, name) for key in comparison.groups)]
+    shown = _measured(comparison, CONTROLS)
     rows: list[list[Cell]] = []
     for key in settings:
         flags = comparison.flags.get(key)
@@ -133,20 +135,25 @@ def _flags(comparison: Comparison, settings: Sequence[Setting], *, alarm: bool) 
         elif not flags:
             verdict = Cell(NO_FLAG, tone=ALARM if alarm else "")
         else:
-            verdict = Cell(", ".join(map(naming.name, flags)))
+            verdict = Cell(", ".join(BY_KEY[name].label if name in BY_KEY else name for name in flags))
         who = Cell(naming.sampler(key), colour=naming.colour(comparison, key[0]))
         rows.append([who, verdict, *_cells(comparison, key, shown)])
-    return Table(["sampler", "flagged by", *map(naming.title, shown)], rows, labels=2)
+    return Table(["sampler", "flagged by", *(metric.title for metric in shown)], rows, labels=2)
 
 
-def _cells(comparison: Comparison, key: Setting, figures: Sequence[str]) -> list[Cell]:
-    return [Cell(*naming.estimated(comparison.estimate(key, name), name)) for name in figures]
+def _measured(comparison: Comparison, place: str) -> list[Metric]:
+    """Metrics that are shown there and that a setting has."""
+    return [metric for metric in measured(comparison) if place in metric.shown]
 
 
-def _spread(found: table.Spread | None, figure: str) -> Cell:
+def _cells(comparison: Comparison, key: Setting, metrics: Sequence[Metric]) -> list[Cell]:
+    return [Cell(*naming.estimated(comparison.estimate(key, metric.key), metric)) for metric in metrics]
+
+
+def _spread(found: table.Spread | None, form: str) -> Cell:
     if found is None:
         return Cell("")
-    return Cell(naming.number(found.mean, figure), f"± {naming.number(found.sd, figure)}" if found.sd else "")
+    return Cell(format(found.mean, form), f"± {found.sd:{form}}" if found.sd else "")
 
 
 def _gap(comparison: Comparison, likelihood: Likelihood) -> str:

@@ -3,14 +3,13 @@
 B texts, C channels.
 """
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from algorithms.common.metrics.text_sets import mean_of_known
+from algorithms.common.metrics.judged import Judged
 from datasets.tokenizers import Tokenizer
 from experiments.evaluation.judges.base import KEY, Judge
 from experiments.evaluation.judges.gpt import load_gpt_judge
@@ -35,20 +34,10 @@ class JudgePanel:
         for judge in self.judges:
             judge.network.to(device)
 
-    def score(self, texts: Sequence[str], prompts: Sequence[str]) -> dict[str, float | None]:
-        """Of texts given their prompts, in nats per character: `judge_nll`, the mean over judges of all nats over all
-        characters; `judge_gap`, the largest of these less the smallest, None with one judge; `judge_text_sd`, the
-        sample standard deviation over texts of each text's own figure, averaged over judges, None where fewer than two
-        texts have characters. Raises ValueError naming characters that a judge does not know."""
-        read = [(judge.nats(texts, prompts), texts) for judge in self.judges]
-        characters = sum(map(len, texts))
-        each = [math.fsum(nats) / characters for nats, _ in read] if characters else []
-        own = [[one / len(text) for one, text in zip(nats, texts, strict=True) if text] for nats, _ in read]
-        return {
-            "judge_nll": mean_of_known(each),
-            "judge_gap": max(each) - min(each) if len(each) > 1 else None,
-            "judge_text_sd": mean_of_known(float(np.std(of, ddof=1)) if len(of) > 1 else None for of in own),
-        }
+    def read(self, texts: Sequence[str], prompts: Sequence[str]) -> Judged:
+        """What every judge thinks of texts given their prompts. Raises ValueError naming characters that a judge does
+        not know."""
+        return Judged([judge.nats(texts, prompts) for judge in self.judges], [len(text) for text in texts])
 
     def features(self, texts: Sequence[str]) -> NDArray[np.float64]:
         """Mean hidden states (B, C) of the texts that have characters, those of several judges side by side, each of

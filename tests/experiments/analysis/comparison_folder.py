@@ -30,7 +30,7 @@ REAL = (table.REAL, table.HELD_OUT)
 SETTINGS = [(m, s) for m in FRONTIER for s in dict.fromkeys([*FRONTIER[m], *SPEED[m]])] + [*CONTROLS, REAL]
 
 
-def figures_of(setting: tuple[str, str], seed: int) -> dict[str, float]:
+def metrics_of(setting: tuple[str, str], seed: int) -> dict[str, float]:
     """What the rows of a setting hold, different in every setting and at every seed."""
     place = SETTINGS.index(setting)
     quality = {
@@ -58,7 +58,7 @@ def row(setting: tuple[str, str], seed: int) -> table.Row:
         decoder = {"name": label.split()[0], "temperature": float(words.get("temperature", 1.0))}
     shared = {"n_samples": 2, "length": 12, "prompt": "", "weights": None, "judge": "j0+j1"}
     own = {"method": method, "setting": label, "options": None, "decoder": decoder, "seed": seed}
-    return dict.fromkeys(table.COLUMNS) | own | shared | figures_of(setting, seed)
+    return dict.fromkeys(table.COLUMNS) | own | shared | metrics_of(setting, seed)
 
 
 def text_of(setting: tuple[str, str], seed: int, number: int) -> str:
@@ -76,7 +76,7 @@ def write_samples(folder: Path, texts: dict[tuple[str, str], list[str]]) -> None
             for seed in SEEDS:
                 written = texts.get(setting, [text_of(setting, seed, number) for number in (1, 2)])
                 record = {name: row(setting, seed)[name] for name in table.IDENTITY}
-                file.write(json.dumps(record | {"origins": [0, 1], "texts": written}) + "\n")
+                file.write(json.dumps(record | {"origins": [2 * seed, 2 * seed + 1], "texts": written}) + "\n")
 
 
 def write_likelihoods(folder: Path, nats: dict[str, dict[str, np.ndarray]]) -> None:

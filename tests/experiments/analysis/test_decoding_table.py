@@ -1,10 +1,13 @@
 """Rows of a decoding sweep on disk, and the table made of them."""
 
+import csv
+import io
 from pathlib import Path
 
 import pytest
 
 from experiments.analysis import decoding_table as table
+from experiments.evaluation.records import DecodingRecords
 
 SHARED = {"n_samples": 2, "length": 8, "prompt": 'a,"b"\n', "weights": "w0", "judge": None}
 
@@ -93,15 +96,33 @@ def test_the_table_leaves_blank_what_is_missing() -> None:
     lines = table.markdown_table(table.aggregate(ROWS)).splitlines()
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     assert len({len(line) for line in lines}) == 1
-    assert cells[0][:4] == ["setting", "seeds", "tokens/forward", "seconds"]
-    assert cells[2] == ["b", "3", "", "2.00 ± 1.00", "", "0.500", *[""] * 5, "distinct-2"]
+    assert cells[0][:4] == ["setting", "seeds", "seconds", "tokens/forward"]
+    assert cells[2] == ["b", "3", "2.00 ± 1.00", "", "", "0.500", *[""] * 5, "distinct-2"]
     assert cells[4] == [table.HELD_OUT, "1", "", "", "", "0.800", *[""] * 6]
     assert cells[0][-1] == "front" and cells[3][-1] == ""
 
 
-def test_every_figure_of_a_text_has_its_column() -> None:
-    """Catches a figure that is computed and then dropped, or a column that nothing fills."""
-    from algorithms.common.metrics.corpus import FIGURES
-    from algorithms.common.metrics.text import text_statistics
+def test_a_file_of_an_older_version_is_read(tmp_path: Path) -> None:
+    """Catches a file refused for a metric that it did not know, which then was not measured, and blanks read as 0."""
+    path = tmp_path / "results.csv"
+    lines = list(csv.reader(io.StringIO(table.write_rows(ROWS, header=True), newline="")))
+    out = lines[0].index("distinct_2")
+    with path.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(line[:out] + line[out + 1 :] for line in lines)
+    assert table.read_rows(path) == [row | {"distinct_2": None} for row in ROWS]
+    assert table.aggregate(table.read_rows(path))[0]["seconds"] == table.Spread(2.0, 1.0, 3)
 
-    assert {*text_statistics("a"), *FIGURES, "judge_nll", "judge_gap", "judge_text_sd", "mauve"} == set(table.QUALITY)
+
+def test_unknown_columns_are_named_and_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Catches a newer file that is refused, and measurements lost where an older version goes on with its sweep."""
+    path = tmp_path / "results.csv"
+    newer = [row | {"wit": "0.5", "charm": ""} for row in ROWS]
+    path.write_bytes(table.write_rows(newer, [*table.COLUMNS, "wit", "charm"], header=True).encode())
+    rows = table.read_rows(path)
+    assert [row["wit"] for row in rows] == ["0.5"] * len(ROWS) and rows[0]["seconds"] == 1.0
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1 and "not known here, which are left alone: wit, charm" in said
+    records = DecodingRecords(tmp_path)
+    records.begin()
+    records.add(row("c", 0, seconds=4.0), [], [], [])
+    assert [row["wit"] for row in table.read_rows(path)] == ["0.5"] * len(ROWS) + [None]

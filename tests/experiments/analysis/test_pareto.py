@@ -3,7 +3,8 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from experiments.analysis.decoding_table import FIGURES, Row, Spread
+from experiments.analysis.decoding_table import Row, Spread
+from experiments.analysis.metrics import BY_KEY
 from experiments.analysis.pareto import fronts, undominated
 
 SHARED = {"n_samples": 2, "length": 8, "prompt": "", "judge": None}
@@ -11,10 +12,10 @@ SHARED = {"n_samples": 2, "length": 8, "prompt": "", "judge": None}
 
 def group(per_second: float | None = None, per_forward: float | None = None, **others: float | str | int) -> Row:
     figures = {"tokens_per_second": per_second, "tokens_per_forward": per_forward}
-    figures |= {name: value for name, value in others.items() if name in FIGURES}
+    figures |= {name: value for name, value in others.items() if name in BY_KEY}
     spreads = {name: None if value is None else Spread(value, None, 1) for name, value in figures.items()}
     shared = {name: others.get(name, value) for name, value in SHARED.items()}
-    return dict.fromkeys(FIGURES) | shared | spreads
+    return dict.fromkeys(BY_KEY) | shared | spreads
 
 
 def test_fronts_of_hand_made_rows() -> None:

@@ -55,7 +55,7 @@ def test_scheduling_matrix_has_near_left_and_time_downwards(tmp_path: Path, draw
     levels = np.array([[brightness(row, position) for position in range(3)] for row in range(3)])
     for clean, half, full in [((2, 0), (1, 0), (0, 0)), ((2, 0), (2, 1), (2, 2))]:
         assert levels[clean] > levels[half] > levels[full]
-    assert bar.get_ylabel() == "noise level, 0 = clean" and bar.get_ylim() == (0, 4)
+    assert bar.get_ylabel() == "level" and bar.get_ylim() == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -63,7 +63,7 @@ def test_scheduling_matrix_has_near_left_and_time_downwards(tmp_path: Path, draw
     [
         (np.zeros(3), r"not \(3,\)"),
         (np.zeros((0, 3)), r"not \(0, 3\)"),
-        (np.array([[5, -1]]), "levels -1 to 5"),
+        (np.array([[5, -1]]), "numbers from -1 to 5"),
     ],
 )
 def test_a_bad_matrix_is_one_sentence(tmp_path: Path, matrix: np.ndarray, sentence: str) -> None:

@@ -208,7 +208,7 @@ def test_speed_table_holds_means_and_intervals_over_seeds(whole: Path) -> None:
     assert [(row["method"].text, row["setting"].text) for row in rows] == settings
     assert [row["no."].text for row in rows] == [str(number) for number in range(1, len(settings) + 1)]
     for row, setting in zip(rows, settings, strict=True):
-        values = [folder.figures_of(setting, seed) for seed in folder.SEEDS]
+        values = [folder.metrics_of(setting, seed) for seed in folder.SEEDS]
         seconds = [value["seconds"] for value in values]
         judge = [value["judge_nll"] for value in values]
         assert row["seconds"][:2] == (f"{np.mean(seconds):.2f}", f"{min(seconds):.2f} to {max(seconds):.2f}")
@@ -223,7 +223,7 @@ def test_all_figures_hold_every_setting_and_no_zero_for_a_blank(whole: Path) -> 
     assert set(shown) == {*folder.SETTINGS} and len(rows) == len(folder.SETTINGS)
     real = shown[folder.REAL]
     assert real["seconds"] == Cell("") and "copied" not in real
-    values = [folder.figures_of(folder.REAL, seed)["js_4"] for seed in folder.SEEDS]
+    values = [folder.metrics_of(folder.REAL, seed)["js_4"] for seed in folder.SEEDS]
     assert real["4-gram divergence, bits"][:2] == (f"{np.mean(values):.3f}", f"± {np.std(values, ddof=1):.3f}")
     assert "0.00" not in [cell.text for row in rows for cell in row.values()]
 
@@ -262,7 +262,7 @@ def test_frontier_joins_temperatures_and_marks_controls(whole: Path, drawn: dict
 
 
 def _means(setting: tuple[str, str], *names: str) -> list[float]:
-    return [float(np.mean([folder.figures_of(setting, seed)[name] for seed in folder.SEEDS])) for name in names]
+    return [float(np.mean([folder.metrics_of(setting, seed)[name] for seed in folder.SEEDS])) for name in names]
 
 
 def test_a_method_keeps_its_colour(run: Path, drawn: dict[str, Figure]) -> None:

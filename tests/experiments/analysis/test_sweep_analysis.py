@@ -10,6 +10,7 @@ from matplotlib.image import imread
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import sweep, sweep_pages, sweep_plots
+from experiments.analysis.metrics import BY_KEY
 from experiments.analysis.sweep import analyse
 
 SHARED = {"n_samples": 2, "length": 8, "prompt": "", "judge": None}
@@ -276,9 +277,9 @@ def test_differences_are_drawn_with_their_intervals(tmp_path: Path, drawn: dict[
         for line in ax.lines
         if line.get_marker() == "o"
     }
-    assert points[sweep_plots.HEADINGS["seconds"], "fast"][0] == -2.0
-    assert points[sweep_plots.HEADINGS["seconds"], "fast"][1] != "white"
-    assert points[sweep_plots.HEADINGS["seconds"], "slow"] == (4.5, "white")
+    assert points[BY_KEY["seconds"].on_axis, "fast"][0] == -2.0
+    assert points[BY_KEY["seconds"].on_axis, "fast"][1] != "white"
+    assert points[BY_KEY["seconds"].on_axis, "slow"] == (4.5, "white")
     assert ("tokens per forward", "slow") not in points and len(points) == 5
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel
+from algorithms.common.metrics.judged import judge_nll
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from datasets.tokenizers import ByteTokenizer, CharTokenizer
 from experiments.evaluation.judges import panel
@@ -21,6 +22,7 @@ from experiments.evaluation.judges.base import Judge
 from experiments.evaluation.judges.gpt import GPTJudge
 from experiments.evaluation.judges.panel import JudgePanel, load_judge, load_judges
 from experiments.evaluation.judges.windows import windowed_sums
+from tests.algorithms.common.metrics.measured import of_judged
 
 CONTEXT = 8
 LETTERS = "\nabcd"
@@ -111,20 +113,20 @@ def test_every_token_of_every_text_is_scored_once(sizes: list, stride: int, data
 
 def test_one_judge_is_nats_over_characters() -> None:
     """Catches a mean of the texts' means, a deviation over tokens or of a population, and a gap of 0 with one judge."""
-    found = JudgePanel([Priced({"a": 1.0, "b": 3.0})]).score(["aa", "bb", "", "abbbbb"], [""] * 4)
+    found = of_judged(JudgePanel([Priced({"a": 1.0, "b": 3.0})]).read(["aa", "bb", "", "abbbbb"], [""] * 4))
     assert found["judge_nll"] == (2 + 6 + 16) / 10 and found["judge_gap"] is None
     own = [1.0, 3.0, 16 / 6]
     mean = sum(own) / 3
     assert found["judge_text_sd"] == pytest.approx(math.sqrt(sum((x - mean) ** 2 for x in own) / 2))
     judge = tiny()
-    alone = JudgePanel([judge]).score(TEXTS, PROMPTS)["judge_nll"]
+    alone = judge_nll(JudgePanel([judge]).read(TEXTS, PROMPTS))
     assert alone == math.fsum(judge.nats(TEXTS, PROMPTS)) / sum(map(len, TEXTS))
 
 
 def test_several_judges_are_averaged_and_their_gap_told() -> None:
     """Catches the gap of neighbours for that of the extremes, and one judge's deviation for the mean."""
     judges = JudgePanel([Priced({"a": 1.0, "b": 3.0}), Priced({"a": 4.0, "b": 4.0}), Priced({"a": 2.0, "b": 1.0})])
-    found = judges.score(["aa", "bb"], ["", "b"])
+    found = of_judged(judges.read(["aa", "bb"], ["", "b"]))
     assert found["judge_nll"] == pytest.approx((2 + 4 + 1.5) / 3) and found["judge_gap"] == 2.5
     assert found["judge_text_sd"] == pytest.approx((2 + 0 + 1) / math.sqrt(2) / 3)
 
@@ -132,7 +134,7 @@ def test_several_judges_are_averaged_and_their_gap_told() -> None:
 @pytest.mark.parametrize("texts", [[], [""], ["a", ""], ["", ""]], ids=repr)
 def test_what_cannot_be_measured_is_none(texts: list[str]) -> None:
     """Catches zeros, NaN and a division by zero where nothing, or one text alone, has characters."""
-    found = JudgePanel([tiny(), tiny(1)]).score(texts, [""] * len(texts))
+    found = of_judged(JudgePanel([tiny(), tiny(1)]).read(texts, [""] * len(texts)))
     assert found["judge_text_sd"] is None
     assert [found["judge_nll"] is None, found["judge_gap"] is None] == [not any(texts)] * 2
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from algorithms.common.metrics.adversaries import CONTROLS
 from algorithms.common.metrics.corpus import CorpusReference
-from algorithms.common.metrics.mauve import FEWEST, PIECE, SCALE, MauveReference, area, kmeans, mauve
+from algorithms.common.metrics.mauve import FEWEST, PIECE, SCALE, PieceFeatures, area, kmeans, mauve, of_sample
 from tests.algorithms.common.metrics.made_up import speech
 
 histograms = st.lists(st.integers(0, 9), min_size=3, max_size=3).filter(any).map(lambda n: np.array(n) / sum(n))
@@ -106,10 +106,11 @@ def test_texts_against_held_out_text() -> None:
         read.add(tuple(map(len, texts)))
         return letters(texts)
 
-    reference, lengths = MauveReference(corpus, features), [5 * PIECE + 7] * 12
-    floor = [reference.real_text(lengths, draw) for draw in range(4)]
+    judge, lengths = PieceFeatures(features), [5 * PIECE + 7] * 12
+    floor = [of_sample(judge, corpus.held_out(lengths, draw)) for draw in range(4)]
     assert min(found or 0.0 for found in floor) > 0.8
-    scores = {name: reference.score(make(train, 12, lengths[0], 0)) for name, make in CONTROLS.items()}
+    samples = {name: corpus.generated(make(train, 12, lengths[0], 0)) for name, make in CONTROLS.items()}
+    scores = {name: of_sample(judge, sample) for name, sample in samples.items()}
     assert scores["tiled phrase"] < 0.1 and scores["training copier"] > 0.8
     assert read == {(PIECE,) * 60}
     sides = corpus.sample(lengths, 0), corpus.comparison(lengths, 0)
@@ -120,6 +121,7 @@ def test_texts_against_held_out_text() -> None:
 def test_what_does_not_fit_or_is_too_little_is_none() -> None:
     """Catches zeros, and a judge that is asked to read nothing."""
     corpus = CorpusReference("train", "ab" * 500, draws=2)
-    reference = MauveReference(corpus, lambda texts: pytest.fail("nothing is to be read"))
+    judge = PieceFeatures(lambda texts: pytest.fail("nothing is to be read"))
     for texts in ([], ["", "a"], ["a" * (PIECE - 1)] * 15, ["a" * 501], ["a" * PIECE] * (FEWEST - 1)):
-        assert reference.score(texts) is None and reference.real_text([len(text) for text in texts]) is None
+        real = corpus.held_out([len(text) for text in texts])
+        assert of_sample(judge, corpus.generated(texts)) is None and of_sample(judge, real) is None

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from algorithms.common.metrics.text import character_entropy, distinct_n, mask_ratio, repeat_ratio, text_statistics
+from algorithms.common.metrics.text import character_entropy, distinct_n, mask_ratio, repeat_ratio
+from tests.algorithms.common.metrics.measured import of_texts
 from tests.golden.values import FOLDER
 
 GOLDEN = json.loads((FOLDER / "text_metrics.json").read_text())
@@ -24,7 +25,7 @@ NAMES = {  # ours -> the other program's
 @pytest.mark.parametrize("record", GOLDEN, ids=lambda record: repr(record["text"][:10]))
 def test_values_of_another_program(record: dict) -> None:
     """Catches another denominator (n for n - 1 pairs), words for characters, nats for bits, NaN for an empty text."""
-    ours = text_statistics(record["text"])
+    ours = of_texts([record["text"]])
     for name, other in NAMES.items():
         assert ours[name] == pytest.approx(record[other], rel=1e-13, abs=0), name
 
@@ -47,7 +48,21 @@ def test_an_n_of_nothing_is_refused() -> None:
 @given(st.text(max_size=40))
 def test_ranges(text: str) -> None:
     """Catches a share outside [0, 1], or an entropy above that of the alphabet that the text uses."""
-    found = text_statistics(text)
+    found = of_texts([text])
     entropy, length = found.pop("character_entropy"), found.pop("text_length")
     assert all(0.0 <= value <= 1.0 for value in found.values()) and length == len(text)
     assert 0.0 <= entropy <= math.log2(max(1, len(set(text)))) + 1e-9
+
+
+def test_metrics_of_a_text_are_means_over_texts() -> None:
+    """Catches texts joined into one, single precision, and a text without characters that is left out."""
+    texts = ["abab", "", "aa_", "the king's men"]
+    each = [of_texts([text]) for text in texts]
+    expected = {name: math.fsum(one[name] or 0.0 for one in each) / 4 for name in each[0]}
+    assert of_texts(texts) == pytest.approx(expected, rel=1e-15)
+
+
+def test_metrics_of_no_text_are_none() -> None:
+    """Catches zeros for what was not measured."""
+    found = of_texts([])
+    assert found and set(found.values()) == {None}
