@@ -26,6 +26,10 @@ PAGE = ROOT / "README.md"
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
 LAUNCH = "python main.py"
 LAUNCH_LINE = "python main.py algorithm=df_lm experiment=shakespeare"
+FEW_STEPS = [
+    *(f"algorithm.backbone.{size}" for size in ("n_layer=1", "n_head=2", "n_embd=32", "block_size=64")),
+    *("experiment.training.max_steps=4", "experiment.training.val_every_steps=4", "experiment.sampling.length=32"),
+]
 PLACES = ("algorithms/", "configs/", "datasets/", "experiments/", "tests/", ".ci/")
 ROOT_FILE = re.compile(r"[\w-]+\.(py|md|toml|cff)|Makefile|LICENSE|constraints\.txt")
 PLACEHOLDER = re.compile(r"[<>*{}$…]|\.\.\.|\b[A-Z]{2,}\b(?!\.md)")  # `configs/experiment/NAME.yaml`, `tests/*.py`
@@ -56,9 +60,10 @@ def arguments(command: str) -> list[str]:
 
 
 def with_smoke(words: list[str]) -> list[str]:
-    """The command with debug=smoke, unless it chooses another; beside an override, as flags may not part them."""
+    """The command with debug=smoke, beside an override, as flags may not part them; with a few steps of a small model
+    where it chooses another debug."""
     if any(word.startswith("debug=") for word in words):
-        return words
+        return [*words, *([] if "debug=smoke" in words else FEW_STEPS)]
     index = next((i for i, word in enumerate(words) if not word.startswith("-") and "=" in word), len(words))
     return [*words[:index], "debug=smoke", *words[index:]]
 
