@@ -8,7 +8,7 @@ from typing import Any
 from experiments.analysis import decoding_table as table
 from experiments.evaluation.compared_methods import ComparedMethod
 from experiments.evaluation.comparison_config import ComparisonConfig
-from experiments.run.config import RunConfig
+from experiments.run.config import ALGORITHMS, RunConfig, look_up
 from experiments.run.files import read_json
 from experiments.run.overrides import key_of
 from experiments.run.summary import describe_machine
@@ -54,9 +54,12 @@ def describe(
 
 def _side(side: ComparedMethod, folder: Path) -> dict[str, Any]:
     summary = read_json(side.folder / "summary.json")
+    algorithm = side.owner.algorithm
+    cls = look_up(ALGORITHMS, algorithm, f"{side.key}.algorithm")
     return {
         "label": side.label,
-        "algorithm": side.owner.algorithm,
+        "algorithm": algorithm,
+        "description": getattr(cls, "description", algorithm),
         "folder": _from(folder, side.folder),
         "trained_here": side.child is not None,
         "command": side.child.command if side.child else None,
