@@ -59,7 +59,7 @@ class Comparison(BaseExperiment):
     config: ComparisonConfig
     tasks = ("training", "likelihood", "sweep", "visualize", "report")
     needs_weights = False  # it trains what it lacks
-    folders = ("figures", "likelihoods", "traces")
+    folders = ("plots", "likelihoods", "traces")
 
     def prepare(self) -> None:
         config, run = self.config, self.run
@@ -135,7 +135,7 @@ class Comparison(BaseExperiment):
         for one in flags:
             if (one["method"], one["setting"]) in controls:
                 print_rank_zero(f"{one['setting']}: unlike real text in {', '.join(one['flags']) or 'nothing'}")
-        self.summary["figures"] |= table.summary_figures(groups)
+        self.summary["figures"] |= table.summary_means(groups)
         self._log(tables=sweep_tables(bench.records))
 
     @rank_zero_only
@@ -166,7 +166,7 @@ class Comparison(BaseExperiment):
 
     @rank_zero_only
     def report(self) -> None:
-        """report.html, report.md and figures/ from the files of this folder alone, and the sheet of a blind review."""
+        """report.html, report.md and plots/ from the files of this folder alone, and the sheet of a blind review."""
         self._write_manifest()
         review = self.config.review
         if review is not None and not (self.run_dir / blind_review.KEY).is_file():  # a sheet may be filled by now

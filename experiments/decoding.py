@@ -147,7 +147,7 @@ class Decoding(LanguageModeling):
         print_rank_zero(f"\n{shown}")
         self.summary[task] = {"rows": len(rows), "settings": [setting.label for setting in self._settings(task)]}
         self.summary[task] |= {"seeds": config.seeds, "weights": rows[-1]["weights"], "judge": config.judges}
-        self.summary["figures"] |= table.summary_figures(groups)
+        self.summary["figures"] |= table.summary_means(groups)
         if plan.left_out:
             self.summary[task]["left_out"] = dict(plan.left_out)
         baseline = config.baseline if task == "sweep" else None

@@ -6,6 +6,7 @@ From metrics.csv and summary.json alone; what a run did not log is left out, nev
 """
 
 import argparse
+import itertools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,17 +22,14 @@ NATS = "nats per token"
 KIND_NAMES = {"exact": " (exact)", "bound": " (upper bound)"}
 NAME_WIDTH, NOTE_WIDTH = 36, 48  # characters of a line: longer ones would leave the curves no room
 SMOOTHING = 40  # a curve of fewer points is shown as it is
-LOSS = "train/loss"
-FLOW = "train/flow"
-WEIGHT = "train/flow_weight"  # a setting and no measurement: drawn from 0 on, nothing to smooth
-ACTIVE = "train/flow_active"
-AND_FLOW = " + flow loss"
-# Column of metrics.csv -> name, unit (None: the loss' own without the flow), colour. One unit is one panel.
-PARTS: dict[str, tuple[str, str | None, str]] = {
-    "train/masked": ("masked cross-entropy", None, plots.COLOURS[0]),
-    FLOW: ("flow loss", "flow loss", plots.COLOURS[3]),
-    WEIGHT: ("weight of the flow loss", "weight", plots.COLOURS[4]),
-}
+TRAINING = "train/"  # begins the columns of a training, of which all are parts of its loss but these:
+NO_PARTS = ("loss", "lr", "grad_norm", "tokens", "seconds", "tokens_per_second", "mfu")
+LOSS = TRAINING + "loss"
+# How a part's last word is written out, and its unit where that is not nats: the word as it is where it is not listed.
+# PART_weight is a setting and no measurement, PART_active is 0 where a part is not computed.
+TERMS = {"ce": ("cross-entropy", ""), "mse": ("weighted squared error",) * 2, "masked": ("masked cross-entropy", "")}
+WEIGHT, ACTIVE = "weight", "active"
+PART_COLOURS = tuple(plots.COLOURS[place] for place in (0, 3, 4, 2, 6))
 UNITS_OF_TIME = ((2 * 3600.0, 3600.0, "hours"), (120.0, 60.0, "minutes"), (0.0, 1.0, "seconds"))
 
 
@@ -51,16 +49,16 @@ class _Run(NamedTuple):
 def plot_training(run: Path, out: Path) -> None:
     """Draw one run (folder or metrics.csv) over its steps: batch loss, validation, and the parts of the loss.
 
-    A panel for each unit. A diverged run is drawn up to where it diverged, a flow loss as far as it was trained.
+    A panel for each unit. A diverged run is drawn up to where it diverged, a part as far as it was computed.
     Raises ValueError where the run logged nothing finite to draw, and whatever records.read_metrics raises.
     """
     metrics = records.read_metrics(run)
     panels = _panels(Path(run), metrics)
     if not panels:
         raise ValueError(f"{run} holds no finite 'train/loss' or 'val/nll'; there is no curve to draw.")
-    with plots.figure(out, rows=len(panels), size=(9, 2.2 + 2.8 * len(panels)), sharex=True) as (_, axes):
+    with plots.plot(out, rows=len(panels), size=(9, 2.2 + 2.8 * len(panels)), sharex=True) as (_, axes):
         for ax, (unit, curves) in zip(axes, panels.items(), strict=True):
-            plots.draw_curves(ax, curves, from_zero=unit == PARTS[WEIGHT][1])
+            plots.draw_curves(ax, curves, from_zero=unit == WEIGHT)
             ax.set_ylabel(unit)
         plots.steps_below(axes[-1])
         plots.tokens_above(axes[0], records.tokens_per_step(metrics))
@@ -80,7 +78,7 @@ def plot_curves(runs: dict[str, Path], out: Path, colours: Sequence[str] = plots
     timed = [run for run in read if run.seconds is not None]
     rows = 2 if timed else 1
     height = max(4.6, sum(plots.label_height(f"{run.name}\nbest") for run in read))
-    with plots.figure(out, rows=rows, size=(9, height * rows)) as (_, axes):
+    with plots.plot(out, rows=rows, size=(9, height * rows)) as (_, axes):
         _draw_over_tokens(axes[0], read)
         if timed:
             _draw_over_time(axes[1], read, timed)
@@ -181,8 +179,9 @@ def _panels(run: Path, metrics: records.Metrics) -> dict[str, list[plots.Curve]]
     for column, (name, unit, colour) in _losses(run, metrics).items():
         steps, values = _finite(metrics, column)
         if len(steps):
-            shown = values if column == WEIGHT else smoothed(values)
-            text = name if column == WEIGHT or len(values) < SMOOTHING else f"{name}, smoothed"
+            as_is = unit == WEIGHT  # nothing to smooth
+            shown = values if as_is else smoothed(values)
+            text = name if as_is or len(values) < SMOOTHING else f"{name}, smoothed"
             curve = plots.Curve(steps, shown, f"{text}\nat the end {shown[-1]:.3f}", colour, raw=values)
             panels.setdefault(unit, []).append(curve)
     steps, nll = _finite(metrics, "val/nll")
@@ -195,27 +194,43 @@ def _panels(run: Path, metrics: records.Metrics) -> dict[str, list[plots.Curve]]
 
 
 def _finite(metrics: records.Metrics, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps and values (n,) up to where a run diverged; of a flow loss, those from while it was trained."""
+    """Steps and values (n,) up to where a run diverged; of a part that ends, those from while it was computed."""
     steps, values = records.series(metrics, name)
-    keep = np.isfinite(values)
-    if name == FLOW:  # its last value is logged on after its end
-        at, active = records.series(metrics, ACTIVE)
-        keep &= ~np.isin(steps, at[active == 0])
+    at, active = records.series(metrics, f"{name}_{ACTIVE}")
+    keep = np.isfinite(values) & ~np.isin(steps, at[active == 0])  # its last value is logged on after its end
     return steps[keep], values[keep]
 
 
 def _losses(run: Path, metrics: records.Metrics) -> dict[str, tuple[str, str, str]]:
-    """What to draw of the training loss and its parts; a part that is all of the loss is drawn once, as such."""
+    """Column -> name, unit, colour of the training loss and its parts; a part that is all of the loss is drawn once, as
+    such."""
     unit = records.summary_text(run, "loss_unit") or NATS
+    first = unit.split(" + ")[0]
+    nats = first if first.startswith("nats") else NATS
     _, loss = records.series(metrics, LOSS)
     parts = {}
-    for column, (name, own_unit, colour) in PARTS.items():
-        if column in metrics:
-            parts[column] = (name, own_unit or unit.removesuffix(AND_FLOW), colour)
+    for column, colour in zip(_parts(metrics), itertools.cycle(PART_COLOURS), strict=False):
+        name, own_unit = _described(column.removeprefix(TRAINING))
+        parts[column] = (name, own_unit or nats, colour)
     for column, (name, own_unit, colour) in parts.items():
         if np.array_equal(records.series(metrics, column)[1], loss):
             return parts | {column: (f"training loss:\n{name}", own_unit, colour)}
     return {LOSS: ("training loss", unit, plots.COLOURS[5 if parts else 0])} | parts
+
+
+def _parts(metrics: records.Metrics) -> list[str]:
+    """Columns of the parts of a loss, and of their weights."""
+    own = [name for name in metrics if name.startswith(TRAINING) and name.removeprefix(TRAINING) not in NO_PARTS]
+    return [name for name in own if not name.endswith(f"_{ACTIVE}")]
+
+
+def _described(part: str) -> tuple[str, str]:
+    """What a part is called, and its unit; blank for nats."""
+    if part.endswith(f"_{WEIGHT}"):
+        return f"weight of the {_described(part.removesuffix(f'_{WEIGHT}'))[0]}", WEIGHT
+    before, _, last = part.rpartition("_")
+    name, unit = TERMS.get(last, (f"{last} loss",) * 2)
+    return f"{before.replace('_', ' ')} {name}".strip(), unit
 
 
 def names_of(runs: Sequence[Path]) -> dict[str, Path]:

@@ -20,7 +20,7 @@ Row = dict[str, Any]
 
 REAL = "real text"  # in the place of a method, with one of the next two as setting
 HELD_OUT, TRAINING_TEXT = "held-out text", "training text"
-CONTROL = "control"  # in the place of a method: samplers without a model, which no figure should take for language
+CONTROL = "control"  # in the place of a method: samplers without a model, which no metric should take for language
 SPREAD_FROM = 3  # seeds from which on a standard deviation is given
 GROUP = (
     "method",
@@ -106,7 +106,7 @@ def aggregate(rows: Sequence[Row]) -> list[Row]:
     return sorted(found, key=lambda group: MODELLESS.index(group["method"]) if group["method"] in MODELLESS else -1)
 
 
-def summary_figures(groups: Sequence[Row]) -> dict[str, float]:
+def summary_means(groups: Sequence[Row]) -> dict[str, float]:
     """`method/setting/metric` -> mean, of the metrics that the table shows: as summary.json and W&B name them."""
     return {
         f"{group['method']}/{group['setting']}/{name}": group[name].mean

@@ -89,16 +89,16 @@ def point(direction: str, a: float | None, b: float | None, target: float | None
 def markdown(compared: dict[str, Any]) -> str:
     """ab.md: both settings, the table of metrics, the claims, and the wins with what counts as better."""
     lines = []
-    for name, figure in compared["figures"].items():
-        means = [_shown(figure[key]) for key in ("a", "b", "real_text")]
+    for name, metric in compared["figures"].items():
+        means = [_shown(metric[key]) for key in ("a", "b", "real_text")]
         if not any(means):
             continue
-        difference = figure["difference"] or {"mean": None, "low": None}
+        difference = metric["difference"] or {"mean": None, "low": None}
         gap = "" if difference["mean"] is None else f"{difference['mean']:+.4g}"
         interval = "" if difference["low"] is None else f"{difference['low']:+.4g} to {difference['high']:+.4g}"
         lines.append([name, *means, gap, interval])
     head = [f"A: {compared['a']['setting']}", f"B: {compared['b']['setting']}"]
-    figures = table.render(["figure", "A", "B", table.HELD_OUT, "B - A", f"{LEVEL:.0%} interval"], lines)
+    values = table.render(["metric", "A", "B", table.HELD_OUT, "B - A", f"{LEVEL:.0%} interval"], lines)
     about = (
         f"Intervals: percentile bootstrap of the differences paired by seed, {RESAMPLES:,} resamples; too narrow for "
         f"few seeds (of three it is their range), blank below {table.SPREAD_FROM}."
@@ -113,7 +113,7 @@ def markdown(compared: dict[str, Any]) -> str:
     better = "Better: " + "; ".join(f"{name} {direction}" for name, direction in wins["better"].items()) + "."
     tally = "Seeds won by points: " + ", ".join(f"{name} {count}" for name, count in wins["won"].items()) + "."
     return (
-        "\n\n".join(["  \n".join(head), figures.rstrip(), about, "  \n".join(claims), won.rstrip(), tally, better])
+        "\n\n".join(["  \n".join(head), values.rstrip(), about, "  \n".join(claims), won.rstrip(), tally, better])
         + "\n"
     )
 

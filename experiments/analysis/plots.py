@@ -45,7 +45,7 @@ class Curve(NamedTuple):
 
 
 @contextmanager
-def figure(
+def plot(
     out: Path,
     rows: int = 1,
     columns: int = 1,
@@ -53,7 +53,7 @@ def figure(
     sharex: bool = False,
     sharey: bool = False,
 ) -> Iterator[tuple[Figure, list[Axes]]]:
-    """A styled figure of `size` inches and its axes, row by row, written to `out` when the block ends.
+    """A styled plot of `size` inches and its axes, row by row, written to `out` when the block ends.
 
     The format is that of the suffix of `out`. Nothing is written where the block raises.
     """
@@ -100,7 +100,7 @@ def tokens_above(ax: Axes, per_step: float | None) -> None:
 def draw_curves(ax: Axes, curves: Sequence[Curve], from_zero: bool = False) -> None:
     """Draw curves with their texts at their ends, at a height that shows them well, or from 0 on.
 
-    For a figure of rows of one height, which has room for the texts from the sum of their label_height on.
+    For a plot of rows of one height, which has room for the texts from the sum of their label_height on.
     """
     for curve in curves:
         if curve.raw is not None:
@@ -119,7 +119,7 @@ def draw_curves(ax: Axes, curves: Sequence[Curve], from_zero: bool = False) -> N
 
 
 def label_height(text: str) -> float:
-    """Inches of a row of the figure for the text at the end of a curve, by its number of lines."""
+    """Inches of a row of the plot for the text at the end of a curve, by its number of lines."""
     return 0.25 + 0.2 * len(text.splitlines())
 
 
@@ -139,7 +139,7 @@ def plot_map(matrix: np.ndarray, out: Path, *, top: int, x_label: str, y_label: 
     if matrix.min() < 0 or matrix.max() > top:
         raise ValueError(f"the map holds numbers from {matrix.min()} to {matrix.max()}: they must lie in 0 to {top}.")
     rows, columns = matrix.shape
-    with figure(out) as (canvas, (ax,)):
+    with plot(out) as (canvas, (ax,)):
         image = ax.imshow(matrix, cmap="YlGnBu", vmin=0, vmax=top, aspect="auto", interpolation="nearest")
         if max(rows, columns) <= 64:  # lines between cells, as long as they are wider than their lines
             ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
@@ -165,7 +165,7 @@ def plot_log_curve(x: np.ndarray, out: Path, *, y: np.ndarray, x_label: str, y_l
     if x.ndim != 1 or x.shape != y.shape or len(x) < 2 or x.min() <= 0:
         raise ValueError(f"a curve needs two or more positive points, not arrays of shapes {x.shape} and {y.shape}.")
     shown = x >= low
-    with figure(out) as (_, (ax,)):
+    with plot(out) as (_, (ax,)):
         ax.plot(x[shown], y[shown], color=COLOURS[0], marker="o", markersize=4)
         ax.set_xscale("log")
         ax.set_ylim(0, 1.02)

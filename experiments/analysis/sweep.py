@@ -66,7 +66,7 @@ def pool(folders: Sequence[Path]) -> list[Row]:
                 continue
             if json.dumps([known[name] for name in QUALITY]) != json.dumps([row[n] for n in QUALITY]):
                 raise ValueError(
-                    f"{path}: '{row['setting']}' at seed {row['seed']} has other figures than elsewhere with the same "
+                    f"{path}: '{row['setting']}' at seed {row['seed']} has other values than elsewhere with the same "
                     "weights and seed, as of another corpus, machine or version: analyse the runs apart"
                 )
             repeated += 1

@@ -28,7 +28,7 @@ def pareto_page(groups: Sequence[Row], names: Sequence[str]) -> str:
         "# Fronts and lists\n",
         f"{shared['n_samples']} × {shared['length']} tokens{prompt} for each seed; mean ± standard deviation from "
         f"{table.SPREAD_FROM} seeds on. A front ranks nobody: each of its settings is best for some exchange rate of "
-        "its two figures. Nor does a list: what is fast, or likely under a judge, may be a loop, which the other "
+        "its two metrics. Nor does a list: what is fast, or likely under a judge, may be a loop, which the other "
         "columns show beside those of real text.\n",
     ]
     fronts = pareto.fronts(groups)
@@ -44,7 +44,7 @@ def pareto_page(groups: Sequence[Row], names: Sequence[str]) -> str:
         parts.append(_list(scored, names, _fastest_first(groups, chosen), {REFERENCE: REFERENCE}))
     for title, value in _orders(groups).items():
         values = {i: value(group) for i, group in enumerate(groups) if group["method"] not in table.MODELLESS}
-        ordered = sorted((figure, i) for i, figure in values.items() if figure is not None and math.isfinite(figure))
+        ordered = sorted((value, i) for i, value in values.items() if value is not None and math.isfinite(value))
         if ordered:
             parts += [f"## {title}\n", _list(groups, names, [i for _, i in ordered[:TOP]])]
     return "\n".join(parts)
@@ -71,7 +71,7 @@ def differences_page(comparisons: Mapping[str, dict[str, Any]], baseline: str) -
     won = table.render(["B", "seeds won by B", "by A", "ties"], wins)
     return (
         f"# Differences from {baseline}\n\n{about}\n\n{shown}\n## Seeds won\n\n"
-        f"At each seed a point for every figure that is better: {better}. Who has more points wins the seed.\n\n{won}"
+        f"At each seed a point for every metric that is better: {better}. Who has more points wins the seed.\n\n{won}"
     )
 
 
@@ -89,7 +89,7 @@ def _orders(groups: Sequence[Row]) -> dict[str, Callable[[Row], float | None]]:
     return {
         "Fastest": mean("tokens_per_second", -1),
         "Most tokens per forward": mean("tokens_per_forward", -1),
-        "Lowest figure of the judge": mean("judge_nll", 1),
+        "Lowest value of the judge": mean("judge_nll", 1),
         f"Nearest to {table.HELD_OUT} in distinct-2": distance,
     }
 

@@ -63,7 +63,7 @@ def plot_fastest(groups: Sequence[Row], names: Sequence[str], out: Path) -> None
     shown = _fastest(groups)[:BARS]
     families = _families(groups)
     real = [group for group in groups if group["setting"] == table.HELD_OUT]
-    with plots.figure(out, size=(9, 1.4 + 0.36 * len(shown))) as (_, (ax,)):
+    with plots.plot(out, size=(9, 1.4 + 0.36 * len(shown))) as (_, (ax,)):
         for place, index in enumerate(shown):
             speed = groups[index]["tokens_per_second"]
             colour, _ = families[_family(groups[index], groups)]
@@ -101,7 +101,7 @@ def plot_differences(comparisons: Mapping[str, dict[str, Any]], baseline: str, o
         return []
     file = out / "differences.png"
     size = (4.5 + 2.5 * len(panels), 2 + 0.34 * len(shown))
-    with plots.figure(file, columns=len(panels), size=size, sharey=True) as (figure, axes):
+    with plots.plot(file, columns=len(panels), size=size, sharey=True) as (canvas, axes):
         for ax, name in zip(axes, panels, strict=True):
             ax.axvline(0, color=GREY, linewidth=1)
             for place, setting in enumerate(shown):
@@ -116,7 +116,7 @@ def plot_differences(comparisons: Mapping[str, dict[str, Any]], baseline: str, o
         left_out = f"; the {len(shown)} fastest of {len(ordered)}" if len(shown) < len(ordered) else ""
         title = f"Setting minus {baseline}, paired by seed{left_out}\n"
         title += f"bar: {paired.LEVEL:.0%} interval, from {table.SPREAD_FROM} seeds on; filled where it leaves 0 out"
-        figure.suptitle(title, x=0.01, ha="left", fontsize=11)
+        canvas.suptitle(title, x=0.01, ha="left", fontsize=11)
     return [file]
 
 
@@ -136,7 +136,7 @@ def _plot_plane(
 ) -> None:
     """One metric above another over the same cost; what is on the front is numbered and named at the side."""
     size = (10, 5 if len(ys) == 1 else 7.5)
-    with plots.figure(out, rows=len(ys), size=size, sharex=True) as (figure, axes):
+    with plots.plot(out, rows=len(ys), size=size, sharex=True) as (canvas, axes):
         for ax, y in zip(axes, ys, strict=True):
             there = [dot for dot in dots if _there(dot.group, y)]
             for dot in there:
@@ -149,7 +149,7 @@ def _plot_plane(
             _scale(ax.yaxis, ax.set_yscale, [dot.group[y].mean for dot in there] if y == "tokens_per_forward" else [])
         _scale(axes[-1].xaxis, axes[-1].set_xscale, [dot.group[x].mean for dot in dots])
         axes[-1].set_xlabel(BY_KEY[x].on_axis)
-        _key(figure, dots, families, front, line=any(_there(group, y) for group in real for y in ys))
+        _key(canvas, dots, families, front, line=any(_there(group, y) for group in real for y in ys))
 
 
 def _draw_dot(ax: Axes, dot: _Dot, look: tuple[str, str], at: table.Spread, height: table.Spread) -> None:
@@ -164,7 +164,7 @@ def _draw_dot(ax: Axes, dot: _Dot, look: tuple[str, str], at: table.Spread, heig
     ax.annotate(str(dot.number), (at.mean, height.mean), **number, zorder=4)
 
 
-def _key(figure: Figure, dots: Sequence[_Dot], families: Families, front: str, line: bool) -> None:
+def _key(canvas: Figure, dots: Sequence[_Dot], families: Families, front: str, line: bool) -> None:
     """At the right: which marker is which decoder or method, and the settings on the front by number."""
     handles, labels = [], []
     for family, (colour, marker) in families.items():
@@ -181,7 +181,7 @@ def _key(figure: Figure, dots: Sequence[_Dot], families: Families, front: str, l
     if len(numbered) > NAMED:
         labels.append(f"and {len(numbered) - NAMED} more: see pareto.md")
     handles += [Line2D([], [], linestyle="none")] * (len(labels) - len(handles))
-    figure.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9.5, handletextpad=0.4)
+    canvas.legend(handles, labels, loc="outside right upper", frameon=False, fontsize=9.5, handletextpad=0.4)
 
 
 def _dots(groups: Sequence[Row], names: Sequence[str], front: Sequence[bool], x: str, ys: Sequence[str]) -> list[_Dot]:

@@ -8,7 +8,7 @@ from typing import Any
 from experiments.analysis import decoding_table as table
 from experiments.evaluation.compared_methods import ComparedMethod
 from experiments.evaluation.comparison_config import ComparisonConfig
-from experiments.run.config import RunConfig
+from experiments.run.config import ALGORITHMS, RunConfig, look_up
 from experiments.run.files import read_json
 from experiments.run.overrides import key_of
 from experiments.run.summary import describe_machine
@@ -46,17 +46,20 @@ def describe(
             "seeds": config.seeds,
         },
         "fps": config.visualize.fps,
-        "methods": [_side(method, folder) for method in methods],
+        "methods": [_method(method, folder) for method in methods],
         "judges": judges,
         "controls": controls,
     } | describe_machine()
 
 
-def _side(method: ComparedMethod, folder: Path) -> dict[str, Any]:
+def _method(method: ComparedMethod, folder: Path) -> dict[str, Any]:
     summary = read_json(method.folder / "summary.json")
+    algorithm = method.model_settings.algorithm
+    cls = look_up(ALGORITHMS, algorithm, f"{method.key}.algorithm")
     return {
         "label": method.label,
-        "algorithm": method.model_settings.algorithm,
+        "algorithm": algorithm,
+        "description": cls.description,
         "folder": _from(folder, method.folder),
         "trained_here": method.child is not None,
         "command": method.child.command if method.child else None,

@@ -91,6 +91,7 @@ def test_a_stopped_comparison_goes_on_and_reports(stopped: Path, main: Main, mon
         assert (stopped / name).stat().st_size > 0, name
     manifest = json.loads((stopped / "comparison.json").read_text())
     assert [one["label"] for one in manifest["methods"]] == ["gpt", "masked_diffusion"]
+    assert manifest["methods"][0]["description"] == getattr(GPT, "description", "gpt")
     assert manifest["methods"][0]["folder"] == "methods/gpt" and manifest["methods"][0]["training"]["steps"] == 2
     assert manifest["judges"][0]["seed"] == 3 and manifest["judges"][0]["test_nll"] > 0
     likelihoods = (stopped / "likelihood.csv").read_text().splitlines()

@@ -91,7 +91,7 @@ class CorpusReference:
         self.half_words = (frozenset(words(self.halves[0])), frozenset(words(self.halves[1])))
 
     def fitting(self, lengths: Iterable[int]) -> int:
-        """How many texts, from the first on, fit into half of the held-out text. The figures are of these; where not
+        """How many texts, from the first on, fit into half of the held-out text. The metrics are of these; where not
         even the first fits there is no comparison."""
         return sum(total <= len(self.halves[0]) for total in accumulate(lengths))
 

@@ -3,8 +3,8 @@
 Source: Pillutla et al. 2021, arXiv:2102.01454: features are scaled to length 1, reduced to the principal components
 that hold 90 % of their variance and quantised by k-means, both sets together, k = N / 10; then comes the area under
 the curve of the divergences of both histograms from their mixtures, with c = 5. Written here as the library
-`mauve-text` brings faiss and scikit-learn along. The figure depends on N, k and the features: it is read only beside
-the same figure of real text with the same N, and compares with no other program's.
+`mauve-text` brings faiss and scikit-learn along. It depends on N, k and the features, and is read only beside
+that of real text with the same N, and compares with no other program's.
 
 N features of each set, C channels, k clusters.
 """

@@ -1,7 +1,7 @@
 """Statistics of a text, character by character: what tells loops and noise from language without a model.
 
-distinct-n is the share of different n-grams among all (Li et al. 2016, arXiv:1510.03055). No figure ranks texts alone:
-random characters win the diversity, so each is read beside the same figure of real text. An empty text gives zeros.
+distinct-n is the share of different n-grams among all (Li et al. 2016, arXiv:1510.03055). No metric ranks texts alone:
+random characters win the diversity, so each is read beside the same of real text. An empty text gives zeros.
 """
 
 import math

@@ -1,9 +1,9 @@
-"""The report of a comparison, from the files of its folder alone: report.html, report.md and figures/."""
+"""The report of a comparison, from the files of its folder alone: report.html, report.md and plots/."""
 
 import os
 from pathlib import Path
 
-from experiments.analysis.report import figures, html, markdown, sections
+from experiments.analysis.report import html, markdown, plots, sections
 from experiments.analysis.report.reading import read_comparison
 
 
@@ -16,11 +16,11 @@ def write_report(folder: Path) -> list[Path]:
     folder = Path(folder)
     document = sections.build(read_comparison(folder))
     pages = {
-        folder / "report.html": html.page(document, folder / figures.FOLDER),
-        folder / "report.md": markdown.text(document, figures.FOLDER),
+        folder / "report.html": html.page(document, folder / plots.FOLDER),
+        folder / "report.md": markdown.text(document, plots.FOLDER),
     }
     for path, text in pages.items():
         part = path.with_name(f"{path.name}.part")
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
-    return [*pages, *(folder / figures.FOLDER / name for name in document.files())]
+    return [*pages, *(folder / plots.FOLDER / name for name in document.files())]

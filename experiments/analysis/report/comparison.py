@@ -24,6 +24,7 @@ class Method:
 
     label: str
     algorithm: str
+    description: str  # what its network learns, for whoever meets it here first
     folder: Path | None
     trained_here: bool
     command: str | None
@@ -55,7 +56,7 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of a figure over sampling seeds; its bootstrap interval where there are seeds enough."""
+    """Mean of a metric over sampling seeds; its bootstrap interval where there are seeds enough."""
 
     mean: float
     interval: tuple[float, float] | None
@@ -83,24 +84,24 @@ class Comparison:
     def sampling_seeds(self) -> list[int]:
         return sorted({row["seed"] for row in self.rows})
 
-    def estimate(self, setting: Setting, figure: str) -> Estimate | None:
-        """A figure of a setting, over the seeds that have it; None where none has."""
+    def estimate(self, setting: Setting, metric: str) -> Estimate | None:
+        """A metric of a setting, over the seeds that have it; None where none has."""
         group = self.groups.get(setting)
-        if group is None or group[figure] is None or not math.isfinite(group[figure].mean):
+        if group is None or group[metric] is None or not math.isfinite(group[metric].mean):
             return None
-        values = [row[figure] for row in self.rows if (row["method"], row["setting"]) == setting]
+        values = [row[metric] for row in self.rows if (row["method"], row["setting"]) == setting]
         found = [value for value in values if value is not None]
-        return Estimate(group[figure].mean, bootstrap_interval(found), len(found))
+        return Estimate(group[metric].mean, bootstrap_interval(found), len(found))
 
     @property
     def numbers(self) -> dict[Setting, int]:
-        """What the settings that differ in speed are called in figures: numbers from 1 on."""
+        """What the settings that differ in speed are called in plots: numbers from 1 on."""
         keys = [(method.label, label) for method in self.methods for label in method.speed]
         return {key: number for number, key in enumerate((key for key in keys if key in self.groups), 1)}
 
-    def measured(self, labels: tuple[str, ...], method: str, *figures: str) -> list[tuple[str, list[Estimate]]]:
-        """Those settings of a method that have all figures, with these."""
-        found = [(label, [self.estimate((method, label), name) for name in figures]) for label in labels]
+    def measured(self, labels: tuple[str, ...], method: str, *metrics: str) -> list[tuple[str, list[Estimate]]]:
+        """Those settings of a method that have all metrics, with these."""
+        found = [(label, [self.estimate((method, label), name) for name in metrics]) for label in labels]
         return [(label, [e for e in row if e]) for label, row in found if all(row)]
 
     def temperature(self, setting: Setting) -> float | None:

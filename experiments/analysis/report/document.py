@@ -57,7 +57,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Picture:
-    """A file of the folder figures/, what it shows to those who do not see it, and its caption."""
+    """A file of the folder plots/, what it shows to those who do not see it, and its caption."""
 
     file: str
     alt: str
@@ -133,7 +133,7 @@ class Document:
     sections: Sequence[Section]
 
     def files(self) -> list[str]:
-        """Files of the folder figures/ that the report shows, in order."""
+        """Files of the folder plots/ that the report shows, in order."""
         blocks = [*self.head, *(block for section in self.sections for block in section.blocks)]
         return [file for block in blocks for file in _files(block)]
 

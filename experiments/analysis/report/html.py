@@ -29,11 +29,11 @@ STYLE = Path(__file__).with_name("style.css")
 LONG = 40  # characters from which on a cell of words may break its line
 
 
-def page(document: Document, figures: Path) -> str:
-    """The page, with the pictures of the folder `figures` inside."""
+def page(document: Document, plots: Path) -> str:
+    """The page, with the pictures of the folder `plots` inside."""
     links = "".join(f'<li><a href="#{each.name}">{escape(each.title)}</a></li>' for each in document.sections)
-    head = "".join(_block(block, figures) for block in document.head)
-    sections = "".join(_section(section, figures) for section in document.sections)
+    head = "".join(_block(block, plots) for block in document.head)
+    sections = "".join(_section(section, plots) for section in document.sections)
     return f"""<!DOCTYPE html>
 <html lang="en">
 <head>
@@ -59,12 +59,12 @@ def page(document: Document, figures: Path) -> str:
 """
 
 
-def _section(section: Section, figures: Path) -> str:
-    blocks = "".join(_block(block, figures) for block in section.blocks)
+def _section(section: Section, plots: Path) -> str:
+    blocks = "".join(_block(block, plots) for block in section.blocks)
     return f'<section id="{section.name}">\n<h2>{escape(section.title)}</h2>\n{blocks}</section>\n'
 
 
-def _block(block: Block, figures: Path) -> str:
+def _block(block: Block, plots: Path) -> str:
     match block:
         case Text():
             return f"<p{_class(block.tone)}>{_inline(block.pieces)}</p>\n"
@@ -77,9 +77,9 @@ def _block(block: Block, figures: Path) -> str:
         case Table():
             return _table(block)
         case Picture():
-            return _picture(block, figures)
+            return _picture(block, plots)
         case Gallery():
-            return f'<div class="gallery">{"".join(_picture(each, figures) for each in block.pictures)}</div>\n'
+            return f'<div class="gallery">{"".join(_picture(each, plots) for each in block.pictures)}</div>\n'
         case Samples():
             cards = "".join(map(_sample, block.samples))
             return f'<div class="samples"><h3>{escape(block.title)}</h3>{cards}</div>\n'
@@ -88,7 +88,7 @@ def _block(block: Block, figures: Path) -> str:
         case Animation():
             return f'<div class="animation">{block.html}</div>\n'
         case Details():
-            inside = "".join(_block(each, figures) for each in block.blocks)
+            inside = "".join(_block(each, plots) for each in block.blocks)
             return f"<details><summary>{escape(block.summary)}</summary>\n{inside}</details>\n"
 
 
@@ -115,8 +115,8 @@ def _cell(cell: Cell, *, word: bool) -> str:
     return f"<td{_class(' '.join(names))}>{dot}{escape(cell.text)}{small}</td>"
 
 
-def _picture(picture: Picture, figures: Path) -> str:
-    data = base64.b64encode((figures / picture.file).read_bytes()).decode()
+def _picture(picture: Picture, plots: Path) -> str:
+    data = base64.b64encode((plots / picture.file).read_bytes()).decode()
     image = f'<img src="data:image/png;base64,{data}" alt="{escape(picture.alt)}">'
     return f"<figure>{image}<figcaption>{escape(picture.caption)}</figcaption></figure>\n"
 

@@ -1,4 +1,4 @@
-"""Names beside points of a figure, each where it covers least: of curves, of other names, and of what is outside.
+"""Names beside points of a plot, each where it covers least: of curves, of other names, and of what is outside.
 
 V vertices of drawn lines, in pixels.
 """

@@ -1,4 +1,4 @@
-"""The same report as Markdown, for where no page is shown: pictures are links into the folder figures/."""
+"""The same report as Markdown, for where no page is shown: pictures are links into the folder plots/."""
 
 import re
 from collections.abc import Sequence
@@ -26,12 +26,12 @@ from experiments.analysis.report.document import (
 SPECIAL = re.compile(r"[\\`*\[\]<>|#~&]|(?<![^\W_])_|_(?![^\W_])")
 
 
-def text(document: Document, figures: str) -> str:
-    """The report, with links to pictures below `figures`."""
+def text(document: Document, plots: str) -> str:
+    """The report, with links to pictures below `plots`."""
     parts = [f"# {escape(document.title)}", escape(document.subtitle)]
-    parts += [_block(block, figures) for block in document.head]
+    parts += [_block(block, plots) for block in document.head]
     for section in document.sections:
-        parts += [f"## {escape(section.title)}", *(_block(block, figures) for block in section.blocks)]
+        parts += [f"## {escape(section.title)}", *(_block(block, plots) for block in section.blocks)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -40,7 +40,7 @@ def escape(words: str) -> str:
     return SPECIAL.sub(lambda found: f"\\{found[0]}", " ".join(words.split()))
 
 
-def _block(block: Block, figures: str) -> str:
+def _block(block: Block, plots: str) -> str:
     match block:
         case Text():
             said = "".join(_code(each) if isinstance(each, Code) else _loose(each) for each in block.pieces)
@@ -52,18 +52,18 @@ def _block(block: Block, figures: str) -> str:
         case Table():
             return _table(block)
         case Picture():
-            return f"![{escape(block.alt)}]({figures}/{block.file})\n\n{escape(block.caption)}"
+            return f"![{escape(block.alt)}]({plots}/{block.file})\n\n{escape(block.caption)}"
         case Gallery():
-            return "\n\n".join(_block(each, figures) for each in block.pictures)
+            return "\n\n".join(_block(each, plots) for each in block.pictures)
         case Samples():
             shown = [f"{escape(each.label)}:\n\n{_fenced(each.prompt + each.text)}" for each in block.samples]
             return "\n\n".join([f"**{escape(block.title)}**", *shown])
         case Commands():
             return _fenced(block.text, "bash")
         case Animation():
-            return _block(block.picture, figures)
+            return _block(block.picture, plots)
         case Details():
-            inside = "\n\n".join(_block(each, figures) for each in block.blocks)
+            inside = "\n\n".join(_block(each, plots) for each in block.blocks)
             return f"<details><summary>{escape(block.summary)}</summary>\n\n{inside}\n\n</details>"
 
 

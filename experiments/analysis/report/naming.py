@@ -9,13 +9,6 @@ from experiments.analysis.report.comparison import Comparison, Estimate, Likelih
 
 REAL_COLOUR, CONTROL_COLOUR = plots.COLOURS[-1], "#777777"
 MARKERS = "osD^vP"
-METHODS = {  # algorithm -> what its network learns, for whoever meets it here first
-    "gpt": "teacher forcing: the next token, given the true past",
-    "df_lm": "Diffusion Forcing: the next token, given a past in which every token has its own noise level",
-    "df_lm_faithful": "Diffusion Forcing by its original recipe, moved to text without remedies",
-    "masked_diffusion": "hidden tokens, given the others on both sides; a text is decided in any order, or in parallel",
-    "diffusion_flow": "masked diffusion with a flow that hidden positions follow while the text is decided",
-}
 
 
 def colour(comparison: Comparison, label: str) -> str:

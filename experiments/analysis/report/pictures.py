@@ -2,7 +2,7 @@
 
 from experiments.analysis.animation import html_fragment, write_gif
 from experiments.analysis.curves import plot_curves, validated
-from experiments.analysis.report import figures, naming
+from experiments.analysis.report import naming, plots
 from experiments.analysis.report.comparison import Comparison, Method
 from experiments.analysis.report.document import Animation, Picture
 
@@ -15,7 +15,7 @@ def training_curves(comparison: Comparison) -> Picture | None:
     if not logged:
         return None
     colours = [naming.colour(comparison, label) for label in logged]
-    plot_curves(logged, comparison.folder / figures.FOLDER / CURVES, colours)
+    plot_curves(logged, comparison.folder / plots.FOLDER / CURVES, colours)
     alt = f"Validation NLL against tokens seen and time trained, a curve for each of {naming.listed(list(logged))}"
     return Picture(CURVES, alt, "Validation NLL against training tokens (above) and training time (below).")
 
@@ -26,7 +26,7 @@ def animation(comparison: Comparison) -> Animation | None:
     if not traces:
         return None
     fps = comparison.about.get("fps", 12)
-    write_gif(traces, comparison.folder / figures.FOLDER / MOVIE, fps=fps)
+    write_gif(traces, comparison.folder / plots.FOLDER / MOVIE, fps=fps)
     names = naming.listed([trace.method for trace in traces])
     caption = "One text of each method as it is written; the clock counts forwards of the network."
     return Animation(

@@ -20,7 +20,7 @@ LIKELIHOOD_COLUMNS = (
     *("standard_error", "bits_per_character", "windows", "tokens"),
 )
 KINDS = {  # of what comparison.json and its methods may hold, or leave out
-    **dict.fromkeys(("title", "dataset", "split", "command", "git_commit", "folder", "default"), str),
+    **dict.fromkeys(("title", "dataset", "split", "command", "git_commit", "folder", "default", "description"), str),
     **dict.fromkeys(("seed", "steps", "parameters"), int),
     **dict.fromkeys(("sampling", "machine", "versions", "training"), dict),
     **dict.fromkeys(("methods", "judges", "controls", "frontier", "speed"), list),
@@ -72,6 +72,7 @@ def _method(entry: dict[str, Any], folder: Path, path: Path) -> Method:
     return Method(
         label=_typed(entry, "label", str, path),
         algorithm=_typed(entry, "algorithm", str, path),
+        description=entry.get("description") or entry["algorithm"],  # older files have none
         folder=where if where is not None and where.is_dir() else None,
         trained_here=bool(entry.get("trained_here")),
         command=entry.get("command"),

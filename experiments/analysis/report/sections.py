@@ -3,7 +3,7 @@ to conclude; then what was measured, or a sentence on what is missing."""
 
 from collections.abc import Callable, Sequence
 
-from experiments.analysis.report import figures, naming, summary, tables, texts
+from experiments.analysis.report import naming, plots, summary, tables, texts
 from experiments.analysis.report.comparison import Comparison
 from experiments.analysis.report.document import (
     ALARM,
@@ -28,7 +28,7 @@ INTERVALS = (
 
 
 def build(comparison: Comparison) -> Document:
-    """All sections; draws the figures that they show into the folder figures/."""
+    """All sections; draws the plots that they show into the folder plots/."""
     about = comparison.about
     subtitle = f"{naming.listed([method.label for method in comparison.methods])}"
     subtitle += f" on {about['dataset']}" if about.get("dataset") else ""
@@ -55,7 +55,7 @@ def _likelihood(comparison: Comparison) -> Section:
         Text(
             [
                 "How well each model predicts text that it has never seen, in nats per token ± standard error over "
-                "windows; lower is better. Compare figures of one kind only: an exact value is the model's likelihood "
+                "windows; lower is better. Compare values of one kind only: an exact value is the model's likelihood "
                 "itself, a bound (≤) lies above it by an unknown amount, so a higher bound does not show a worse model."
             ]
         )
@@ -98,8 +98,8 @@ def _frontier(comparison: Comparison) -> Section:
     )
     caption = "Judge against {}, a curve over temperature for each method."
     shown = [
-        figures.against(comparison, "character_entropy", "frontier.png", caption.format("character entropy")),
-        figures.against(comparison, "js_4", "divergence.png", caption.format("the divergence of 4-grams")),
+        plots.against(comparison, "character_entropy", "frontier.png", caption.format("character entropy")),
+        plots.against(comparison, "js_4", "divergence.png", caption.format("the divergence of 4-grams")),
     ]
     found = _gallery(shown, comparison, "No settings over temperature were measured")
     return Section("frontier", "Quality against diversity", [about, found, Text([f"Bars: {INTERVALS}"], NOTE)])
@@ -115,10 +115,10 @@ def _speed(comparison: Comparison) -> Section:
     )
     caption = "Judge against {}, a point for each decoder setting at temperature 1, numbered as in the table."
     shown = [
-        figures.quality_against(comparison, "seconds", "quality_seconds.png", caption.format("seconds")),
-        figures.quality_against(comparison, "forwards", "quality_forwards.png", caption.format("forwards")),
+        plots.quality_against(comparison, "seconds", "quality_seconds.png", caption.format("seconds")),
+        plots.quality_against(comparison, "forwards", "quality_forwards.png", caption.format("forwards")),
     ]
-    bars = figures.tokens_per_forward(
+    bars = plots.tokens_per_forward(
         comparison, "tokens_per_forward.png", "Tokens decided per forward: above 1 a decoder works in parallel."
     )
     measured = tables.speed(comparison)
@@ -138,7 +138,7 @@ def _levels(comparison: Comparison) -> Section:
         ]
     )
     drawn = [
-        figures.levels(comparison, method.label, f"levels_{number}_{_file_name(method.label)}.png")
+        plots.levels(comparison, method.label, f"levels_{number}_{_file_name(method.label)}.png")
         for number, method in enumerate(comparison.methods, 1)
     ]
     shown = [picture for picture in drawn if picture]
@@ -159,9 +159,9 @@ def _animation(comparison: Comparison) -> Section:
 def _nonsense(comparison: Comparison) -> Section:
     about = Text(
         [
-            "Samplers of nonsense, loops and copies go through the same measures as the methods. A figure flags a "
+            "Samplers of nonsense, loops and copies go through the same measures as the methods. A metric flags a "
             "sampler where it lies clearly outside what real text of the same size has; a flag says unlike, not worse, "
-            "and a sampler without flags is not good, only not caught by these figures."
+            "and a sampler without flags is not good, only not caught by these metrics."
         ]
     )
     blocks: list[Block] = [about]
@@ -173,7 +173,7 @@ def _nonsense(comparison: Comparison) -> Section:
             names = naming.listed(list(map(naming.sampler, fooled)))
             blocks.append(Text([f"By the judge alone, {names} would come before every method: never read it alone."]))
         for key in summary.unflagged(comparison):
-            alarm = f"{naming.sampler(key)} is flagged by no figure: these measures cannot tell it from real text."
+            alarm = f"{naming.sampler(key)} is flagged by no metric: these measures cannot tell it from real text."
             blocks.append(Text([alarm], ALARM))
     else:
         blocks.append(_missing("No controls were measured, so nothing shows that nonsense would lose."))
@@ -189,17 +189,17 @@ def _nonsense(comparison: Comparison) -> Section:
 def _everything(comparison: Comparison) -> Section:
     about = Text(
         [
-            "Every figure of every setting, mean and ± standard deviation over sampling seeds (from three on, if they "
-            "differ); a blank was not measured. There is no overall score: each figure alone can be won by a text that "
+            "Every metric of every setting, mean and ± standard deviation over sampling seeds (from three on, if they "
+            "differ); a blank was not measured. There is no overall score: each metric alone can be won by a text that "
             "nobody wants."
         ]
     )
     if not comparison.groups:
-        return Section("figures", "All figures", [about, _missing("No setting was measured.")])
+        return Section("metrics", "All metrics", [about, _missing("No setting was measured.")])
     found = tables.everything(comparison)
-    title = f"All figures of {len(found.rows)} settings"
-    meanings = Details("What each figure says", [tables.glossary(comparison)])
-    return Section("figures", "All figures", [about, Details(title, [found]), meanings])
+    title = f"All metrics of {len(found.rows)} settings"
+    meanings = Details("What each metric says", [tables.glossary(comparison)])
+    return Section("metrics", "All metrics", [about, Details(title, [found]), meanings])
 
 
 def _reproduce(comparison: Comparison) -> Section:
@@ -212,7 +212,7 @@ def _reproduce(comparison: Comparison) -> Section:
     said = f"Versions: {versions}. " if versions else ""
     text = (
         "The first command makes the whole comparison; below it, the runs that it consists of. On the same machine the "
-        "same versions and seeds give the same figures, but for those that measure time."
+        "same versions and seeds give the same values, but for those that measure time."
     )
     again = [
         "The report is made of the files of this folder alone: ",

@@ -33,8 +33,8 @@ def purpose(comparison: Comparison) -> str:
 
 
 def methods(comparison: Comparison) -> Facts:
-    """What each method is; one that is not known here goes by its algorithm's name."""
-    return Facts([(m.label, naming.METHODS.get(m.algorithm, m.algorithm)) for m in comparison.methods])
+    """What each method is."""
+    return Facts([(m.label, m.description) for m in comparison.methods])
 
 
 def findings(comparison: Comparison) -> Points:
@@ -70,7 +70,7 @@ def facts(comparison: Comparison) -> Facts:
 
 
 def unflagged(comparison: Comparison) -> list[Setting]:
-    """Controls that were checked and that no figure flags."""
+    """Controls that were checked and that no metric flags."""
     return [key for key in comparison.controls if key in comparison.flags and not comparison.flags[key]]
 
 
@@ -110,7 +110,7 @@ def _samples(comparison: Comparison) -> str:
     beside = "" if real is None else f"; real text gets {format(real.mean, BY_KEY['judge_nll'].form)}"
     return (
         "What a judge that learned from other texts thinks of samples of the default decoders, in nats per character: "
-        f"{_values(found, 'judge_nll')}{beside}. A low figure alone is no quality: loops and copies get one, too."
+        f"{_values(found, 'judge_nll')}{beside}. A low value alone is no quality: loops and copies get one, too."
     )
 
 
@@ -129,13 +129,13 @@ def _controls(comparison: Comparison) -> str:
     if not checked:
         return ""
     count = f"{len(checked) - len(missed)} of {len(checked)}"
-    said = f"{count} samplers of nonsense, loops or copies are flagged by at least one figure"
+    said = f"{count} samplers of nonsense, loops or copies are flagged by at least one metric"
     return f"{said}; NOT flagged: {naming.listed([naming.sampler(key) for key in missed])}." if missed else f"{said}."
 
 
-def _defaults(comparison: Comparison, figure: str) -> Estimates:
-    """A figure of every method's default setting that has it, in the order of the methods."""
-    found = [(m.label, comparison.estimate((m.label, m.default or ""), figure)) for m in comparison.methods]
+def _defaults(comparison: Comparison, metric: str) -> Estimates:
+    """A metric of every method's default setting that has it, in the order of the methods."""
+    found = [(m.label, comparison.estimate((m.label, m.default or ""), metric)) for m in comparison.methods]
     return [(label, estimate.mean) for label, estimate in found if estimate]
 
 

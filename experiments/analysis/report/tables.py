@@ -10,7 +10,7 @@ from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import EXACT, Comparison, Likelihood, Setting
 from experiments.analysis.report.document import ALARM, Cell, Table
 
-NO_FLAG = "no figure flags it"
+NO_FLAG = "no metric flags it"
 NOT_CHECKED = "not checked"
 
 
@@ -75,7 +75,7 @@ def speed(comparison: Comparison) -> Table:
 
 
 def controls(comparison: Comparison) -> Table:
-    """Samplers that must not win: their figures, and which figures flag them."""
+    """Samplers that must not win: their metrics, and which metrics flag them."""
     return _flags(comparison, [key for key in comparison.controls if key in comparison.groups], alarm=True)
 
 
@@ -86,7 +86,7 @@ def defaults(comparison: Comparison) -> Table:
 
 
 def everything(comparison: Comparison) -> Table:
-    """All figures of all settings, mean ± standard deviation over seeds."""
+    """All metrics of all settings, mean ± standard deviation over seeds."""
     groups = comparison.groups
     shown = measured(comparison)
     order = [*(method.label for method in comparison.methods), *table.MODELLESS]
@@ -105,9 +105,9 @@ def everything(comparison: Comparison) -> Table:
 
 
 def glossary(comparison: Comparison) -> Table:
-    """What each figure of the tables says."""
+    """What each metric of the tables says."""
     rows = [[Cell(each.label), Cell(each.unit), Cell(each.meaning)] for each in measured(comparison)]
-    return Table(["figure", "unit", "what it says"], rows, labels=3)
+    return Table(["metric", "unit", "what it says"], rows, labels=3)
 
 
 def measured(comparison: Comparison) -> list[Metric]:

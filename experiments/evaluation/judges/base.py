@@ -1,6 +1,6 @@
 """Judges: how likely language models that are not under test find texts, in nats per character.
 
-They read texts with their own tokenizers, so that any model can be judged by any GPT; a low figure alone is no quality,
+They read texts with their own tokenizers, so that any model can be judged by any GPT; a low value alone is no quality,
 as loops have one, too. B texts, N tokens of a text, k windows of it, W tokens of the judge's context, C channels.
 """
 

@@ -1,4 +1,4 @@
-"""One judge or several over the same texts: what one likes another may not, and how far a figure depends on the judge.
+"""One judge or several over the same texts: what one likes another may not, and how far a value depends on the judge.
 
 B texts, C channels.
 """

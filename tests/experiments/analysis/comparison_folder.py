@@ -114,6 +114,7 @@ def about(**changes: Any) -> dict[str, Any]:
         {
             "label": label,
             "algorithm": {"masked": "masked_diffusion"}.get(label, label),
+            "description": f"what {label} learns",
             "folder": f"methods/{label}",
             "trained_here": True,
             "command": f"python main.py algorithm={label}",

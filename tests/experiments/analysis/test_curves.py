@@ -219,6 +219,38 @@ def test_a_loss_that_is_one_of_its_parts_is_drawn_once(tmp_path: Path, drawn: di
     assert labels == ["nats per masked token", "flow loss", "weight", "nats per token"]
 
 
+def test_the_parts_are_those_of_the_columns(tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    """Catches a list of known parts, which leaves out what a method logs, and cost that is drawn as a part."""
+    columns: dict[str, list[float | None]] = {
+        "train/loss": [4.0, 3.0],
+        "train/ce": [4.0, 3.0],
+        "train/clean_ce": [2.5, 2.0],
+        "train/noisy_ce": [3.5, 2.5],
+        "train/mse": [0.5, 0.25],
+        "train/charm": [7.0, 8.0],
+        **{f"train/{name}": [1.0, 2.0] for name in ("lr", "grad_norm", "tokens", "seconds", "tokens_per_second")},
+    }
+    curves.plot_training(run_folder(tmp_path / "run", columns), tmp_path / "run.png")
+    nats, squared, own = drawn["run.png"].axes
+    assert [ax.get_ylabel() for ax in (nats, squared, own)] == [
+        "nats per token",
+        "weighted squared error",
+        "charm loss",
+    ]
+    texts = [text.get_text().split("\nat the end")[0] for text in nats.texts]
+    assert texts == ["clean cross-entropy", "noisy cross-entropy", "training loss:\ncross-entropy"]
+    assert points(nats)[1::2] == [[[10, 4.0], [20, 3.0]], [[10, 2.5], [20, 2.0]], [[10, 3.5], [20, 2.5]]]
+    mixed = {"train/loss": [1.5, 1.0], "train/mse": [1.0, 0.7], "train/ce": [0.5, 0.3]}
+    curves.plot_training(
+        run_folder(tmp_path / "mixed", mixed, loss_unit="weighted squared error + nats"), tmp_path / "mixed.png"
+    )
+    assert [ax.get_ylabel() for ax in drawn["mixed.png"].axes] == [
+        "weighted squared error + nats",
+        "weighted squared error",
+        "nats per token",
+    ]
+
+
 def test_a_run_without_parts_has_one_panel(tmp_path: Path, drawn: dict[str, Figure]) -> None:
     """Catches an empty panel of a flow, and a batch loss hidden behind its mean."""
     losses = [4.0 + (-1) ** i for i in range(50)]

@@ -21,12 +21,12 @@ def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
 
 def test_a_figure_has_its_layout_and_is_written_where_nothing_failed(tmp_path: Path) -> None:
     """Catches axes in another order, a picture of another size, and half a picture left by an error."""
-    with plots.figure(tmp_path / "deep" / "a.png", rows=2, columns=3, size=(4, 2), sharex=True) as (figure, axes):
+    with plots.plot(tmp_path / "deep" / "a.png", rows=2, columns=3, size=(4, 2), sharex=True) as (figure, axes):
         assert [ax.get_subplotspec().num1 for ax in axes] == list(range(6))
         axes[0].set_xlim(3, 4)
         assert axes[5].get_xlim() == (3, 4) and figure.axes == axes
     assert imread(tmp_path / "deep" / "a.png").shape[:2] == (300, 600)
-    with pytest.raises(ZeroDivisionError), plots.figure(tmp_path / "b.png"):
+    with pytest.raises(ZeroDivisionError), plots.plot(tmp_path / "b.png"):
         _ = 1 / 0
     assert not (tmp_path / "b.png").exists()
 
@@ -34,7 +34,7 @@ def test_a_figure_has_its_layout_and_is_written_where_nothing_failed(tmp_path: P
 def test_the_start_of_a_curve_does_not_flatten_the_rest(tmp_path: Path) -> None:
     """Catches a height that a fresh model's loss sets, one that cuts off what comes later, and a weight not from 0."""
     curve = plots.Curve(np.arange(101), np.array([90.0, 80.0, *np.linspace(4, 2, 99)]), "loss", "black")
-    with plots.figure(tmp_path / "a.png", columns=2) as (_, (ax, other)):
+    with plots.plot(tmp_path / "a.png", columns=2) as (_, (ax, other)):
         plots.draw_curves(ax, [curve])
         plots.draw_curves(other, [curve], from_zero=True)
     low, high = ax.get_ylim()

@@ -13,8 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from experiments.analysis import decoding_table as table
-from experiments.analysis import plots
-from experiments.analysis.report import figures, html, labels, markdown, naming, sections, summary, tables, write_report
+from experiments.analysis import plots as style
+from experiments.analysis.report import html, labels, markdown, naming, plots, sections, summary, tables, write_report
 from experiments.analysis.report.__main__ import main
 from experiments.analysis.report.document import Cell, Document, Section, Table, Text
 from experiments.analysis.report.reading import read_comparison
@@ -100,7 +100,7 @@ def said_in(document: Document, name: str) -> str:
 
 def test_report_consists_of_its_files(whole: Path) -> None:
     """Catches a figure that is missing, not a picture, or left out of the page or of the Markdown."""
-    pictures = sorted((whole / "figures").glob("*.png"))
+    pictures = sorted((whole / "plots").glob("*.png"))
     assert {each.name for each in pictures} == {
         *("training_curves.png", "frontier.png", "divergence.png", "quality_seconds.png", "quality_forwards.png"),
         *("tokens_per_forward.png", "levels_1_gpt.png", "levels_2_masked.png"),
@@ -108,10 +108,10 @@ def test_report_consists_of_its_files(whole: Path) -> None:
     page, text = ((whole / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
     for picture in pictures:
         assert picture.read_bytes().startswith(PNG)
-        assert f"](figures/{picture.name})" in text
+        assert f"](plots/{picture.name})" in text
     assert page.count("data:image/png;base64,") == len(pictures)
-    assert (whole / "figures/animation.gif").read_bytes().startswith(b"GIF89a")
-    assert "](figures/animation.gif)" in text and "decoding-animation" in page
+    assert (whole / "plots/animation.gif").read_bytes().startswith(b"GIF89a")
+    assert "](plots/animation.gif)" in text and "decoding-animation" in page
     assert len(page) < 5_000_000 and not list(whole.glob("*.part"))
 
 
@@ -131,11 +131,19 @@ def test_every_section_opens_with_words_for_a_newcomer(whole: Path, drawn: dict[
     """Catches a section that begins with a table, and one that is out of the order in which a newcomer reads."""
     document = sections.build(read_comparison(whole))
     assert [section.name for section in document.sections] == [
-        *("likelihood", "training", "frontier", "speed", "samples", "levels", "animation", "nonsense", "figures"),
+        *("likelihood", "training", "frontier", "speed", "samples", "levels", "animation", "nonsense", "metrics"),
         "reproduce",
     ]
     for section in document.sections:
         assert isinstance(section.blocks[0], Text) and section.blocks[0].pieces[0].count(". ") >= 1
+
+
+def test_methods_are_described_as_they_describe_themselves(whole: Path, run: Path) -> None:
+    """Catches a list of methods in the report, and a comparison of an older version that is refused."""
+    assert dict(summary.methods(read_comparison(whole)).items)["gpt"] == "what gpt learns"
+    methods = folder.about()["methods"]
+    folder.write_about(run, methods=[{**method, "description": None} for method in methods])
+    assert dict(summary.methods(read_comparison(run)).items) == {"gpt": "gpt", "masked": "masked_diffusion"}
 
 
 def test_likelihoods_are_those_of_the_files_beside_their_kinds(whole: Path) -> None:
@@ -216,8 +224,8 @@ def test_speed_table_holds_means_and_intervals_over_seeds(whole: Path) -> None:
         assert row["forwards"][:2] == (str(values[0]["forwards"]), "")  # alike at every seed
 
 
-def test_all_figures_hold_every_setting_and_no_zero_for_a_blank(whole: Path) -> None:
-    """Catches settings or figures left out, and 0 where real text has no cost or nothing was measured."""
+def test_all_metrics_hold_every_setting_and_no_zero_for_a_blank(whole: Path) -> None:
+    """Catches settings or metrics left out, and 0 where real text has no cost or nothing was measured."""
     rows = cells_of(tables.everything(read_comparison(whole)))
     shown = {(row["method"].text, row["setting"].text): row for row in rows}
     assert set(shown) == {*folder.SETTINGS} and len(rows) == len(folder.SETTINGS)
@@ -240,7 +248,7 @@ def test_no_interval_below_three_seeds(run: Path, drawn: dict[str, Figure]) -> N
 def test_frontier_joins_temperatures_and_marks_controls(whole: Path, drawn: dict[str, Figure]) -> None:
     """Catches swapped axes, curves out of the order of temperature, missing controls and a missing real text."""
     comparison = read_comparison(whole)
-    assert figures.against(comparison, "character_entropy", "f.png", "") is not None
+    assert plots.against(comparison, "character_entropy", "f.png", "") is not None
     (ax,) = drawn["f.png"].axes
     lines = {line.get_color(): line.get_xydata().tolist() for line in ax.lines if len(line.get_xydata()) == 2}
     for label, settings in folder.FRONTIER.items():
@@ -271,16 +279,16 @@ def test_a_method_keeps_its_colour(run: Path, drawn: dict[str, Figure]) -> None:
         run, [folder.row(key, seed) for key in folder.SETTINGS if key[0] != "gpt" for seed in folder.SEEDS]
     )
     comparison = read_comparison(run)
-    assert figures.quality_against(comparison, "seconds", "s.png", "") is not None
+    assert plots.quality_against(comparison, "seconds", "s.png", "") is not None
     colours = {line.get_color() for line in drawn["s.png"].axes[0].lines if line.get_marker() == "s"}
-    assert colours == {plots.COLOURS[1]}
-    assert {row[0].colour for row in tables.speed(comparison).rows} == {plots.COLOURS[1]}
+    assert colours == {style.COLOURS[1]}
+    assert {row[0].colour for row in tables.speed(comparison).rows} == {style.COLOURS[1]}
 
 
 def test_levels_show_every_state_of_the_trace(whole: Path, drawn: dict[str, Figure]) -> None:
     """Catches a matrix that is turned, drafts drawn as decided, and a cost that counts the state before any pass."""
     comparison = read_comparison(whole)
-    picture = figures.levels(comparison, "masked", "l.png")
+    picture = plots.levels(comparison, "masked", "l.png")
     assert picture is not None and "3 forward passes for 3 tokens, 1.00 tokens per forward" in picture.caption
     assert "4 states downwards, 4 positions across" in picture.alt
     (image,) = drawn["l.png"].axes[0].images
@@ -337,7 +345,7 @@ def test_controls_are_shown_with_what_flags_them(whole: Path, run: Path, drawn: 
     assert rows["training copier"] == Cell(tables.NO_FLAG, tone="alarm")
     assert rows["gpt, ar temperature=0.2"] == Cell(tables.NOT_CHECKED)
     write_report(run)
-    sentence = "training copier is flagged by no figure: these measures cannot tell it from real text."
+    sentence = "training copier is flagged by no metric: these measures cannot tell it from real text."
     assert f'<p class="alarm">{sentence}</p>' in (run / "report.html").read_text(encoding="utf-8")
     assert f"**{sentence}**" in (run / "report.md").read_text(encoding="utf-8")
     assert "NOT flagged: training copier." in (run / "report.md").read_text(encoding="utf-8")
@@ -359,7 +367,7 @@ MISSING = {  # what is taken away -> the section that says so, and its words
     "methods": ("Training curves", "No training records (metrics.csv) were found."),
     "methods/gpt": ("Training curves", "Without a training folder: gpt."),
     "methods/gpt/metrics.csv": ("Training curves", "a curve for each of masked]"),
-    "results.csv": ("All figures", "No setting was measured."),
+    "results.csv": ("All metrics", "No setting was measured."),
     "samples.jsonl": ("Samples side by side", "No samples were kept."),
     "flags.json": ("Would nonsense win here?", tables.NOT_CHECKED),
     "traces": ("The methods at work", "No traces were recorded."),
@@ -394,7 +402,7 @@ def test_a_bare_folder_has_a_report(tmp_path: Path) -> None:
     assert "judges: none" in text and "None" not in text
 
 
-def test_without_a_judge_its_figures_are_left_out(run: Path, drawn: dict[str, Figure]) -> None:
+def test_without_a_judge_its_metrics_are_left_out(run: Path, drawn: dict[str, Figure]) -> None:
     """Catches points of texts that nobody judged, and a column of zeros for them."""
     rows = [folder.row(setting, seed) for setting in folder.SETTINGS for seed in folder.SEEDS]
     folder.write_rows(run, [row | {"judge": None, "judge_nll": None} for row in rows])
@@ -428,7 +436,7 @@ def test_texts_stay_texts(run: Path, drawn: dict[str, Figure]) -> None:
 def test_markdown_tables_and_paragraphs_escape_every_cell() -> None:
     """Catches what is escaped in paragraphs only, and names whose underscores become emphasis or are littered."""
     made = Table(["a|b"], [[Cell("masked_diffusion", "_x_ | y")]])
-    text = markdown.text(Document("t", "s", [made, Text(["1 < 2 ", "`c`"])], [Section("n", "t", [])]), "figures")
+    text = markdown.text(Document("t", "s", [made, Text(["1 < 2 ", "`c`"])], [Section("n", "t", [])]), "plots")
     assert "| a\\|b " in text and "masked_diffusion (\\_x\\_ \\| y)" in text
     assert "1 \\< 2 \\`c\\`" in text
 
@@ -483,7 +491,7 @@ def test_a_likelihood_without_its_kind_is_refused(run: Path) -> None:
 
 
 def test_a_setting_measured_in_two_ways_is_refused(run: Path) -> None:
-    """Catches figures of texts of two lengths, of which one would stand for both."""
+    """Catches metrics of texts of two lengths, of which one would stand for both."""
     rows = [folder.row(setting, seed) for setting in folder.SETTINGS for seed in folder.SEEDS]
     folder.write_rows(run, [*rows, rows[0] | {"length": 13}])
     with pytest.raises(ValueError, match="in more than one way"):

@@ -131,7 +131,7 @@ def test_lists_and_fronts_by_hand(tmp_path: Path) -> None:
     end = [table.HELD_OUT]
     assert listed(page, "Fastest") == ["s0", "s1", "s2", "s3", "s4", *end]
     assert listed(page, "Most tokens per forward") == ["s6", "s5", "s4", "s3", "s2", *end]
-    assert listed(page, "Lowest figure of the judge") == ["s6", "s5", "s4", "s3", "s2", *end]
+    assert listed(page, "Lowest value of the judge") == ["s6", "s5", "s4", "s3", "s2", *end]
     assert listed(page, "Nearest to held-out text in distinct-2") == ["s2", "s1", "s3", "s0", "s4", *end]
     assert listed(page, "Front: seconds against the judge") == [*(f"s{i}" for i in range(7)), *end]
     reference = page.split("## Front: tokens per second against distinct-2 minus repeat ratio")[1]
@@ -173,7 +173,7 @@ def test_runs_are_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 def test_rows_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     """Catches a mean over texts of two corpora or versions under one name."""
     runs = [run_folder(tmp_path / "a", ROWS), run_folder(tmp_path / "b", [ROWS[3] | {"distinct_2": 0.9}])]
-    with pytest.raises(ValueError, match="'base' at seed 0 has other figures than elsewhere"):
+    with pytest.raises(ValueError, match="'base' at seed 0 has other values than elsewhere"):
         analyse(runs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -333,7 +333,7 @@ def test_a_figure_that_is_infinite_is_neither_listed_nor_drawn(tmp_path: Path, d
     """Catches an axis or a list that breaks over a text which the judge holds impossible."""
     rows = [row("a", 0, seconds=1.0, judge_nll=float("inf"), distinct_2=0.5), row("b", 0, seconds=2.0, judge_nll=2.0)]
     analyse([run_folder(tmp_path, [r | {"judge": "j"} for r in rows])], tmp_path / "out")
-    assert listed((tmp_path / "out" / "pareto.md").read_text(), "Lowest figure of the judge") == ["b"]
+    assert listed((tmp_path / "out" / "pareto.md").read_text(), "Lowest value of the judge") == ["b"]
     assert dots(drawn["speed_quality.png"]) == {(2.0, 2.0)} and dots(drawn["speed_quality.png"], 1) == {(1.0, 0.5)}
 
 

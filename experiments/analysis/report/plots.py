@@ -1,6 +1,6 @@
-"""The pictures of the report: quality against diversity, time and forwards, and the levels of the traces.
+"""The plots of the report: quality against diversity, time and forwards, and the levels of the traces.
 
-Each draws one file of the folder figures/ and says what it shows, or gives None where nothing was measured.
+Each draws one file of the folder plots/ and says what it shows, or gives None where nothing was measured.
 S states, L positions.
 """
 
@@ -17,24 +17,24 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
 from experiments.analysis import decoding_table as table
-from experiments.analysis import plots
+from experiments.analysis import plots as style
 from experiments.analysis.metrics import BY_KEY
 from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import REAL, Comparison, Estimate
 from experiments.analysis.report.document import Picture
 from experiments.analysis.report.labels import Label, place
 
-FOLDER = "figures"
-STYLE: Any = plots.STYLE | {"text.parse_math": False}  # a dollar in a label is a dollar
+FOLDER = "plots"
+STYLE: Any = style.STYLE | {"text.parse_math": False}  # a dollar in a label is a dollar
 HALF, WIDE = (5.4, 5.0), 6.6  # inches
 SMALL = 10  # of the font
 STATES = ("#FFFFD9", "#E69F00", "#081D58")  # decided, draft, masked; the ends are those of the noise levels
 CONTROLS = "control: must not win"
 
 
-def against(comparison: Comparison, figure: str, file: str, caption: str) -> Picture | None:
-    """The judge over another figure, a curve of temperatures per method, with real text and controls."""
-    known = {m.label: comparison.measured(m.frontier, m.label, figure, "judge_nll") for m in comparison.methods}
+def against(comparison: Comparison, metric: str, file: str, caption: str) -> Picture | None:
+    """The judge over another metric, a curve of temperatures per method, with real text and controls."""
+    known = {m.label: comparison.measured(m.frontier, m.label, metric, "judge_nll") for m in comparison.methods}
     if not any(known.values()):
         return None
     with _axes(comparison, file, HALF) as ax:
@@ -45,11 +45,11 @@ def against(comparison: Comparison, figure: str, file: str, caption: str) -> Pic
                 temperature = comparison.temperature((label, setting))
                 shown = "" if temperature is None else f"{temperature:g}"
                 names.append(Label(shown, x.mean, y.mean, naming.colour(comparison, label)))
-        names += _landmarks(ax, comparison, figure)
-        ax.set_xlabel(BY_KEY[figure].on_axis)
+        names += _landmarks(ax, comparison, metric)
+        ax.set_xlabel(BY_KEY[metric].on_axis)
         ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
         _finish(ax, list(known), names)
-    alt = f"Judge, in nats per character, against {BY_KEY[figure].on_axis}: a curve over temperature for each method"
+    alt = f"Judge, in nats per character, against {BY_KEY[metric].on_axis}: a curve over temperature for each method"
     return Picture(file, alt, caption)
 
 
@@ -139,20 +139,20 @@ def levels(comparison: Comparison, label: str, file: str) -> Picture | None:
 
 @contextmanager
 def _axes(comparison: Comparison, file: str, size: tuple[float, float]) -> Iterator[Axes]:
-    """A styled figure of one panel, written when the block ends."""
+    """A styled plot of one panel, written when the block ends."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=size, dpi=180, layout="constrained")
-        ax = figure.subplots()
+        canvas = Figure(figsize=size, dpi=180, layout="constrained")
+        ax = canvas.subplots()
         ax.grid(color="#E5E5E5", linewidth=0.8)
         ax.set_axisbelow(True)
         yield ax
         path = comparison.folder / FOLDER / file
         path.parent.mkdir(exist_ok=True)
-        figure.savefig(path)
+        canvas.savefig(path)
 
 
 def _points(ax: Axes, comparison: Comparison, label: str, points: Sequence[Sequence[Estimate]], line: str) -> None:
-    """Points of two figures with their intervals over seeds, joined by a `line` or none."""
+    """Points of two metrics with their intervals over seeds, joined by a `line` or none."""
     if not points:
         return
     xs, ys = zip(*points, strict=True)
@@ -170,9 +170,9 @@ def _points(ax: Axes, comparison: Comparison, label: str, points: Sequence[Seque
     )
 
 
-def _landmarks(ax: Axes, comparison: Comparison, figure: str) -> list[Label]:
+def _landmarks(ax: Axes, comparison: Comparison, metric: str) -> list[Label]:
     """Real text as a star with lines through it, and every control as a cross; the names of the crosses."""
-    x, y = (comparison.estimate(REAL, name) for name in (figure, "judge_nll"))
+    x, y = (comparison.estimate(REAL, name) for name in (metric, "judge_nll"))
     if x and y:
         ax.axvline(x.mean, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
         ax.axhline(y.mean, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
@@ -181,7 +181,7 @@ def _landmarks(ax: Axes, comparison: Comparison, figure: str) -> list[Label]:
             x.mean, y.mean, **bars, color=naming.REAL_COLOUR, marker="*", markersize=15, ls="", label=table.REAL
         )
     keys = comparison.controls
-    found = [(key, comparison.estimate(key, figure), comparison.estimate(key, "judge_nll")) for key in keys]
+    found = [(key, comparison.estimate(key, metric), comparison.estimate(key, "judge_nll")) for key in keys]
     names: list[Label] = []
     for key, x, y in found:
         if x and y:
@@ -212,7 +212,7 @@ def _finish(ax: Axes, methods: Sequence[str], names: Sequence[Label]) -> None:
 
 
 def _short(setting: str) -> str:
-    """The label of a setting at temperature 1, which all of a figure's settings have."""
+    """The label of a setting at temperature 1, which all settings of a plot have."""
     return " ".join(word for word in setting.split() if not word.startswith("temperature="))
 
 
