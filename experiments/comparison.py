@@ -38,7 +38,7 @@ from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
 from experiments.evaluation.tracing import record_trace
 from experiments.run.console import print_rank_zero
-from experiments.run.files import write_json
+from experiments.run.files import write_json, write_text
 from experiments.run.folder import COMPARISON
 from experiments.run.overrides import key_of
 from experiments.training.child_runs import ChildRun, train
@@ -116,7 +116,7 @@ class Comparison(BaseExperiment):
                 self.summary["figures"] |= {key: mean, f"{key}_error": error}
                 self.summary["kinds"][key] = kind
                 print_rank_zero(f"{label}: {split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
-        (self.run_dir / "likelihood.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+        write_text(self.run_dir / "likelihood.csv", "\n".join(lines) + "\n")
 
     @rank_zero_only
     def sweep(self) -> None:
@@ -129,7 +129,7 @@ class Comparison(BaseExperiment):
         groups = table.aggregate(bench.measure(self.plan))
         flags = bench.flags(groups, self.assignment)
         write_json(self.run_dir / "flags.json", flags)
-        (self.run_dir / "results.md").write_text(table.markdown_table(groups), encoding="utf-8")
+        write_text(self.run_dir / "results.md", table.markdown_table(groups))
         controls = [(table.CONTROL, name) for name in CONTROLS]
         controls += [(method.label, method.control.label) for method in self.methods if method.control]
         for one in flags:

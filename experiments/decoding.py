@@ -25,7 +25,7 @@ from experiments.evaluation.settings import KEY, ModelSettings, build_settings
 from experiments.evaluation.tracing import record_trace
 from experiments.language_modeling import LanguageModeling
 from experiments.run.console import print_rank_zero
-from experiments.run.files import write_json
+from experiments.run.files import write_json, write_text
 from experiments.training.loggers import log_media
 
 FRONTS = (
@@ -98,7 +98,7 @@ class Decoding(LanguageModeling):
         compared = paired.compare(*([row for row in rows if row["setting"] == label] for label in labels))
         write_json(self.run_dir / "ab.json", {"seeds": self.config.seeds, "weights": rows[-1]["weights"]} | compared)
         shown = paired.markdown(compared)
-        (self.run_dir / "ab.md").write_text(f"{self._about(self.plans['ab'], rows)}\n\n{shown}", encoding="utf-8")
+        write_text(self.run_dir / "ab.md", f"{self._about(self.plans['ab'], rows)}\n\n{shown}")
         print_rank_zero(f"\n{shown}")
 
     @rank_zero_only
@@ -143,7 +143,7 @@ class Decoding(LanguageModeling):
         groups = table.aggregate(rows)
         shown = f"{table.markdown_table(groups)}\n{self._flags(groups, plan)}"
         self.tables.append(f"{self._about(plan, rows)}\n{FRONTS}\n\n{shown}")  # of every task of the run
-        (self.run_dir / "results.md").write_text("\n".join(dict.fromkeys(self.tables)), encoding="utf-8")
+        write_text(self.run_dir / "results.md", "\n".join(dict.fromkeys(self.tables)))
         print_rank_zero(f"\n{shown}")
         self.summary[task] = {"rows": len(rows), "settings": [setting.label for setting in self._settings(task)]}
         self.summary[task] |= {"seeds": config.seeds, "weights": rows[-1]["weights"], "judge": config.judges}

@@ -10,11 +10,10 @@ blind_samples.csv and nothing else of the folder: all other files tell who wrote
 import argparse
 import csv
 import hashlib
-import io
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,9 +21,12 @@ import numpy as np
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis.blind_score import COLUMNS, KEY_COLUMNS, Arm, label, read_sheet, report, score
+from experiments.analysis.command_line import in_one_sentence
+from experiments.analysis.files import read_records, table_text, write
+from experiments.analysis.templates import render
 
 SHEET, KEY, PAGE = "blind_samples.csv", "blind_key.csv", "blind_review.html"
-TEMPLATE = Path(__file__).with_name("blind_review_page.html")
+TEMPLATE = Path(__file__).with_name("blind_review.html.j2")
 
 Texts = dict[tuple[str, int, int], str]  # prompt, length and sampling seed -> text
 
@@ -51,15 +53,18 @@ def write_review(folder: Path, a: Arm, b: Arm, pairs: int | None = None, seed: i
     ids = _ids(chosen)
     rows = [[name, pair.prompt, *pair.texts, "", ""] for name, pair in zip(ids, chosen, strict=True)]
     keys = [[name, *pair.sides, *a, *b, pair.seed] for name, pair in zip(ids, chosen, strict=True)]
-    files = {folder / KEY: _csv(KEY_COLUMNS, keys), folder / SHEET: _csv(COLUMNS, rows)}
+    files = {
+        folder / KEY: table_text(KEY_COLUMNS, keys, csv.QUOTE_ALL),
+        folder / SHEET: table_text(COLUMNS, rows, csv.QUOTE_ALL),
+    }
     files[folder / PAGE] = _page(rows)
     for (method, setting), own in zip((a, b), texts, strict=True):
         name = re.sub(r"[^\w.=-]+", "_", method if a[0] != b[0] else f"{method}_{setting}")
         lines = [[origin, prompt, text] for (prompt, _, origin), text in own.items()]
-        files[folder / f"samples_{name}.csv"] = _csv(("seed", "prompt", "text"), lines)
+        files[folder / f"samples_{name}.csv"] = table_text(("seed", "prompt", "text"), lines, csv.QUOTE_ALL)
     _check_nothing_is_lost(folder, files[folder / KEY])
     for path, content in files.items():
-        path.write_bytes(content.encode())
+        write(path, content)
     return list(files)
 
 
@@ -86,8 +91,7 @@ def _read_samples(folder: Path) -> list[dict[str, Any]]:
     done = {table.identity(row) for row in table.read_rows(folder / "results.csv")}
     if not path.is_file() or not done:
         raise FileNotFoundError(f"{folder} holds no results.csv with samples.jsonl: give a comparison's, or an A/B's")
-    records = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
-    return [record for record in records if table.identity(record) in done]
+    return [record for record in read_records(path) if table.identity(record) in done]
 
 
 def _texts_of(arm: Arm, records: Sequence[dict[str, Any]], folder: Path) -> Texts:
@@ -135,17 +139,11 @@ def _check_nothing_is_lost(folder: Path, key: str) -> None:
 
 
 def _page(rows: Sequence[Sequence[str]]) -> str:
-    data = json.dumps([dict(zip(COLUMNS, row, strict=True)) for row in rows]).replace("<", "\\u003c")
-    return TEMPLATE.read_text(encoding="utf-8").replace("{{DATA}}", data)
+    return render(TEMPLATE, pairs=[dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
-def _csv(header: Sequence[str], lines: Iterable[Sequence[Any]]) -> str:
-    out = io.StringIO(newline="")
-    csv.writer(out, lineterminator="\n", quoting=csv.QUOTE_ALL).writerows([header, *lines])
-    return out.getvalue()
-
-
-def main(arguments: list[str]) -> int:
+@in_one_sentence
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m experiments.analysis.blind_review", description="Blind reviews.")
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("make", help="write sheet, page and key")
@@ -158,16 +156,11 @@ def main(arguments: list[str]) -> int:
     scoring.add_argument("sheet", type=Path, metavar="SHEET")
     scoring.add_argument("key", type=Path, metavar="KEY")
     given = parser.parse_args(arguments)
-    try:
-        if given.command == "score":
-            print(report(score(given.sheet, given.key)))
-        else:
-            arms = [_arm(name, given.run) for name in (given.a, given.b)]
-            print("\n".join(map(str, write_review(given.run, arms[0], arms[1], given.pairs, given.seed))))
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    if given.command == "score":
+        print(report(score(given.sheet, given.key)))
+    else:
+        arms = [_arm(name, given.run) for name in (given.a, given.b)]
+        print(*write_review(given.run, arms[0], arms[1], given.pairs, given.seed), sep="\n")
 
 
 if __name__ == "__main__":

@@ -6,8 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiments.analysis.binomial import clopper_pearson, sign_test
-
 COLUMNS = ("pair", "prompt", "text_1", "text_2", "verdict", "comment")
 ARM_COLUMNS = ("method_A", "setting_A", "method_B", "setting_B")
 KEY_COLUMNS = ("pair", "side_1", "side_2", *ARM_COLUMNS, "seed")
@@ -40,7 +38,7 @@ def score(sheet: Path, key: Path) -> dict[str, Any]:
     chosen = [keys[name][f"side_{verdict}"] for name, verdict in verdicts.items() if verdict in VERDICTS[:2]]
     (method_a, setting_a, method_b, setting_b) = arms.pop()
     wins, decided = chosen.count("A"), len(chosen)
-    low, high = clopper_pearson(wins, decided, LEVEL) if decided else (None, None)
+    p, low, high = sign_test(wins, decided) if decided else (None, None, None)
     said = list(verdicts.values())
     return {
         "A": label((method_a, setting_a)),
@@ -53,10 +51,20 @@ def score(sheet: Path, key: Path) -> dict[str, Any]:
         "share_A": wins / decided if decided else None,
         "low": low,
         "high": high,
-        "p": sign_test(wins, decided) if decided else None,
+        "p": p,
         "chosen_1": said.count("1"),
         "chosen_2": said.count("2"),
     }
+
+
+def sign_test(wins: int, decided: int) -> tuple[float, float, float]:
+    """Two-sided exact p of `wins` of n decided pairs, if either side is as likely to win, and the Clopper-Pearson
+    interval of the probability to win: at 95 % it leaves 1/2 out just where p is below 5 %."""
+    from scipy.stats import binomtest  # which takes a second to import
+
+    found = binomtest(wins, decided)
+    low, high = found.proportion_ci(LEVEL, "exact")
+    return float(found.pvalue), float(low), float(high)
 
 
 def report(scored: Mapping[str, Any]) -> str:

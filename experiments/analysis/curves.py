@@ -17,6 +17,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from experiments.analysis import plots, records
+from experiments.analysis.command_line import in_one_sentence
 
 NATS = "nats per token"
 KIND_NAMES = {"exact": " (exact)", "bound": " (upper bound)"}
@@ -246,22 +247,18 @@ def names_of(runs: Sequence[Path]) -> dict[str, Path]:
     raise ValueError("a run is given twice; name each once")
 
 
-def main(arguments: list[str]) -> int:
+@in_one_sentence
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m experiments.analysis.curves", description="Draw training curves.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder with a metrics.csv")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where the pictures go")
     given = parser.parse_args(arguments)
-    try:
-        runs = names_of(given.runs)
-        pictures = [given.out / f"training_{name.replace('/', '_')}.png" for name in runs]
-        for run, picture in zip(runs.values(), pictures, strict=True):
-            plot_training(run, picture)
-        plot_curves(runs, given.out / "curves.png")
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(map(str, [*pictures, given.out / "curves.png"])))
-    return 0
+    runs = names_of(given.runs)
+    pictures = [given.out / f"training_{name.replace('/', '_')}.png" for name in runs]
+    for run, picture in zip(runs.values(), pictures, strict=True):
+        plot_training(run, picture)
+    plot_curves(runs, given.out / "curves.png")
+    print(*pictures, given.out / "curves.png", sep="\n")
 
 
 if __name__ == "__main__":

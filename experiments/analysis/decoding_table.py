@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from experiments.analysis.files import table_text
 from experiments.analysis.metrics import BY_KEY, TABLE, shown_in
 from experiments.analysis.pareto import fronts
 
@@ -84,12 +85,8 @@ def read_rows(path: Path) -> list[Row]:
 
 def write_rows(rows: Sequence[Row], columns: Sequence[str] = COLUMNS, *, header: bool = False) -> str:
     """Rows as lines of a results.csv, below their header if asked for."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out, lineterminator="\n")
-    if header:
-        writer.writerow(columns)
-    writer.writerows([_cell(name, row.get(name)) for name in columns] for row in rows)
-    return out.getvalue()
+    written = table_text(columns, ([_cell(name, row.get(name)) for name in columns] for row in rows))
+    return written if header else written.partition("\n")[2]
 
 
 def aggregate(rows: Sequence[Row]) -> list[Row]:

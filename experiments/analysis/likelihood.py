@@ -5,12 +5,15 @@
 prints how many nats per token RUN_B's likelihoods stand above RUN_A's, over the same windows. W windows.
 """
 
-import csv
+import argparse
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from experiments.analysis.command_line import in_one_sentence
+from experiments.analysis.files import number, read_table, table_text, write
 
 FILE = "likelihood_windows.csv"
 
@@ -37,11 +40,8 @@ def mean_per_token(nats: np.ndarray, tokens: np.ndarray) -> tuple[float, float]:
 
 
 def write_windows(path: Path, windows: Windows) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["tokens", *windows.nats])
-        for index, tokens in enumerate(windows.tokens):
-            writer.writerow([int(tokens), *(repr(float(values[index])) for values in windows.nats.values())])
+    columns = [windows.tokens.astype(int), *(values.astype(float) for values in windows.nats.values())]
+    write(path, table_text(["tokens", *windows.nats], zip(*(column.tolist() for column in columns), strict=True)))
 
 
 def read_windows(path: Path) -> Windows:
@@ -49,11 +49,10 @@ def read_windows(path: Path) -> Windows:
     path = path / FILE if path.is_dir() else path
     if not path.is_file():
         raise FileNotFoundError(f"there is no {path}: run the task likelihood first")
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if not rows or "tokens" not in rows[0]:
+    header, rows = read_table(path)
+    if not rows or "tokens" not in header:
         raise ValueError(f"{path} holds no windows: run the task likelihood again")
-    columns = {name: np.array([float(row[name]) for row in rows]) for name in rows[0]}
+    columns = {name: np.array([number(row[name], name, path) for row in rows]) for name in header}
     return Windows(columns.pop("tokens"), columns)
 
 
@@ -72,18 +71,14 @@ def paired_gaps(first: Windows, second: Windows) -> dict[tuple[str, str], tuple[
     }
 
 
-def main(arguments: list[str]) -> int:
-    if len(arguments) != 2:
-        print("usage: python -m experiments.analysis.likelihood RUN_A RUN_B", file=sys.stderr)
-        return 2
-    try:
-        gaps = paired_gaps(*(read_windows(Path(argument)) for argument in arguments))
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    for (a, b), (gap, error) in gaps.items():
+@in_one_sentence
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser(
+        "python -m experiments.analysis.likelihood", description="Differences of two runs."
+    )
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="run folder with a likelihood_windows.csv")
+    for (a, b), (gap, error) in paired_gaps(*map(read_windows, parser.parse_args(arguments).runs)).items():
         print(f"{b} - {a}: {gap:+.4f} ± {error:.4f} nats per token")
-    return 0
 
 
 if __name__ == "__main__":

@@ -4,12 +4,12 @@ Columns of metrics.csv are sparse, as training and validation log at different t
 N rows of the file.
 """
 
-import csv
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments.analysis.files import number, read_json, read_table
 
 Metrics = dict[str, np.ndarray]
 
@@ -21,15 +21,12 @@ def read_metrics(path: Path) -> Metrics:
     or with a value that is no number.
     """
     path = _inside(path, "metrics.csv")
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-        names = reader.fieldnames or []
+    names, rows = read_table(path)
     if not rows:
         raise ValueError(f"{path} has no rows yet; let the run log at least once.")
     if "step" not in names:
         raise ValueError(f"{path} has no column 'step'; give the metrics.csv of one of this project's runs.")
-    return {name: np.array([_number(row[name], path, name) for row in rows]) for name in names}
+    return {name: np.array([number(row[name], name, path) for row in rows]) for name in names}
 
 
 def series(metrics: Metrics, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -61,13 +58,7 @@ def read_summary(path: Path) -> dict[str, Any]:
     Raises FileNotFoundError without the file and ValueError where it is not a JSON object.
     """
     path = _inside(path, "summary.json")
-    try:
-        summary = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is not valid JSON ({error}); run the task that writes it again.") from error
-    if not isinstance(summary, dict):
-        raise ValueError(f"{path} holds a {type(summary).__name__} where a JSON object is expected.")
-    return summary
+    return read_json(path, dict, "run the task that writes it again")
 
 
 def summary_text(path: Path, key: str) -> str | None:
@@ -85,10 +76,3 @@ def _inside(path: Path, name: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"{path} does not exist; give a run folder that holds {name}, or that file itself.")
     return path
-
-
-def _number(text: str | None, path: Path, name: str) -> float:
-    try:
-        return float(text) if text else float("nan")  # None: the last row of a run that was killed while writing
-    except ValueError:
-        raise ValueError(f"{path}: column '{name}' holds '{text}', which is not a number.") from None

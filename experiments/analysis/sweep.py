@@ -7,15 +7,16 @@ several such classes, each gets a folder of its own. What was not measured is bl
 """
 
 import argparse
-import csv
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired, pareto, sweep_pages, sweep_plots
+from experiments.analysis.command_line import in_one_sentence
+from experiments.analysis.files import table_text, write
 from experiments.analysis.metrics import BY_KEY, QUALITY
 
 Row = table.Row
@@ -122,20 +123,19 @@ def _write(out: Path, groups: list[Row], comparisons: list[Comparison], baseline
     """The files of one class."""
     names = names_of(groups)
     fronts = pareto.fronts(groups)
-    out.mkdir(parents=True, exist_ok=True)
     written = [out / "aggregated.csv", out / "pareto.md"]
-    _write_csv(written[0], *_aggregated(groups, fronts))
-    written[1].write_text(sweep_pages.pareto_page(groups, names), encoding="utf-8")
+    write(written[0], table_text(*_aggregated(groups, fronts)))
+    write(written[1], sweep_pages.pareto_page(groups, names))
     written += sweep_plots.plot_settings(groups, names, fronts, out)
     if baseline is not None and not comparisons:
         _say(f"{out}: nothing stands beside the baseline '{baseline}', so there are no differences")
     if not comparisons or baseline is None:
         return written
     files = [out / name for name in ("differences.csv", "wins.csv", "differences.md")]
-    _write_csv(files[0], *_differences(comparisons))
-    _write_csv(files[1], *_wins(comparisons))
+    write(files[0], table_text(*_differences(comparisons)))
+    write(files[1], table_text(*_wins(comparisons)))
     by_name = {names[groups.index(comparison.group)]: comparison.compared for comparison in comparisons}
-    files[2].write_text(sweep_pages.differences_page(by_name, baseline), encoding="utf-8")
+    write(files[2], sweep_pages.differences_page(by_name, baseline))
     return [*written, *files, *sweep_plots.plot_differences(by_name, baseline, out)]
 
 
@@ -180,11 +180,6 @@ def _wins(comparisons: Sequence[Comparison]) -> tuple[list[str], list[list[Any]]
     return [*WHICH, "seed", "points_setting", "points_baseline", "winner", *paired.POINTS], lines
 
 
-def _write_csv(path: Path, header: Sequence[str], lines: Iterable[Sequence[Any]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([header, *lines])  # None is written as a blank
-
-
 def _folders(classes: Sequence[Sequence[Row]], out: Path) -> list[Path]:
     """Where each class goes: `out` itself where there is one, else below it by amount of text."""
     if len(classes) == 1:
@@ -210,19 +205,14 @@ def _belongs(row: Row, group: Row) -> bool:
     return all(row[name] == group[name] for name in table.GROUP)
 
 
-def main(arguments: list[str]) -> int:
+@in_one_sentence
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser("python -m experiments.analysis.sweep", description="Analyse decoding sweeps.")
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder with a results.csv")
     parser.add_argument("--out", type=Path, help="folder to write to (default: analysis in the first run folder)")
     parser.add_argument("--baseline", metavar="SETTING", help="a setting, or 'METHOD: SETTING', to compare with")
     given = parser.parse_args(arguments)
-    try:
-        written = analyse(given.runs, given.out or given.runs[0] / "analysis", given.baseline)
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print("\n".join(map(str, written)))
-    return 0
+    print(*analyse(given.runs, given.out or given.runs[0] / "analysis", given.baseline), sep="\n")
 
 
 if __name__ == "__main__":

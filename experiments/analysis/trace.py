@@ -4,13 +4,14 @@ In the file the first state stands whole and of every later one only what change
 """
 
 import json
-from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from experiments.analysis.files import read_json, write
 
 SCHEMA = 1
 FOLDER = "traces"  # of a run folder
@@ -70,7 +71,7 @@ def write_trace(path: Path, record: TraceRecord) -> None:
         "first": first,
         "changes": changes(record),
     }
-    replace_file(path, json.dumps(content, separators=(",", ":")).encode())  # ASCII: any token can be written
+    write(path, json.dumps(content, separators=(",", ":")))  # ASCII: any token can be written
 
 
 def changes(record: TraceRecord) -> list[list[tuple[int, str, float]]]:
@@ -87,11 +88,8 @@ def read_trace(path: Path) -> TraceRecord:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"there is no trace {path}: record one with the task visualize")
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ValueError(f"{path} is no trace, as it is not valid JSON: {REMEDY}") from error
-    if not isinstance(content, dict) or "schema" not in content or "changes" not in content:
+    content = read_json(path, dict, REMEDY, "is no trace")
+    if "schema" not in content or "changes" not in content:
         raise ValueError(f"{path} is no trace: {REMEDY}")
     if content["schema"] != SCHEMA:
         raise ValueError(f"{path} is a trace of schema {content['schema']}, this program reads {SCHEMA}: {REMEDY}")
@@ -112,20 +110,6 @@ def trace_files(path: Path) -> list[Path]:
     if not found:
         raise FileNotFoundError(f"there are no traces in {folder}: record some with the task visualize")
     return found
-
-
-def replace_file(path: Path, content: bytes) -> None:
-    """Write beside `path` and move into place. Raises OSError in one sentence; `path` is then as it was."""
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
 
 
 def _record(content: dict[str, Any]) -> TraceRecord:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analysis import decoding_table as table
+from experiments.analysis.files import read_records
 from experiments.run.files import append_text, write_json, write_text
 
 
@@ -51,12 +52,7 @@ class DecodingRecords:
 
     def read_samples(self) -> list[dict[str, Any]]:
         """Records of samples.jsonl, each once; a line that a kill cut short is none."""
-        found = {}
-        lines = self.samples.read_text(encoding="utf-8").split("\n") if self.samples.is_file() else []
-        for line in lines[:-1]:  # behind the last line end stands nothing, or what was cut
-            record = json.loads(line)
-            found[table.identity(record)] = record
-        return list(found.values())
+        return list({table.identity(record): record for record in read_records(self.samples)}.values())
 
 
 def _line(record: dict[str, Any]) -> str:

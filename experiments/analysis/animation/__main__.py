@@ -6,10 +6,12 @@ from pathlib import Path
 
 from experiments.analysis.animation import write_gif, write_html
 from experiments.analysis.animation.terminal import replay
+from experiments.analysis.command_line import in_one_sentence
 from experiments.analysis.trace import read_trace, trace_files
 
 
-def main(arguments: list[str]) -> int:
+@in_one_sentence
+def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="python -m experiments.analysis.animation",
         description="Play traces side by side, on a clock of forward passes: what needs fewer ends first.",
@@ -22,21 +24,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--max-frames", type=int, default=120, help="frames of a whole play (120)")
     asked = parser.parse_args(arguments)
     pace = {"fps": asked.fps, "max_frames": asked.max_frames}
-    try:
-        records = [read_trace(file) for path in asked.traces for file in trace_files(path)]
-        for write, file in ((write_gif, asked.gif), (write_html, asked.html)):
-            if file is not None:
-                write(records, file, **pace)
-                print(file)
-        if asked.terminal or not (asked.gif or asked.html):
-            sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know all signs
-            replay(records, **pace)
-    except (OSError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
-    return 0
+    records = [read_trace(file) for path in asked.traces for file in trace_files(path)]
+    for write, file in ((write_gif, asked.gif), (write_html, asked.html)):
+        if file is not None:
+            write(records, file, **pace)
+            print(file)
+    if asked.terminal or not (asked.gif or asked.html):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal may not know all signs
+        replay(records, **pace)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from experiments.analysis.animation import frames
 from experiments.analysis.animation.look import LIGHT, Kind, blend, ink, legend
-from experiments.analysis.trace import TraceRecord, replace_file
+from experiments.analysis.files import write
+from experiments.analysis.trace import TraceRecord
 
 THEME = LIGHT
 CELL = (12, 25)  # of a character
@@ -65,7 +66,7 @@ def write_gif(
         loop=0,
         optimize=True,  # of a frame only what changed
     )
-    replace_file(path, content.getvalue())
+    write(path, content.getvalue())
 
 
 class _Picture:

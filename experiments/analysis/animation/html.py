@@ -3,31 +3,17 @@
 Nothing is fetched from anywhere, and the finished texts can be read without JavaScript, too.
 """
 
-import html
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from experiments.analysis.animation import frames
-from experiments.analysis.animation.look import (
-    DARK,
-    HIDDEN,
-    LIGHT,
-    NEWLINE,
-    WHITE_FROM,
-    Colour,
-    Kind,
-    Theme,
-    columns_of,
-    legend,
-    shown,
-)
-from experiments.analysis.trace import TraceRecord, changes, replace_file
+from experiments.analysis.animation.look import DARK, HIDDEN, LIGHT, NEWLINE, WHITE_FROM, columns_of, legend, shown
+from experiments.analysis.files import write
+from experiments.analysis.templates import render
+from experiments.analysis.trace import TraceRecord, changes
 
-CSS = Path(__file__).with_name("player.css")
-JS = Path(__file__).with_name("player.js")
-SPEEDS = {"0.25": "¼×", "0.5": "½×", "1": "1×", "2": "2×", "4": "4×"}
+TEMPLATE = Path(__file__).with_name("player.html.j2")
 
 
 def html_fragment(records: Sequence[TraceRecord], *, fps: float = 12, max_frames: int = 120) -> str:
@@ -41,23 +27,12 @@ def html_fragment(records: Sequence[TraceRecord], *, fps: float = 12, max_frames
 
 def html_page(records: Sequence[TraceRecord], *, fps: float = 12, max_frames: int = 120) -> str:
     """The animation as a page of its own, which begins to play unless the reader prefers less motion."""
-    element = _element(records, fps, max_frames, page=True)
-    title = html.escape(", ".join(frames.title(record) for record in records))
-    return (
-        '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<link rel="icon" href="data:,">\n<title>{title}</title>\n<style>\n'
-        "html { color-scheme: light dark; }\n"
-        "body { margin: 0 auto; max-width: 1100px; padding: clamp(12px, 3vw, 32px); }\n"
-        f"body {{ background: {_css(LIGHT.page)}; }}\n"
-        f"@media (prefers-color-scheme: dark) {{ body {{ background: {_css(DARK.page)}; }} }}\n"
-        f"</style>\n</head>\n<body>\n{element}</body>\n</html>\n"
-    )
+    return _element(records, fps, max_frames, page=True)
 
 
 def write_html(records: Sequence[TraceRecord], path: Path, *, fps: float = 12, max_frames: int = 120) -> None:
     """Write the page of the records."""
-    replace_file(path, html_page(records, fps=fps, max_frames=max_frames).encode())
+    write(path, html_page(records, fps=fps, max_frames=max_frames))
 
 
 def payload(records: Sequence[TraceRecord], *, fps: float, max_frames: int, page: bool) -> dict[str, Any]:
@@ -94,76 +69,19 @@ def _packed(record: TraceRecord) -> dict[str, Any]:
 
 def _element(records: Sequence[TraceRecord], fps: float, max_frames: int, *, page: bool) -> str:
     frames.check(records, fps)
-    data = payload(records, fps=fps, max_frames=max_frames, page=page)
-    packed = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")  # no text can end the element
-    return (
-        f'<div class="decoding-animation{" da-page" if page else ""}" role="group" '
-        'aria-label="Texts as they are decoded" tabindex="-1">\n'
-        f"<style>\n{_themes()}{CSS.read_text(encoding='utf-8')}</style>\n"
-        f"{_controls(data)}"
-        f'<div class="da-panels">\n{"".join(_panel(record) for record in records)}</div>\n'
-        f"{_legend(list(records))}"
-        f'<script type="application/json">{packed}</script>\n'
-        f"<script>\n{JS.read_text(encoding='utf-8')}</script>\n</div>\n"
+    return render(
+        TEMPLATE,
+        data=payload(records, fps=fps, max_frames=max_frames, page=page),
+        panels=[_panel(record) for record in records],
+        legend=legend(list(records)),
+        light=LIGHT,
+        dark=DARK,
+        css=lambda colour: f"#{bytes(colour).hex()}",
     )
 
 
-def _controls(data: dict[str, Any]) -> str:
-    speeds = "".join(
-        f'<option value="{value}"{" selected" if value == "1" else ""}>{name}</option>'
-        for value, name in SPEEDS.items()
-    )
-    first, last = data["first"], data["last"]
-    return (
-        '<div class="da-controls" hidden>\n<button type="button" class="da-play">Play</button>\n'
-        '<button type="button" class="da-back" aria-label="one step back">‹</button>\n'
-        '<button type="button" class="da-forward" aria-label="one step on">›</button>\n'
-        f'<input type="range" class="da-slider" min="{first}" max="{last}" step="1" value="{last}" '
-        f'aria-label="forwards">\n'
-        '<span class="da-time"></span>\n'
-        f'<select class="da-speed" aria-label="speed">{speeds}</select>\n</div>\n'
-    )
-
-
-def _panel(record: TraceRecord) -> str:
-    final = len(record.tokens) - 1
-    text = html.escape(shown("".join(record.tokens[final])))
-    return (
-        f'<div class="da-panel">\n<div class="da-title">{html.escape(frames.title(record))}</div>\n'
-        f'<div class="da-counter">{html.escape(frames.counter(record, final))}</div>\n'
-        f'<div class="da-bar"><i></i></div>\n<div class="da-text">{text}</div>\n</div>\n'
-    )
-
-
-def _legend(records: list[TraceRecord]) -> str:
-    entries = []
-    for kind, name in legend(records):
-        key = f'<span class="da-key da-{kind}">{HIDDEN if kind is Kind.MASKED else "a"}</span>{name}'
-        if kind is Kind.NOISE:
-            key = 'clean<span class="da-scale"></span>noise'
-        entries.append(f"<span>{key}</span>")
-    return f'<div class="da-legend">{"".join(entries)}</div>\n'
-
-
-def _themes() -> str:
-    dark = _theme(DARK)
-    return f"{_theme(LIGHT)}@media (prefers-color-scheme: dark) {{\n{dark}}}\n"
-
-
-def _theme(theme: Theme) -> str:
-    colours = {name: getattr(theme, name) for name in ("page", "card", "line", "text", "soft", "accent")}
-    variables = "".join(f" --da-{name}: {_css(colour)};" for name, colour in colours.items())
-    variables += f" --da-noise: {' '.join(map(str, theme.noise))};"
-    variables += f" --da-noise-text: {_css(theme.kinds[Kind.NOISE].text)};"
-    rules = [f".decoding-animation {{{variables} }}"]
-    for kind, colours_of_kind in theme.kinds.items():
-        if kind is not Kind.NOISE:
-            back = "transparent" if colours_of_kind.back is None else _css(colours_of_kind.back)
-            rules.append(
-                f".decoding-animation .da-{kind} {{ color: {_css(colours_of_kind.text)}; background: {back}; }}"
-            )
-    return "\n".join(rules) + "\n"
-
-
-def _css(colour: Colour) -> str:
-    return "#" + "".join(f"{channel:02x}" for channel in colour)
+def _panel(record: TraceRecord) -> dict[str, str]:
+    """What is shown of a record where it is not played: its end."""
+    last = len(record.tokens) - 1
+    text = shown("".join(record.tokens[last]))
+    return {"title": frames.title(record), "counter": frames.counter(record, last), "text": text}

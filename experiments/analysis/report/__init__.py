@@ -1,8 +1,8 @@
 """The report of a comparison, from the files of its folder alone: report.html, report.md and plots/."""
 
-import os
 from pathlib import Path
 
+from experiments.analysis.files import write
 from experiments.analysis.report import html, markdown, plots, sections
 from experiments.analysis.report.reading import read_comparison
 
@@ -15,12 +15,7 @@ def write_report(folder: Path) -> list[Path]:
     """
     folder = Path(folder)
     document = sections.build(read_comparison(folder))
-    pages = {
-        folder / "report.html": html.page(document, folder / plots.FOLDER),
-        folder / "report.md": markdown.text(document, plots.FOLDER),
-    }
-    for path, text in pages.items():
-        part = path.with_name(f"{path.name}.part")
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+    pages = [folder / "report.html", folder / "report.md"]
+    write(pages[0], html.page(document, folder / plots.FOLDER))
+    write(pages[1], markdown.text(document, plots.FOLDER))
     return [*pages, *(folder / plots.FOLDER / name for name in document.files())]

@@ -1,22 +1,18 @@
 """python -m experiments.analysis.report RUN: writes the report of a comparison anew, from its files alone."""
 
+import argparse
 import sys
 from pathlib import Path
 
+from experiments.analysis.command_line import in_one_sentence
 from experiments.analysis.report import write_report
 
 
-def main(arguments: list[str]) -> int:
-    if len(arguments) != 1:
-        print("usage: python -m experiments.analysis.report RUN", file=sys.stderr)
-        return 2
-    try:
-        written = write_report(Path(arguments[0]))
-    except (FileNotFoundError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    print(*written, sep="\n")
-    return 0
+@in_one_sentence
+def main(arguments: list[str]) -> None:
+    parser = argparse.ArgumentParser("python -m experiments.analysis.report", description="Write a report anew.")
+    parser.add_argument("run", type=Path, metavar="RUN", help="run folder of experiment=comparison")
+    print(*write_report(parser.parse_args(arguments).run), sep="\n")
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Reads the folder of a comparison; what is missing stays out, what is damaged is refused in a sentence."""
 
-import csv
-import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 from experiments.analysis import decoding_table as table
+from experiments.analysis.files import number, read_json, read_records, read_table
 from experiments.analysis.likelihood import read_windows
 from experiments.analysis.report.comparison import Comparison, Likelihood, Method, Setting
 from experiments.analysis.trace import read_trace
@@ -39,7 +38,7 @@ def read_comparison(folder: Path) -> Comparison:
     path = folder / FILE
     if not path.is_file():
         raise FileNotFoundError(f"{folder} holds no {FILE}: give the run folder of an experiment=comparison.")
-    about = _json(path, dict)
+    about = read_json(path, dict, AGAIN)
     if about.get("schema") != SCHEMA:
         raise ValueError(
             f"{path} has the schema {about.get('schema')!r} and this report reads {SCHEMA}: take the version of the "
@@ -87,17 +86,16 @@ def _method(entry: dict[str, Any], folder: Path, path: Path) -> Method:
 def _likelihoods(path: Path) -> Iterator[Likelihood]:
     if not path.is_file():
         return
-    with path.open(newline="", encoding="utf-8") as file:
-        reader = csv.DictReader(file)
-        rows = list(reader)
-    if tuple(reader.fieldnames or ()) != LIKELIHOOD_COLUMNS:
+    header, rows = read_table(path)
+    if tuple(header) != LIKELIHOOD_COLUMNS:
         raise ValueError(f"{path} has other columns than a comparison writes: {AGAIN}.")
     for row in rows:
-        numbers = {name: _number(row[name], name, path) for name in LIKELIHOOD_COLUMNS[4:]}
+        read = {name: number(row[name], name, path) for name in LIKELIHOOD_COLUMNS[4:]}
+        numbers = {name: value if math.isfinite(value) else None for name, value in read.items()}  # NaN: of one window
         nats, kind = numbers["nats_per_token"], row["kind"]
         if nats is None or not kind:
             raise ValueError(f"{path} holds a likelihood without its value or its kind: {AGAIN}.")
-        counts = [None if number is None else int(number) for number in (numbers["windows"], numbers["tokens"])]
+        counts = [None if count is None else int(count) for count in (numbers["windows"], numbers["tokens"])]
         error, bits = numbers["standard_error"], numbers["bits_per_character"]
         yield Likelihood(row["method"], row["split"], row["likelihood"], kind, nats, error, bits, *counts)
 
@@ -118,16 +116,14 @@ def _groups(rows: tuple[table.Row, ...], path: Path) -> dict[Setting, table.Row]
 def _samples(path: Path) -> dict[Setting, dict[int, dict[str, Any]]]:
     """Records of samples.jsonl; a last line that a kill cut short is none."""
     found: dict[Setting, dict[int, dict[str, Any]]] = {}
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
-    for line in lines[:-1]:
+    for record in read_records(path):
         try:
-            record = json.loads(line)
             found.setdefault((record["method"], record["setting"]), {})[record["seed"]] = {
                 "prompt": str(record["prompt"]),
                 "origins": [int(origin) for origin in record["origins"]],
                 "texts": [str(text) for text in record["texts"]],
             }
-        except (ValueError, KeyError, TypeError):
+        except (KeyError, TypeError, ValueError):
             raise ValueError(f"{path} holds a line that is no record of samples: move the file away.") from None
     return found
 
@@ -135,23 +131,13 @@ def _samples(path: Path) -> dict[Setting, dict[int, dict[str, Any]]]:
 def _flags(path: Path) -> dict[Setting, tuple[str, ...]]:
     if not path.is_file():
         return {}
-    return {_setting(entry, path): tuple(_typed(entry, "flags", list, path)) for entry in _json(path, list)}
+    return {_setting(entry, path): tuple(_typed(entry, "flags", list, path)) for entry in read_json(path, list, AGAIN)}
 
 
 def _each(folder: Path, suffix: str, methods: tuple[Method, ...], read: Callable[[Path], T]) -> dict[str, T]:
     """What `read` makes of the file of each method that has one."""
     files = {method.label: folder / f"{method.label}{suffix}" for method in methods}
     return {label: read(file) for label, file in files.items() if file.is_file()}
-
-
-def _json(path: Path, kind: type[T]) -> T:
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}): {AGAIN}.") from error
-    if not isinstance(found, kind):
-        raise ValueError(f"{path} is damaged (no {kind.__name__}): {AGAIN}.")
-    return found
 
 
 def _check(entry: dict[str, Any], path: Path) -> None:
@@ -177,12 +163,3 @@ def _typed(entry: Any, name: str, kind: type[T], path: Path) -> T:
 
 def _setting(entry: Any, path: Path) -> Setting:
     return _typed(entry, "method", str, path), _typed(entry, "setting", str, path)
-
-
-def _number(text: str | None, name: str, path: Path) -> float | None:
-    """A number of the file; None where it is blank, or NaN as the standard error of a single window is."""
-    try:
-        value = float(text) if text else math.nan
-    except ValueError:
-        raise ValueError(f"{path}: column '{name}' holds '{text}', which is not a number.") from None
-    return value if math.isfinite(value) else None
