@@ -4,18 +4,18 @@ from dataclasses import dataclass, field
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.optim import OptimizerConfig
-from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoderConfig, SpeculativeConfig
-from algorithms.diffusion_forcing.models import StreamConfig
+from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoder
+from algorithms.diffusion_forcing.models import DENOISERS, StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
+from algorithms.diffusion_forcing.process import INFORMATION
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture
 
-PARAMETERISATIONS = ("two_stream", "shifted", "faithful")
-INFORMATION = "information"  # the beta_schedule that is fitted while training
+PARAMETERISATIONS = tuple(DENOISERS)
 
 
 @dataclass(frozen=True)
 class DiffusionConfig:
-    """The noise process and its loss weights, as in the original; checked by Diffusion itself."""
+    """The noise process and its loss weights, as in the original; checked by the process itself."""
 
     timesteps: int = 32
     beta_schedule: str = "cosine"
@@ -53,7 +53,7 @@ class DFLMConfig:
     rows: RowMixture = field(default_factory=RowMixture)
     streams: StreamConfig = field(default_factory=StreamConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    decoder: AnyDecoder = field(default_factory=MatrixDecoderConfig)
+    decoder: AnyDecoder = field(default_factory=MatrixDecoder)
 
     def __post_init__(self) -> None:
         if self.parameterisation not in PARAMETERISATIONS:
@@ -87,27 +87,4 @@ class DFLMConfig:
             raise ValueError(
                 f"algorithm.mse_weight ({self.mse_weight}) and ce_weight ({self.ce_weight}) cannot be negative, "
                 "and one of them must be above 0"
-            )
-        self.check_decoder(self.decoder)
-
-    def check_decoder(self, decoder: AnyDecoder) -> None:
-        """Raise ValueError where a decoder asks for what this model has not."""
-        if isinstance(decoder, SpeculativeConfig):
-            if self.parameterisation == "faithful":
-                raise ValueError("algorithm/decoder=speculative verifies next tokens: take parameterisation=two_stream")
-            return
-        if decoder.token_draw != "mean" and self.parameterisation == "faithful":
-            raise ValueError(
-                f"algorithm.decoder.token_draw={decoder.token_draw} needs token probabilities: "
-                "set token_draw=mean, or parameterisation=two_stream"
-            )
-        if decoder.token_draw == "chain" and not (self.parameterisation == "two_stream" and self.streams.chain):
-            raise ValueError(
-                "algorithm.decoder.token_draw=chain needs a network trained for it: set token_draw=sample, or train "
-                "with parameterisation=two_stream and streams.chain above 0"
-            )
-        if decoder.sliding and self.backbone.style != "rope":
-            raise ValueError(
-                "algorithm.decoder.sliding needs rotary positions: set it to false, or train with "
-                "algorithm.backbone.style=rope"
             )

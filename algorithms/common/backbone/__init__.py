@@ -1,6 +1,6 @@
-"""The one backbone under all four methods."""
+"""The one backbone under all methods."""
 
-from algorithms.common.backbone.attention import KVCache
+from algorithms.common.backbone.cache import KVCache
 from algorithms.common.backbone.config import BackboneConfig
 from algorithms.common.backbone.language_model import LanguageModel
 from algorithms.common.backbone.transformer import Backbone

@@ -5,7 +5,7 @@ B batch, T tokens, C channels, V vocabulary.
 
 from torch import Tensor, nn
 
-from algorithms.common.backbone.attention import KVCache
+from algorithms.common.backbone.cache import KVCache
 from algorithms.common.backbone.config import BackboneConfig
 from algorithms.common.backbone.transformer import Backbone, init_weights
 

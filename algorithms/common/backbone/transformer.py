@@ -1,62 +1,19 @@
 """The backbone: one transformer, the same for every method; only its visibility and what is fed to it differ.
 
 Source: GPT-2 as in karpathy/nanoGPT (style `nanogpt`); the `rope` style follows modded-nanoGPT habits.
-B batch, T tokens, C channels.
+B batch, T tokens, C channels, S keys visible (cached and new), N noisy tokens of a second stream.
 """
 
 import math
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.common.backbone.attention import (
-    ATTENTION_KINDS,
-    Attention,
-    KVCache,
-    attention_mask,
-    rotary_table,
-)
+from algorithms.common.backbone.attention import Attention, rotary_table
+from algorithms.common.backbone.cache import Cache, KVCache, RowCache, check_fits
 from algorithms.common.backbone.config import BackboneConfig
-
-
-class LayerNorm(nn.Module):
-    """LayerNorm with gain and an optional bias (torch's own cannot drop only the bias on every backend)."""
-
-    def __init__(self, channels: int, bias: bool) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(channels))
-        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, 1e-5)
-
-
-class RMSNorm(nn.Module):
-    """RMSNorm without a learned gain."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x, x.shape[-1:])
-
-
-def make_norm(config: BackboneConfig) -> nn.Module:
-    return LayerNorm(config.n_embd, config.bias) if config.style == "nanogpt" else RMSNorm()
-
-
-class MLP(nn.Module):
-    """Position-wise network of width 4C: GELU in the nanogpt style, squared ReLU in the rope style."""
-
-    def __init__(self, config: BackboneConfig) -> None:
-        super().__init__()
-        self.gelu = config.style == "nanogpt"
-        self.c_fc = nn.Linear(config.n_embd, 4 * config.n_embd, bias=config.bias)
-        self.c_proj = nn.Linear(4 * config.n_embd, config.n_embd, bias=config.bias)
-        self.dropout = nn.Dropout(config.dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        h = self.c_fc(x)  # (B, T, 4C)
-        h = F.gelu(h) if self.gelu else h * F.relu(h)  # = relu(h)², several times faster on a CPU than squaring
-        return self.dropout(self.c_proj(h))
+from algorithms.common.backbone.layers import MLP, RMSNorm, init_weights, make_norm
+from algorithms.common.backbone.masks import ATTENTION_KINDS, attention_mask, two_stream_mask
 
 
 class Block(nn.Module):
@@ -70,7 +27,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, *, causal: bool, mask: Tensor | None, rotary: Tensor | None, cache: KVCache | None
+        self, x: Tensor, *, causal: bool, mask: Tensor | None, rotary: Tensor | None, cache: Cache | None
     ) -> Tensor:
         x = x + self.attn(self.ln_1(x), causal=causal, mask=mask, rotary=rotary, cache=cache)
         return x + self.mlp(self.ln_2(x))
@@ -114,20 +71,28 @@ class Backbone(nn.Module):
             raise ValueError(f"a key-value cache is exact only under causal attention, not {self.attention}")
         if sliding and self.wpe is not None:
             raise ValueError("a sliding cache needs rotary positions: take algorithm.backbone.style=rope")
-        return KVCache(self.config.n_layer, window=self.config.block_size if sliding else None)
+        block_size = self.config.block_size
+        return KVCache(self.config.n_layer, block_size, window=block_size if sliding else None)
 
-    def add_positions(self, x: Tensor, start: int = 0) -> Tensor:
-        """Add the learned position embeddings of start .. start + T - 1 to x (B, T, C); nothing with RoPE."""
+    def new_row_cache(self, rows: int) -> RowCache:
+        """An empty cache whose rows hold up to block_size tokens, each its own number of them."""
+        return RowCache(self.config.n_layer, rows, self.config.block_size)
+
+    def add_positions(self, x: Tensor, where: int | Tensor = 0) -> Tensor:
+        """Add learned position embeddings to x (B, T, C), nothing with RoPE: those from `where` on, or at places (T,)
+        or (B, T)."""
         if self.wpe is None:
             return x
-        self._check_length(start + x.size(1))
-        return x + self.wpe.weight[start : start + x.size(1)]
+        if isinstance(where, Tensor):
+            return x + self.wpe(where)
+        check_fits(where + x.size(1), self.config.block_size)
+        return x + self.wpe.weight[where : where + x.size(1)]
 
     def forward(
         self,
         x: Tensor,
         *,
-        cache: KVCache | None = None,
+        cache: Cache | None = None,
         keep: int | None = None,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
@@ -139,50 +104,42 @@ class Backbone(nn.Module):
         one pass); both may differ by row, (B, 1, T, S) and (B, T).
         """
         T = x.size(1)
-        start = 0 if cache is None else cache.length
-        window = None if cache is None else cache.window
-        if positions is None:
-            if window is None:
-                self._check_length(start + T)
-            rotary = self._rotary(start + T)[:, start : start + T]
-        else:
-            rotary = self.rotary[:, positions]
-            if positions.dim() == 2:  # every row has its own
-                rotary = rotary[:, :, None]
-        keys = T if cache is None else start + T - cache.first  # those that the first query or a later one sees
-        causal = mask is None and self.attention == "causal" and start == 0 and (window is None or window >= T)
-        if mask is None and not causal and (self.attention == "block_causal" or (self.attention == "causal" and T > 1)):
-            mask = attention_mask(self.attention, T, keys, block_len=self.block_len, window=window, device=x.device)
+        places: slice | Tensor = slice(0, T)
         if cache is not None:
-            cache.make_room(T, self.config.block_size)
+            places = cache.begin(T)
+        elif positions is None:
+            check_fits(T, self.config.block_size)
+        rotary = None if self.wpe is not None else self._rotary(places if positions is None else positions)
+        if mask is None:
+            mask = self._mask(T, x.device) if cache is None else cache.mask(T, x.device)
+        causal = mask is None and self.attention == "causal" and T > 1
         x = self.ln_in(self.drop(x))
         for block in self.blocks:
-            rotary_or_none = None if self.wpe is not None else rotary
-            x = block(x, causal=causal, mask=mask, rotary=rotary_or_none, cache=cache)
+            x = block(x, causal=causal, mask=mask, rotary=rotary, cache=cache)
         if cache is not None:
-            cache.length += T if keep is None else keep
+            cache.keep(T if keep is None else keep)
         return self.ln_f(x)
 
-    def _rotary(self, length: int) -> Tensor:
-        """The table for positions 0 .. length - 1, made longer where a sliding cache has come further."""
-        if length > self.rotary.size(1):
-            longer = rotary_table(2 * length, self.config.n_embd // self.config.n_head)
+    def two_streams(self, clean: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+        """One pass over clean (B, T, C) and, beside them, noisy input vectors (B, N, C): the hidden states of both.
+
+        `positions` (N,) are the noisy tokens' places in the text, `begins` (N,) the first place of each one's window;
+        who sees whom is `two_stream_mask`, so that a window is what it is while a text is written.
+        """
+        T, N = clean.size(1), noisy.size(1)
+        where = torch.cat([torch.arange(T, device=clean.device), positions])
+        x = self.add_positions(torch.cat([clean, noisy], dim=1), where)
+        return self(x, mask=two_stream_mask(T, positions, begins), positions=where).split([T, N], dim=1)
+
+    def _mask(self, tokens: int, device: torch.device) -> Tensor | None:
+        if self.attention != "block_causal":
+            return None
+        return attention_mask(self.attention, tokens, tokens, block_len=self.block_len, device=device)
+
+    def _rotary(self, places: slice | Tensor) -> Tensor:
+        """Cosines and sines at these places, from a table made longer where a sliding cache has come further."""
+        if isinstance(places, slice) and places.stop > self.rotary.size(1):
+            longer = rotary_table(2 * places.stop, self.config.n_embd // self.config.n_head)
             self.rotary = longer.to(self.rotary)
-        return self.rotary
-
-    def _check_length(self, length: int) -> None:
-        if length > self.config.block_size:
-            raise ValueError(
-                f"{length} tokens do not fit into the context of {self.config.block_size}: "
-                "shorten the input or raise algorithm.backbone.block_size"
-            )
-
-
-def init_weights(module: nn.Module) -> None:
-    """GPT-2's initialisation: weights N(0, 0.02²), biases zero."""
-    if isinstance(module, nn.Linear):
-        nn.init.normal_(module.weight, 0.0, 0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.Embedding):
-        nn.init.normal_(module.weight, 0.0, 0.02)
+        rotary = self.rotary[:, places]
+        return rotary[:, :, None] if rotary.dim() == 4 else rotary  # every row has its own

@@ -1,26 +1,28 @@
-"""What a network computes at each row of a scheduling matrix: the whole window, or the tokens in flight alone.
+"""What is computed for a row of a scheduling matrix: the whole window, or the tokens in flight alone.
 
-A context is the denoiser of the process while sampling. `WholeWindow` runs any denoiser over the last `block_size`
-positions, as the original does. `Posterior` runs a ShiftedDenoiser: final tokens are read once and kept as keys and
-values, and only the tokens in flight are computed again. B batch, W window, C embedding channels, V vocabulary.
+`WholeWindow` runs any denoiser over the last `block_size` positions, as the original does. `TokenPosterior` asks a
+ShiftedDenoiser: final tokens are read once and kept as keys and values, and only the tokens in flight are computed
+again. B batch, W window, n tokens in flight, C embedding channels, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from algorithms.common.backbone import KVCache
-from algorithms.common.generation import context_start, sample_tokens
+from algorithms.common.sampling import context_start, sample_tokens
 from algorithms.diffusion_forcing.decoding.scheduling_matrix import widest_flight
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig
-from algorithms.diffusion_forcing.diffusion import Diffusion
-from algorithms.diffusion_forcing.likelihood import channel_logits
 from algorithms.diffusion_forcing.models import NeighbourStates, ShiftedDenoiser
 from algorithms.diffusion_forcing.models.embeddings import token_logits
+from algorithms.diffusion_forcing.process.gaussian import Predict, Sampler, channel_logits
+
+if TYPE_CHECKING:
+    from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder
 
 
 @dataclass(frozen=True)
@@ -36,54 +38,56 @@ class Row:
     uniform: Tensor | None
 
 
-class Context(ABC, nn.Module):
-    """A denoiser that is told what is final. `forwards` counts passes of the network, `token_forwards` the tokens in
-    them, over the batch."""
+class Posterior(ABC):
+    """What a network says of the tokens of a row, while the loop tells it which ones are final.
 
-    block_size: int
+    `forwards` counts passes of the network, `token_forwards` the tokens in them, over the batch.
+    """
+
+    block_size: int  # tokens that guidance sees at once
     knows_final = False  # it estimates the tokens in flight alone; guidance sees final ones as they are
+    draws_tokens = False  # it needs the uniforms of a row
+    lookahead = 0  # known text behind the flight is read as far as that from the first unfinished position
     forwards = 0
     token_forwards = 0
-    lookahead = 0  # known text behind the flight is read as far as that from the first unfinished position
 
-    @abstractmethod
     def check(self, matrix: Tensor) -> None:
-        """Raise ValueError if the rows of a matrix (rows, horizon) do not fit."""
+        """Raise ValueError unless the rows of a matrix (rows, horizon) fit: all tokens of a chunk are seen at once."""
+        if (horizon := matrix.size(1)) > self.block_size:
+            raise ValueError(
+                f"{horizon} tokens at once do not fit the window of {self.block_size}: set chunk_size to at most "
+                f"{self.block_size}"
+            )
 
     @abstractmethod
     def window(self, final: int, last: int, end: int) -> slice:
         """The positions to compute, where `final` come before the first unfinished one, `last` is the last in flight
         and `end` the end of the chunk."""
 
-    def place(self, row: Row) -> None:
-        """The next call of the denoiser is for this row."""
+    @abstractmethod
+    def estimate(self, x: Tensor, levels: Tensor, row: Row) -> Tensor:
+        """The network's output (B, W, C), as the process's objective reads it, for x (B, W, C) at levels (B, W)."""
 
-    def commit(self, x: Tensor, noise: Tensor | None) -> None:
-        """x (B, n, C) are the next final tokens; `noise` (B, n, C) is that in which they are shown from now on, if
-        any."""
+    def commit(self, x: Tensor, noise: Tensor | None) -> None:  # noqa: B027
+        """x (B, n, C) are the next final tokens; `noise` (B, n, C), if any, is what they are shown in from now on."""
 
     def offset(self, window: slice) -> Tensor | None:
-        """What the denoiser's x0 holds beside the tokens at these positions: (W, C)."""
+        """What the network's x0 holds beside the tokens at these positions: (W, C)."""
         return None
 
 
-def check_horizon(horizon: int, block_size: int) -> None:
-    """Raise ValueError unless all tokens of a chunk can be seen at once."""
-    if horizon > block_size:
-        raise ValueError(
-            f"{horizon} tokens at once do not fit the window of {block_size}: set chunk_size to at most {block_size}"
-        )
+def make_posterior(denoiser: Any, sampler: Sampler, decoder: "MatrixDecoder") -> Posterior:
+    """The Posterior that fits what a Denoiser predicts; for one call of the decoder."""
+    if denoiser.predicts_tokens:
+        return TokenPosterior(denoiser, sampler, decoder)
+    return WholeWindow(denoiser, denoiser.block_size, denoiser.positions)
 
 
-class WholeWindow(Context):
+class WholeWindow(Posterior):
     """`denoiser` over the last block_size positions at every row; its `positions(length)`, if any, are in its x0."""
 
-    def __init__(self, denoiser: Callable, block_size: int, positions: Callable[[int], Tensor] | None = None) -> None:
-        super().__init__()
+    def __init__(self, denoiser: Predict, block_size: int, positions: Callable[[int], Tensor] | None = None) -> None:
         self.denoiser, self.block_size, self.positions = denoiser, block_size, positions
-
-    def check(self, matrix: Tensor) -> None:
-        check_horizon(matrix.size(1), self.block_size)
 
     def window(self, final: int, last: int, end: int) -> slice:
         return slice(max(0, end - self.block_size), end)
@@ -91,13 +95,13 @@ class WholeWindow(Context):
     def offset(self, window: slice) -> Tensor | None:
         return None if self.positions is None else self.positions(window.stop - window.start)
 
-    def forward(self, x: Tensor, levels: Tensor) -> Tensor:
+    def estimate(self, x: Tensor, levels: Tensor, row: Row) -> Tensor:
         self.forwards += 1
         self.token_forwards += levels.numel()
         return self.denoiser(x, levels)
 
 
-class Posterior(Context):
+class TokenPosterior(Posterior):
     """Posterior means, or embeddings of tokens drawn from the posterior, of a ShiftedDenoiser.
 
     A reverse step towards a drawn token is an exact draw of q(z_next | z) = sum_v p(v | z) q(z_next | z, e_v), for a
@@ -109,24 +113,20 @@ class Posterior(Context):
 
     knows_final = True
 
-    def __init__(self, denoiser: ShiftedDenoiser, process: Diffusion, decoder: MatrixDecoderConfig) -> None:
-        super().__init__()
-        self.denoiser, self.decoder = denoiser, decoder
+    def __init__(self, denoiser: ShiftedDenoiser, sampler: Sampler, decoder: "MatrixDecoder") -> None:
+        self.denoiser, self.process, self.decoder = denoiser, sampler.process, decoder
+        self.draws_tokens = decoder.token_draw != "mean"
+        self.block_size, self.lookahead = denoiser.block_size, denoiser.reads_right
         self.table = denoiser.table().detach()  # (V, C)
-        self.process = [process]  # in a list, as the process holds this module
-        self.block_size = denoiser.config.block_size
-        self.read = denoiser.model.wte.weight.new_zeros(
-            0
-        )  # (B, n, n_embd): all final tokens, as the backbone reads them
+        self.read = self.table.new_zeros(0)  # (B, n, n_embd): all final tokens, as the backbone reads them
         self.start = 0  # the first of them in the context
         self.cache: KVCache | None = None
         self.state: Tensor | None = None  # (B, 1, n_embd), after the last final token
-        self.lookahead = denoiser.reads_right
         self.estimates: tuple[int, Tensor] | None = None  # those of the last row, from a position on
 
     def check(self, matrix: Tensor) -> None:
         if not self.decoder.use_cache:
-            check_horizon(matrix.size(1), self.block_size)
+            super().check(matrix)
         elif (flight := widest_flight(matrix)) > self.block_size:
             raise ValueError(
                 f"{flight} tokens in flight do not fit the context of {self.block_size}: raise uncertainty_scale, or "
@@ -138,40 +138,36 @@ class Posterior(Context):
             return slice(final, last + 1)
         return slice(max(0, end - self.block_size - 1), end)  # the last one is not read, and a final one is before all
 
-    def place(self, row: Row) -> None:
-        self.row = row
-
     def commit(self, x: Tensor, noise: Tensor | None) -> None:
         denoiser = self.denoiser
         if self.decoder.stabilization_level == 0:
             read = denoiser.model.wte(token_logits(x, self.table).argmax(-1))
         else:
             levels = torch.full(x.shape[:2], self.decoder.stabilization_level - 1, device=x.device)
-            shown = self.process[0].q_sample(x, levels, torch.zeros_like(x) if noise is None else noise)
-            abar = denoiser.alphas_cumprod[levels]
+            shown = self.process.q_sample(x, levels, torch.zeros_like(x) if noise is None else noise)
+            abar = self.process.alphas_cumprod[levels]
             read = denoiser.read_noisy(shown, abar, channel_logits(shown, abar, self.table))
-        self.read = torch.cat([self.read, read], dim=1) if self.read.dim() == 3 else read
+        self.read = torch.cat([self.read, read], dim=1)
 
-    def forward(self, x: Tensor, levels: Tensor) -> Tensor:
-        """x (B, W, C) at levels (B, W) -> (B, W, C); zero outside of the tokens in flight."""
-        row, table = self.row, self.table
-        flight = slice(row.final, row.last + 1)
-        abar = self.denoiser.alphas_cumprod[levels[:, row.final :]]
-        channel = channel_logits(x[:, row.final :], abar, table)
-        n = flight.stop - flight.start
+    def estimate(self, x: Tensor, levels: Tensor, row: Row) -> Tensor:
+        """x0 (B, W, C); zero outside of the tokens in flight."""
+        denoiser, n = self.denoiser, row.last + 1 - row.final
+        z = x[:, row.final :]
+        abar = self.process.alphas_cumprod[levels[:, row.final :]]
+        channel = channel_logits(z, abar, self.table)
         alone = channel.size(1) == 1  # nobody reads the noisy value of a single token
-        noisy = self.read[:, :1] if alone else self.denoiser.read_noisy(x[:, row.final :], abar, channel)
+        noisy = self.read[:, :1] if alone else denoiser.read_noisy(z, abar, channel)
         positions = torch.arange(n, device=x.device)
-        right = self.denoiser.read_right(noisy[:, :n], positions, torch.zeros_like(positions))
-        if self.denoiser.self_conditioning and not alone:
-            noisy = self.denoiser.read_noisy(x[:, row.final :], abar, channel + self._estimates(channel))
+        right = denoiser.read_right(noisy[:, :n], positions, torch.zeros_like(positions))
+        if denoiser.self_conditioning and not alone:
+            noisy = denoiser.read_noisy(z, abar, channel + self._last_estimates(channel))
         states = self._cached_states(noisy) if self.decoder.use_cache else self._all_states(noisy, x.size(1))
-        if self.denoiser.self_conditioning:
-            self.estimates = (self.read.size(1), self.denoiser.head(states[:, :n]).detach())
-        x0 = self._x0(states[:, :n], right, channel[:, :n], table, flight)
-        return F.pad(x0, (0, 0, row.final, x.size(1) - flight.stop))
+        if denoiser.self_conditioning:
+            self.estimates = (self.read.size(1), denoiser.head(states[:, :n]).detach())
+        x0 = self._x0(states[:, :n], right, channel[:, :n], row)
+        return F.pad(x0, (0, 0, row.final, x.size(1) - row.last - 1))
 
-    def _estimates(self, like: Tensor) -> Tensor:
+    def _last_estimates(self, like: Tensor) -> Tensor:
         """What the last row's pass said of the tokens from the first unfinished one on, from their past: like (B, n,
         V), 0 for those that were not in flight."""
         found = torch.zeros_like(like)
@@ -181,24 +177,24 @@ class Posterior(Context):
             found[:, : kept.size(1)] = kept
         return found
 
-    def _x0(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, table: Tensor, flight: slice) -> Tensor:
+    def _x0(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, row: Row) -> Tensor:
         """What is stepped towards (B, n, C), from the states before the tokens (B, n, n_embd) and their channels."""
-        row, draw = self.row, self.decoder.token_draw
+        draw = self.decoder.token_draw
         if draw == "chain":
-            return F.embedding(self._chain(past, right, channel, flight), table)
+            return F.embedding(self._chain(past, right, channel, row), self.table)
         logits = self.denoiser.head(past, right) / self.decoder.temperature + channel  # (B, n, V)
-        mean = None if draw == "sample" else logits.softmax(-1) @ table
+        mean = None if draw == "sample" else logits.softmax(-1) @ self.table
         if mean is not None and (draw == "mean" or not bool(row.finishing.any())):
             return mean
         assert row.uniform is not None
-        drawn = F.embedding(sample_tokens(logits, row.uniform[:, flight]), table)
+        flight = slice(row.final, row.last + 1)
+        drawn = F.embedding(sample_tokens(logits, row.uniform[:, flight]), self.table)
         return drawn if mean is None else torch.where(row.finishing[:, flight, None], drawn, mean)
 
-    def _chain(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, flight: slice) -> Tensor:
+    def _chain(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, row: Row) -> Tensor:
         """Tokens (B, n) drawn one after the other, each given the one before it, without another pass."""
-        row = self.row
         assert row.uniform is not None
-        uniform, decided = row.uniform[:, flight], row.decided[:, flight]
+        uniform, decided = row.uniform[:, row.final :], row.decided[:, row.final :]
         tokens: list[Tensor] = []
         for i in range(past.size(1)):
             one = slice(i, i + 1)
@@ -229,13 +225,6 @@ class Posterior(Context):
         assert self.state is not None
         return torch.cat([self.state, self._refined(h[:, n:])], dim=1)
 
-    def _refined(self, seen: Tensor) -> Tensor:
-        """The states of noisy tokens (B, n, n_embd), all of one window."""
-        if seen.size(1) == 0:
-            return seen
-        positions = torch.arange(seen.size(1), device=seen.device)
-        return self.denoiser.refine(seen, positions, torch.zeros_like(positions))
-
     def _all_states(self, noisy: Tensor, width: int) -> Tensor:
         """The same by a pass over the whole window, what is not begun included."""
         backbone = self.denoiser.model.backbone
@@ -244,6 +233,13 @@ class Posterior(Context):
         self._count(h)
         h = backbone(backbone.add_positions(h))
         return torch.cat([h[:, final - 1 : final], self._refined(h[:, final:])], dim=1)
+
+    def _refined(self, seen: Tensor) -> Tensor:
+        """The states of noisy tokens (B, n, n_embd), all of one window."""
+        if seen.size(1) == 0:
+            return seen
+        positions = torch.arange(seen.size(1), device=seen.device)
+        return self.denoiser.refine(seen, positions, torch.zeros_like(positions))
 
     def _count(self, h: Tensor) -> None:
         self.forwards += 1

@@ -1,32 +1,25 @@
-"""The one decoding loop of Diffusion Forcing: chunks, a sliding window, a scheduling matrix row by row.
+"""The one decoding loop along a scheduling matrix: chunks, a sliding window, row by row.
 
-Source: arXiv:2407.01392, algorithm 2. Prompt, infilling and free generation are one call with other given
-positions; what is computed for a row, the context decides. Shapes: B batch, L all tokens, W window, C channels; levels
-0 (clean) to S = sampling_timesteps (noise).
+Source: arXiv:2407.01392, algorithm 2. Prompt, infilling and free generation are one call with other given positions;
+what is computed for a row, the posterior decides. B batch, L all tokens, W window, C channels; levels 0 (clean) to
+S = sampling_timesteps (noise).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol, cast
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from algorithms.diffusion_forcing.decoding.posterior import Context, Row
-from algorithms.diffusion_forcing.diffusion import Diffusion, Score
+from algorithms.common.randomness import RowRandom
+from algorithms.diffusion_forcing.decoding.posterior import Posterior, Row
+from algorithms.diffusion_forcing.process.gaussian import Sampler, Score
 
-
-class Source(Protocol):
-    """Random draws by row: row i depends on its own seed alone."""
-
-    def normal(self, *shape: int) -> Tensor:
-        """The next draw, (B, *shape) float32."""
-
-    def uniform(self, *shape: int) -> Tensor:
-        """The next draw from [0, 1), (B, *shape) float64."""
+OnRow = Callable[[Tensor, Tensor, int], None]
 
 
 class Sampled(NamedTuple):
-    """Embeddings x (B, L, C) and steps from one matrix row to the next; what they cost, the context knows."""
+    """Embeddings x (B, L, C) and steps from one matrix row to the next; what they cost, the posterior knows."""
 
     x: Tensor
     steps: int
@@ -36,17 +29,17 @@ class TokenDraws:
     """The random numbers of every token, drawn when it is begun: they depend on its position and level alone, not on
     what is computed beside it."""
 
-    def __init__(self, source: Source, like: Tensor, levels: int, *, normal: bool, uniform: bool) -> None:
-        self.source, self.like, self.levels = source, like, levels
+    def __init__(self, random: RowRandom, like: Tensor, levels: int, *, normal: bool, uniform: bool) -> None:
+        self.random, self.like, self.levels = random, like, levels
         self.has_normal, self.has_uniform = normal and levels > 1, uniform
         self.normals: dict[int, Tensor] = {}  # (B, S - 1, C), by position: the step to level 0 has no noise
         self.uniforms: dict[int, Tensor] = {}  # (B, S)
 
     def begin(self, position: int) -> None:
         if self.has_normal:
-            self.normals[position] = self.source.normal(self.levels - 1, self.like.size(2)).to(self.like)
+            self.normals[position] = self.random.normal(self.levels - 1, self.like.size(2)).to(self.like)
         if self.has_uniform:
-            self.uniforms[position] = self.source.uniform(self.levels).to(self.like.device)
+            self.uniforms[position] = self.random.uniform(self.levels).to(self.like.device)
 
     def end(self, position: int) -> None:
         self.normals.pop(position, None)
@@ -63,8 +56,10 @@ class TokenDraws:
                 noise[:, position - window.start] = torch.where((level > 1)[:, None], drawn, 0.0)
         return noise
 
-    def uniform(self, window: slice, levels: Tensor) -> Tensor:
-        """Uniforms (B, W) of the step from levels (B, W)."""
+    def uniform(self, window: slice, levels: Tensor) -> Tensor | None:
+        """Uniforms (B, W) of the step from levels (B, W), if any are drawn."""
+        if not self.has_uniform:
+            return None
         rows = torch.arange(len(levels), device=levels.device)
         found = [
             self.uniforms[position][rows, (levels[:, position - window.start] - 1).clamp(min=0)]
@@ -77,128 +72,140 @@ class TokenDraws:
 
 @torch.no_grad()
 def sample(
-    diffusion: Diffusion,
+    sampler: Sampler,
+    posterior: Posterior,
     x: Tensor,
     given: Tensor,
     *,
     matrix: Callable[[int], Tensor],
-    source: Source,
+    random: RowRandom,
     chunk_size: int | None = None,
-    draws_tokens: bool = False,
     guidance_fn: Score | None = None,
-    on_row: Callable[[Tensor, Tensor, int], None] | None = None,
+    on_row: OnRow | None = None,
 ) -> Sampled:
     """Fill in the positions of x (B, L, C) that are not `given` (B, L) bool; the given ones stay as they are.
 
-    `diffusion.denoiser` is a Context. The columns given in every row at the start are the prompt. After it, chunks of
-    `chunk_size` positions (None: all the rest at once) start as noise and follow `matrix(horizon)` (rows, horizon); a
-    given position of a chunk is at level 0 throughout. A position is final, and told to the context, once it and all
-    before it are at level 0 in every row. `draws_tokens`: the context needs uniforms.
+    The columns given in every row at the start are the prompt. After it, chunks of `chunk_size` positions (None: all of
+    the rest) start as noise and follow `matrix(horizon)` (rows, horizon); a given position of a chunk is at level 0
+    throughout. A position is final, and told to the posterior, once it and all before it are at level 0 in every row.
 
-    What the context's x0 holds beside the token, such as learned positions, only its window has: x here, in
+    What the posterior's x0 holds beside the token, such as learned positions, only its window has: x here, in
     `guidance_fn(x0_hat (B, W, C))`, in `on_row` and in the result is free of it. `on_row(x (B, L, C), levels (B, L),
     forwards)` sees every row of each chunk's matrix, the first being its noise, and the passes so far; positions whose
-    chunk has not begun are 0, at level S. Raises ValueError where a chunk does not fit the context.
+    chunk has not begun are 0, at level S.
     """
-    context = cast(Context, diffusion.denoiser)
-    _B, total = given.shape
-    S = diffusion.sampling_timesteps
+    total = given.size(1)
     prompt = int(given.all(dim=0).long().cumprod(dim=0).sum())
     horizon = max(1, total - prompt if chunk_size is None else min(chunk_size, total - prompt))
-    x = torch.where(given[..., None], x, 0.0)
-    levels = torch.where(given, 0, S)  # (B, L)
-    silent = diffusion.is_ddim_sampling and diffusion.ddim_eta == 0
-    draws = TokenDraws(source, x, S, normal=not silent, uniform=draws_tokens)
-    noisy_context = diffusion.stabilization_level > 0 and not diffusion.is_ddim_sampling
-    shown = torch.zeros_like(x) if noisy_context else None  # the noise in which final tokens are shown
-
-    def commit(begin: int, end: int) -> None:
-        if shown is not None:
-            shown[:, begin:end] = source.normal(end - begin, x.size(2)).to(x)
-        if end > begin:
-            context.commit(x[:, begin:end], None if shown is None else shown[:, begin:end])
-
-    commit(0, prompt)
-    final, steps = prompt, 0
+    loop = _Loop(sampler, posterior, x, given, random, guidance_fn, on_row)
+    loop.commit(prompt)
     for begin in range(prompt, total, horizon):
         end = min(begin + horizon, total)
-        chunk = slice(begin, end)
-        start = source.normal(end - begin, x.size(2)).to(x).clamp(-diffusion.clip_noise, diffusion.clip_noise)
-        rows = matrix(end - begin)
-        context.check(rows)
-        whole = context.window(begin, end - 1, end)
-        beside = context.offset(whole)
+        loop.chunk(begin, end, matrix(end - begin))
+    return Sampled(loop.x, loop.steps)
+
+
+class _Loop:
+    """The state of one call: x (B, L, C) at levels (B, L), of which the first `final` positions are final."""
+
+    def __init__(
+        self,
+        sampler: Sampler,
+        posterior: Posterior,
+        x: Tensor,
+        given: Tensor,
+        random: RowRandom,
+        guidance_fn: Score | None,
+        on_row: OnRow | None,
+    ) -> None:
+        self.sampler, self.posterior, self.random = sampler, posterior, random
+        self.given, self.guidance_fn, self.on_row = given, guidance_fn, on_row
+        S = sampler.sampling_timesteps
+        self.x = torch.where(given[..., None], x, 0.0)
+        self.levels = torch.where(given, 0, S)
+        self.final = self.steps = 0
+        silent = sampler.is_ddim and sampler.ddim_eta == 0
+        self.draws = TokenDraws(random, self.x, S, normal=not silent, uniform=posterior.draws_tokens)
+        noisy_context = sampler.stabilization_level > 0 and not sampler.is_ddim
+        self.shown = torch.zeros_like(self.x) if noisy_context else None  # the noise in which final tokens are shown
+
+    def commit(self, end: int) -> None:
+        """All positions before `end` are final."""
+        new = slice(self.final, end)
+        if end > self.final:
+            if self.shown is not None:
+                self.shown[:, new] = self.random.normal(end - self.final, self.x.size(2)).to(self.x)
+            self.posterior.commit(self.x[:, new], None if self.shown is None else self.shown[:, new])
+        self.final = end
+
+    def chunk(self, begin: int, end: int, rows: Tensor) -> None:
+        """Take the positions from `begin` to `end` through the rows of a matrix (rows, end - begin)."""
+        S, chunk = self.sampler.sampling_timesteps, slice(begin, end)
+        noise = self.sampler.process.clamp(self.random.normal(end - begin, self.x.size(2)).to(self.x))
+        whole = self.posterior.window(begin, end - 1, end)
+        beside = self.posterior.offset(whole)
         if beside is not None:
-            start = start - beside[begin - whole.start :].to(x)
-        x[:, chunk] = torch.where(given[:, chunk, None], x[:, chunk], start)
-        for row, row_levels in enumerate(rows.to(x.device)):
-            following = levels.clone()
-            following[:, chunk] = torch.where(given[:, chunk], 0, row_levels)
-            moving = torch.nonzero((following != levels).any(dim=0)).flatten().tolist()
-            begun = (rows[max(0, row - 1)] == S) & (rows[row] < S)  # given ones as well: a row's draws are its own
+            noise = noise - beside[begin - whole.start :].to(self.x)
+        self.x[:, chunk] = torch.where(self.given[:, chunk, None], self.x[:, chunk], noise)
+        for number, row in enumerate(rows.to(self.x.device)):
+            following = self.levels.clone()
+            following[:, chunk] = torch.where(self.given[:, chunk], 0, row)
+            moving = torch.nonzero((following != self.levels).any(dim=0)).flatten().tolist()
+            begun = (rows[max(0, number - 1)] == S) & (rows[number] < S)  # given ones, too: a row's draws are its own
             for position in torch.nonzero(begun).flatten().tolist():
-                draws.begin(begin + position)
-            if row == 0:
-                levels = following
+                self.draws.begin(begin + position)
+            if number == 0:
+                self.levels = following
             elif moving:
-                x = _step(diffusion, x, levels, following, (final, moving[-1], end), draws, shown, guidance_fn)
-                levels = following
-                steps += 1
-                done = int((levels[:, final:end] == 0).all(dim=0).long().cumprod(dim=0).sum())
-                commit(final, final + done)
-                final += done
-            if on_row is not None:
-                on_row(x.clone(), levels.clone(), context.forwards)
-        commit(final, end)  # what a matrix leaves above level 0 is context from here on, too
+                self._step(following, moving[-1], end)
+                done = int((self.levels[:, self.final : end] == 0).all(dim=0).long().cumprod(dim=0).sum())
+                self.commit(self.final + done)
+            if self.on_row is not None:
+                self.on_row(self.x.clone(), self.levels.clone(), self.posterior.forwards)
+        self.commit(end)  # what a matrix leaves above level 0 is context from here on, too
         for position in range(begin, end):
-            draws.end(position)
-        final = end
-        levels[:, :end] = 0
-    return Sampled(x, steps)
+            self.draws.end(position)
+        self.levels[:, :end] = 0
 
+    def _step(self, following: Tensor, last: int, end: int) -> None:
+        """From one row to the next, `following` (B, L), of which `last` is the last position that moves."""
+        posterior, final = self.posterior, self.final
+        known = last + 1  # text behind the flight is in it, as far as it is read
+        while known < self.x.size(1) and known - final < posterior.lookahead and not bool(self.levels[:, known].any()):
+            known += 1
+        last = known - 1
+        window = posterior.window(final, last, max(end, last + 1))
+        now, then = self.levels[:, window], following[:, window]
+        uniform = self.draws.uniform(window, now)
+        finishing, decided = (then == 0) & (now > 0), (now == 0) | (then < now)
+        row = Row(final - window.start, last - window.start, finishing, decided, uniform)
+        noises = [self.draws.normal(window, now)]
+        if not self.sampler.is_ddim:  # asks for that of the context first
+            noises.insert(0, torch.zeros_like(noises[0]) if self.shown is None else self.shown[:, window])
+        waiting = iter(noises)
+        beside = posterior.offset(window)
+        old = self.x[:, window] if beside is None else self.x[:, window] + beside
+        new = self.sampler.step(
+            lambda x, levels: posterior.estimate(x, levels, row),
+            old,
+            now,
+            then,
+            guidance_fn=self._score(beside, row, last),
+            noise_fn=lambda like: next(waiting),
+        )
+        new = new if beside is None else new - beside
+        self.x = self.x.clone()
+        self.x[:, window] = torch.where((now == then)[..., None], self.x[:, window], new)
+        self.levels = following
+        self.steps += 1
 
-def _step(
-    diffusion: Diffusion,
-    x: Tensor,
-    levels: Tensor,
-    following: Tensor,
-    bounds: tuple[int, int, int],
-    draws: TokenDraws,
-    shown: Tensor | None,
-    guidance_fn: Score | None,
-) -> Tensor:
-    """x (B, L, C) taken from one row to the next; `bounds`: the first unfinished position, the last that moves, the end
-    of the chunk."""
-    context = cast(Context, diffusion.denoiser)
-    final, last, end = bounds
-    while last + 1 < x.size(1) and last + 1 - final < context.lookahead and not bool(levels[:, last + 1].any()):
-        last += 1  # known text behind the flight
-    window = context.window(final, last, max(end, last + 1))
-    now, then = levels[:, window], following[:, window]
-    uniform = draws.uniform(window, now) if draws.has_uniform else None
-    context.place(
-        Row(final - window.start, last - window.start, (then == 0) & (now > 0), (now == 0) | (then < now), uniform)
-    )
-    noises = [draws.normal(window, now)]
-    if not diffusion.is_ddim_sampling:  # asks for that of the context first
-        noises.insert(0, torch.zeros_like(noises[0]) if shown is None else shown[:, window])
-    waiting = iter(noises)
-    beside = context.offset(window)
-    score = guidance_fn if guidance_fn is None or beside is None else _without(beside, guidance_fn)
-    if guidance_fn is not None and context.knows_final:
-        known = x[:, max(0, last + 1 - context.block_size) : final]
-        score = _behind(known, slice(final - window.start, last + 1 - window.start), guidance_fn)
-    old = x[:, window] if beside is None else x[:, window] + beside
-    new = diffusion.sample_step(old, now, then, guidance_fn=score, noise_fn=lambda like: next(waiting))
-    x = x.clone()
-    x[:, window] = torch.where((now == then)[..., None], x[:, window], new if beside is None else new - beside)
-    return x
-
-
-def _without(offset: Tensor, guidance_fn: Score) -> Score:
-    return lambda x0_hat: guidance_fn(x0_hat - offset)
-
-
-def _behind(known: Tensor, flight: slice, guidance_fn: Score) -> Score:
-    """Shows the score the final tokens, known (B, n, C), as they are, and what is in flight behind them."""
-    return lambda x0_hat: guidance_fn(torch.cat([known, x0_hat[:, flight]], dim=1))
+    def _score(self, beside: Tensor | None, row: Row, last: int) -> Score | None:
+        """Guidance on tokens alone, with final ones as they are where the posterior does not estimate them."""
+        guidance_fn = self.guidance_fn
+        if guidance_fn is None:
+            return None
+        if self.posterior.knows_final:
+            known = self.x[:, max(0, last + 1 - self.posterior.block_size) : self.final]
+            flight = slice(row.final, row.last + 1)
+            return lambda x0_hat: guidance_fn(torch.cat([known, x0_hat[:, flight]], dim=1))
+        return guidance_fn if beside is None else lambda x0_hat: guidance_fn(x0_hat - beside)

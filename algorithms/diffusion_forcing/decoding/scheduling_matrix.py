@@ -9,7 +9,7 @@ import math
 import torch
 from torch import Tensor
 
-from algorithms.diffusion_forcing.checks import check_choice
+from algorithms.diffusion_forcing.process.schedules import check_choice
 
 MODES = ("pyramid", "full_sequence", "autoregressive", "trapezoid", "trapezoid_original")
 

@@ -1,16 +1,31 @@
 """Settings of the decoders of Diffusion Forcing LM: along a scheduling matrix (arXiv:2407.01392, section 4), or
 self-speculative (arXiv:2211.17192)."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
-from algorithms.diffusion_forcing.models.embeddings import ROUNDINGS
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from algorithms.common.artifact import Artifact
+from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
+from algorithms.common.randomness import RowRandom
+from algorithms.diffusion_forcing.decoding.guidance import guidance_from_loss, keyword_loss
+from algorithms.diffusion_forcing.decoding.posterior import Posterior, make_posterior
+from algorithms.diffusion_forcing.decoding.sampling import sample
+from algorithms.diffusion_forcing.decoding.scheduling_matrix import scheduling_matrix
+from algorithms.diffusion_forcing.decoding.speculative import speculate
+from algorithms.diffusion_forcing.models.embeddings import ROUNDINGS, round_to_tokens
+from algorithms.diffusion_forcing.process.gaussian import Sampler
 
 SCHEDULES = ("pyramid", "autoregressive", "full_sequence", "trapezoid", "trapezoid_original")
 TOKEN_DRAWS = ("chain", "sample", "last", "mean")
 
 
 @dataclass(frozen=True)
-class MatrixDecoderConfig:
+class MatrixDecoder(Decoder):
     """How noise is taken away, from `sampling_timesteps` levels to none.
 
     `token_draw=mean` steps towards the mean of each token's posterior, as the original; `sample` towards one token
@@ -62,9 +77,108 @@ class MatrixDecoderConfig:
         if self.keyword is not None and self.token_draw != "mean":
             raise ValueError("guidance needs a differentiable prediction: set algorithm.decoder.token_draw=mean")
 
+    def sees_right(self, model: Any) -> bool:
+        return model.denoiser.reads_right > 0
+
+    def matrix(self, horizon: int) -> Tensor:
+        """The scheduling matrix (rows, horizon)."""
+        return scheduling_matrix(self.schedule, horizon, self.sampling_timesteps, self.uncertainty_scale)
+
+    def check(self, model: Any, request: Request) -> None:
+        super().check(model, request)
+        denoiser, style = model.denoiser, model.config.backbone.style
+        if self.token_draw != "mean" and not denoiser.predicts_tokens:
+            raise ValueError(
+                f"algorithm.decoder.token_draw={self.token_draw} needs token probabilities: "
+                "set token_draw=mean, or parameterisation=two_stream"
+            )
+        if self.token_draw == "chain" and not denoiser.chains:
+            raise ValueError(
+                "algorithm.decoder.token_draw=chain needs a network trained for it: set token_draw=sample, or train "
+                "with parameterisation=two_stream and streams.chain above 0"
+            )
+        if self.sliding and style != "rope":
+            raise ValueError(
+                "algorithm.decoder.sliding needs rotary positions: set it to false, or train with "
+                "algorithm.backbone.style=rope"
+            )
+        try:
+            posterior = self._posterior(model)[1]
+            for _, group in request.by_shape():
+                rest = group.ids.size(1) - group.prompt_lengths[0]
+                chunk = min(self.chunk_size or rest, rest)
+                for horizon in (chunk, rest % chunk or chunk):  # the last chunk may be shorter
+                    posterior.check(self.matrix(horizon))
+            self._guidance(request, denoiser.table())
+        except ValueError as error:
+            raise ValueError(f"algorithm.decoder: {error}") from error
+
+    def decode(self, model: Any, request: Request) -> Generation:
+        """Given tokens behind others are taken into account once they are in the window, by a network that reads it
+        from right to left, too."""
+        ids, given, table = request.ids, request.given, model.denoiser.table()
+        sampler, posterior = self._posterior(model)
+        recorder = TraceRecorder(request)
+
+        def written(x: Tensor) -> Tensor:
+            return torch.where(given, ids, round_to_tokens(x, table, self.rounding))
+
+        def record(x: Tensor, levels: Tensor, forwards: int) -> None:
+            recorder.add(written(x), levels / self.sampling_timesteps, forwards)
+
+        sampled = sample(
+            sampler,
+            posterior,
+            F.embedding(ids.where(given, 0), table),
+            given,
+            matrix=self.matrix,
+            random=RowRandom(request.seeds),
+            chunk_size=self.chunk_size,
+            guidance_fn=self._guidance(request, table),
+            on_row=record if recorder else None,
+        )
+        return Generation(
+            written(sampled.x),
+            sampled.steps,
+            posterior.forwards,
+            decided=int((~given).sum()),
+            trace=recorder.trace(),
+            token_forwards=posterior.token_forwards,
+        )
+
+    def artifacts(self, window: int) -> list[Artifact]:
+        """The scheduling matrix of a first chunk in a window of so many tokens."""
+        values = self.matrix(min(self.chunk_size or window, window)).numpy()
+        labels = {
+            "x_label": "position in the horizon (left: near, right: far)",
+            "y_label": "sampling step (downwards)",
+            "value_label": "noise level, 0 = clean",
+        }
+        return [Artifact("scheduling_matrix", values, "map", {"top": self.sampling_timesteps, **labels})]
+
+    def _posterior(self, model: Any) -> tuple[Sampler, Posterior]:
+        """The steps back from noise, and what says where to; for one call."""
+        sampler = Sampler(
+            model.process,
+            sampling_timesteps=self.sampling_timesteps,
+            level_power=self.level_power,
+            ddim_eta=self.ddim_eta,
+            stabilization_level=self.stabilization_level,
+        )
+        return sampler, make_posterior(model.denoiser, sampler, self)
+
+    def _guidance(self, request: Request, table: Tensor) -> Callable[[Tensor], Tensor] | None:
+        """The score that pulls samples towards the keyword, if there is one."""
+        if self.keyword is None:
+            return None
+        if request.encode is None:
+            raise ValueError("keyword needs a tokenizer: set `encode` of the request")
+        keyword = [int(token) for token in request.encode(self.keyword)]
+        return guidance_from_loss(keyword_loss(table, keyword), self.guidance_scale)
+
 
 @dataclass(frozen=True)
-class SpeculativeConfig:
+class Speculative(Decoder):
     """`algorithm/decoder=speculative`: every pass verifies `draft_tokens` tokens, and drafts as many for the next."""
 
     name: str = "speculative"
@@ -77,10 +191,30 @@ class SpeculativeConfig:
         if self.temperature <= 0:
             raise ValueError(f"algorithm.decoder.temperature is {self.temperature}: it must be above 0")
 
-    def check(self, block_size: int) -> None:
-        """Raise ValueError unless a pass fits the context."""
-        if self.draft_tokens >= block_size:
-            raise ValueError(f"draft_tokens is {self.draft_tokens}: it must be below the context of {block_size}")
+    def check(self, model: Any, request: Request) -> None:
+        super().check(model, request)
+        if not model.denoiser.predicts_tokens:
+            raise ValueError("algorithm/decoder=speculative verifies next tokens: take parameterisation=two_stream")
+        if self.draft_tokens >= model.block_size:
+            raise ValueError(
+                f"algorithm.decoder.draft_tokens is {self.draft_tokens}: it must be below the context of "
+                f"{model.block_size}"
+            )
+        if request.prompt_lengths != request.given.sum(1).tolist():
+            raise ValueError(
+                "algorithm/decoder=speculative writes from left to right: give no tokens behind those to be written, "
+                "or take pyramid"
+            )
+
+    def decode(self, model: Any, request: Request) -> Generation:
+        """The text follows the output distribution of one token after the other, at the temperature."""
+        return speculate(
+            model.denoiser, model.process, request, draft_tokens=self.draft_tokens, temperature=self.temperature
+        )
+
+    def artifacts(self, window: int) -> list[Artifact]:
+        """Nothing to show beforehand."""
+        return []
 
 
-AnyDecoder = MatrixDecoderConfig | SpeculativeConfig
+AnyDecoder = MatrixDecoder | Speculative

@@ -1,76 +1,19 @@
 """Self-speculative decoding: a noisy window drafts what the same network's next-token head accepts or refuses.
 
 Source: speculative sampling (arXiv:2211.17192); draft and verification in one pass: TiDAR (arXiv:2511.08923). Whatever
-the drafts are, the law of the text is that of one token after the other. B batch, R rows still unfinished, n drafted
-tokens, Q = (n + 1)² tokens of a pass, S slots of the cache, V vocabulary, hs head size, nh heads.
+the drafts are, the output distribution is that of one token after the other. B batch, L positions, R rows still
+unfinished, n drafted tokens, Q = (n + 1)² tokens of a pass, V vocabulary.
 """
-
-import time
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from algorithms.common.generation import Generation, RowRandom, Trace, check_prompt, context_start, sample_tokens
-from algorithms.diffusion_forcing.decoding.settings import SpeculativeConfig
-from algorithms.diffusion_forcing.likelihood import channel_logits
+from algorithms.common.backbone.masks import attention_mask, two_stream_mask, windows_behind
+from algorithms.common.decoder import Generation, Request, TraceRecorder
+from algorithms.common.randomness import RowRandom
+from algorithms.common.sampling import context_start, sample_tokens
 from algorithms.diffusion_forcing.models import ShiftedDenoiser
-
-
-class RowCache:
-    """Keys and values of every row's own number of tokens; what a pass computes is kept only where it is accepted.
-
-    Stands in for a KVCache in the backbone, which is told by a mask and positions what is where.
-    """
-
-    window, first = None, 0
-
-    def __init__(self, rows: int, layers: int, slots: int) -> None:
-        self.filled = [0] * rows  # tokens of each row
-        self.slots = slots
-        self.length = 0
-        self.active: Tensor = torch.arange(rows)  # (R,), the rows of the next pass
-        self._kept: list[tuple[Tensor, Tensor] | None] = [None] * layers  # (B, nh, S, hs), twice
-        self._new: list[tuple[Tensor, Tensor]] = []
-
-    def make_room(self, tokens: int, capacity: int) -> None:
-        self._new = []
-
-    def append(self, layer: int, k: Tensor, v: Tensor, capacity: int) -> tuple[Tensor, Tensor]:
-        """k, v (R, nh, Q, hs) behind the slots of the active rows: (R, nh, S + Q, hs)."""
-        kept = self._kept[layer]
-        if kept is None:
-            shape = (len(self.filled), k.size(1), self.slots, k.size(3))
-            kept = (k.new_zeros(shape), v.new_zeros(shape))
-            self._kept[layer] = kept
-        self._new.append((k, v))
-        return torch.cat([kept[0][self.active], k], dim=2), torch.cat([kept[1][self.active], v], dim=2)
-
-    def keep(self, counts: Sequence[int]) -> None:
-        """Keep the first counts[r] tokens of the last pass for each active row r."""
-        rows = self.active.tolist()
-        which = torch.tensor([(i, row, s) for i, row in enumerate(rows) for s in range(counts[i])])  # (N, 3)
-        if len(which):
-            source, row, token = which.to(self._new[0][0].device).T
-            slot = torch.tensor([self.filled[r] + s for i, r in enumerate(rows) for s in range(counts[i])]).to(row)
-            for kept, new in zip(self._kept, self._new, strict=True):
-                assert kept is not None
-                for buffer, fresh in zip(kept, new, strict=True):
-                    buffer[row, :, slot] = fresh[source, :, token]
-        for i, r in enumerate(rows):
-            self.filled[r] += counts[i]
-
-
-def pass_layout(n: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Of the n + 1 clean tokens of a pass and the windows of n noisy ones behind each of them: what each sees (Q, Q),
-    and its distance (Q,) from the first."""
-    clean = torch.arange(n + 1, device=device)
-    window, index = clean.repeat_interleave(n), torch.arange(n, device=device).repeat(n + 1)
-    of = torch.cat([clean, window])  # the last clean token that each one sees
-    sees_clean = clean <= of[:, None]  # (Q, n + 1)
-    inside = (window == window[:, None]) & (index <= index[:, None])
-    sees_noisy = torch.cat([inside.new_zeros(n + 1, len(window)), inside])  # (Q, (n + 1) n)
-    return torch.cat([sees_clean, sees_noisy], dim=1), torch.cat([clean, window + 1 + index])
+from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
 
 
 def accept(p: Tensor, q: Tensor, drafts: Tensor, limit: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -81,79 +24,65 @@ def accept(p: Tensor, q: Tensor, drafts: Tensor, limit: Tensor, uniform: Tensor)
     """
     n = drafts.size(1)
     places = torch.arange(n, device=p.device)
-    of_p, of_q = (law[:, :n].gather(-1, drafts[..., None])[..., 0] for law in (p, q))
+    of_p, of_q = (one[:, :n].gather(-1, drafts[..., None])[..., 0] for one in (p, q))
     taken = (uniform[:, :n] * of_q < of_p) & (places < limit[:, None])
     count = taken.long().cumprod(1).sum(1)  # (R,)
     rows = torch.arange(len(p), device=p.device)
-    law = p[rows, count]  # (R, V)
+    next_p = p[rows, count]  # (R, V)
     refused = (count < limit)[:, None]
-    left = (law - q[rows, count.clamp(max=n - 1)]).clamp(min=0)  # what p has more than q: arXiv:2211.17192, eq. 2
-    law = torch.where(refused & (left.sum(-1, keepdim=True) > 0), left, law)
-    return count, sample_tokens(law.log(), uniform[:, n])
+    left = (next_p - q[rows, count.clamp(max=n - 1)]).clamp(min=0)  # what p has more than q: arXiv:2211.17192, eq. 2
+    next_p = torch.where(refused & (left.sum(-1, keepdim=True) > 0), left, next_p)
+    return count, sample_tokens(next_p.log(), uniform[:, n])
 
 
-@torch.no_grad()
 def speculate(
-    denoiser: ShiftedDenoiser,
-    prompt: Tensor,
-    *,
-    length: int,
-    seeds: Sequence[int],
-    config: SpeculativeConfig,
-    trace: bool = False,
+    denoiser: ShiftedDenoiser, process: GaussianProcess, request: Request, *, draft_tokens: int, temperature: float
 ) -> Generation:
-    """Continue prompt (B, P) by `length` tokens, by the law of one token after the other at config.temperature.
-
-    Raises ValueError on an empty prompt or a length below 1.
-    """
-    check_prompt(prompt, seeds, length)
-    return _Speculation(denoiser, prompt, length, seeds, config, trace).run()
+    """Write on from the prompts of `request`, texts of one shape, `draft_tokens` below the context."""
+    return _Speculation(denoiser, process, request, draft_tokens, temperature).run()
 
 
 class _Speculation:
-    """The state of one call: ids (B, L) of which lengths[b] are decided, all but the last of them in the cache, and the
-    drafts (B, n) behind them with the laws q (B, n, V) that they were drawn by, None before the first pass."""
+    """The state of one call: ids (B, L + n) of which lengths[b] are decided, all but the last of them in the cache, and
+    the drafts (B, n) behind them with the probabilities q (B, n, V) that they were drawn by, None before the first
+    pass."""
 
     def __init__(
-        self,
-        denoiser: ShiftedDenoiser,
-        prompt: Tensor,
-        length: int,
-        seeds: Sequence[int],
-        config: SpeculativeConfig,
-        trace: bool,
+        self, denoiser: ShiftedDenoiser, process: GaussianProcess, request: Request, n: int, temperature: float
     ) -> None:
-        B, P = prompt.shape
-        self.denoiser, self.temperature, self.n = denoiser, config.temperature, config.draft_tokens
+        B, total = request.ids.shape
+        self.denoiser, self.n, self.temperature = denoiser, n, temperature
         self.backbone = denoiser.model.backbone
-        self.block_size = self.backbone.config.block_size
-        self.random = RowRandom(seeds)
-        self.ids = torch.cat([prompt, prompt.new_zeros(B, length + self.n)], dim=1)  # the last pass may write beyond L
-        self.total = P + length
-        self.lengths = [P] * B
+        self.block_size = denoiser.block_size
+        self.pure_noise = process.alphas_cumprod[-1]
+        self.random = RowRandom(request.seeds)
+        ids = request.ids.where(request.given, 0)
+        self.ids = torch.cat([ids, ids.new_zeros(B, n)], dim=1)  # the last pass may write beyond L
+        self.total = total
+        self.lengths = request.prompt_lengths
         self.starts: list[int | None] = [None] * B  # the first token of each row's context
-        self.cache = RowCache(B, self.backbone.config.n_layer, self.block_size)
-        self.sees, self.distance = pass_layout(self.n, prompt.device)
-        self.drafts = prompt.new_zeros(B, self.n)
+        self.cache = self.backbone.new_row_cache(B)
+        positions, begins = windows_behind(n + 1, n, device=ids.device)
+        self.sees = two_stream_mask(n + 1, positions, begins)  # (Q, Q)
+        self.distance = torch.cat([torch.arange(n + 1, device=ids.device), positions])  # (Q,)
+        self.drafts = ids.new_zeros(B, n)
         self.q: Tensor | None = None
         self.forwards = self.token_forwards = 0
         self.row_forwards = [0] * B
-        self.states: list[tuple[Tensor, Tensor, Tensor]] | None = [] if trace else None
+        self.recorder = TraceRecorder(request)
 
     def run(self) -> Generation:
-        began = time.perf_counter()
         decided = sum(self.total - done for done in self.lengths)
         while rows := [row for row, done in enumerate(self.lengths) if done < self.total]:
             self._cycle(rows)
-            if self.states is not None:
-                self.states.append(self._state())
+            if self.recorder:
+                self._record()
         return Generation(
             self.ids[:, : self.total],
             self.forwards,
             self.forwards,
-            time.perf_counter() - began,
             decided,
-            None if self.states is None else Trace(*(torch.stack(part) for part in zip(*self.states, strict=True))),
+            self.recorder.trace(),
             row_forwards=torch.tensor(self.row_forwards),
             token_forwards=self.token_forwards,
         )
@@ -165,7 +94,7 @@ class _Speculation:
         index = torch.tensor(rows, device=self.ids.device)
         drafts = self.drafts[index]
         clean, seen = self._pass(index, drafts)
-        p = self._law(self.denoiser.model.lm_head(clean))  # (R, n + 1, V)
+        p = self._probabilities(self.denoiser.model.lm_head(clean))  # (R, n + 1, V)
         uniform = self.random.uniform(2 * n + 1, rows=rows).to(p.device)
         if self.q is None:
             self.q = torch.ones_like(p[:, :n])
@@ -194,9 +123,10 @@ class _Speculation:
         for known in sorted({self._known(row) for row in short}):
             index = torch.tensor([row for row in short if self._known(row) == known], device=self.ids.device)
             begins = torch.tensor([self.starts[row] for row in index.tolist()], device=index.device)
-            ids = self.ids[index[:, None], begins[:, None] + torch.arange(known, device=index.device)]
-            sees = torch.ones(known, known, dtype=torch.bool, device=index.device).tril()
-            self._run(index, self.denoiser.model.wte(ids), sees, torch.arange(known, device=index.device))
+            places = torch.arange(known, device=index.device)
+            ids = self.ids[index[:, None], begins[:, None] + places]
+            sees = attention_mask("causal", known, known, device=index.device)
+            self._run(index, self.denoiser.model.wte(ids), sees, places)
             self.cache.keep([known] * len(index))
 
     def _known(self, row: int) -> int:
@@ -217,7 +147,7 @@ class _Speculation:
         newest = self.ids[index, torch.tensor(self.lengths, device=index.device)[index] - 1]
         table = denoiser.table()
         x = self.random.normal(self.n, table.size(1), rows=rows).to(table)
-        abar = denoiser.alphas_cumprod[-1].expand(x.shape[:2])
+        abar = self.pure_noise.expand(x.shape[:2])
         noise = denoiser.read_noisy(x, abar, channel_logits(x, abar, table))  # (R, n, n_embd)
         clean = denoiser.model.wte(torch.cat([newest[:, None], drafts], dim=1))
         h = torch.cat([clean, noise.repeat(1, self.n + 1, 1)], dim=1)
@@ -225,40 +155,35 @@ class _Speculation:
 
     def _run(self, index: Tensor, h: Tensor, sees: Tensor, distance: Tensor) -> Tensor:
         """The backbone over h (R, Q, n_embd) behind what the rows `index` have in the cache."""
-        rows = index.tolist()
-        filled = torch.tensor([self.cache.filled[row] for row in rows], device=h.device)
-        slots = torch.arange(self.cache.slots, device=h.device) < filled[:, None, None]  # (R, 1, S)
-        mask = torch.cat([slots.expand(-1, len(sees), -1), sees.expand(len(rows), -1, -1)], dim=2)
-        positions = (filled[:, None] + distance).clamp(max=self.block_size - 1)  # drafts may come to lie beyond
-        self.cache.active = index
-        if self.backbone.wpe is not None:
-            h = h + self.backbone.wpe(positions)
-        out = self.backbone(h, cache=self.cache, mask=mask[:, None], positions=positions)
+        self.cache.select(index)
+        positions = self.cache.positions(distance)  # drafts may come to lie beyond the context: it holds them within
+        h = self.backbone.add_positions(h, positions)
+        out = self.backbone(h, cache=self.cache, keep=0, mask=self.cache.behind(sees), positions=positions)
         self.forwards += 1
         self.token_forwards += positions.numel()
-        for row in rows:
+        for row in index.tolist():
             self.row_forwards[row] += 1
         return out
 
     def _draft(self, window: Tensor, token: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Drafts (R, n) behind the newest tokens (R,), each given the one before it, and their laws (R, n, V)."""
-        drafts, laws = [token[:, None]], []
+        """Drafts (R, n) behind the newest tokens (R,), each given the one before it, and their q (R, n, V)."""
+        drafts, found = [token[:, None]], []
         for i in range(self.n):
             left = self.denoiser.left(drafts[-1], torch.ones_like(drafts[-1], dtype=torch.bool))
-            law = self._law(self.denoiser.head(window[:, i : i + 1], None, left))
-            drafts.append(sample_tokens(law.log(), uniform[:, i : i + 1]))
-            laws.append(law)
-        return torch.cat(drafts[1:], dim=1), torch.cat(laws, dim=1)
+            q = self._probabilities(self.denoiser.head(window[:, i : i + 1], None, left))
+            drafts.append(sample_tokens(q.log(), uniform[:, i : i + 1]))
+            found.append(q)
+        return torch.cat(drafts[1:], dim=1), torch.cat(found, dim=1)
 
-    def _law(self, logits: Tensor) -> Tensor:
-        """Probabilities in float64."""
+    def _probabilities(self, logits: Tensor) -> Tensor:
+        """Output distributions in float64."""
         if logits.device.type == "mps":  # has no float64
             logits = logits.cpu()
         return (logits.double() / self.temperature).softmax(-1)
 
-    def _state(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Tokens, levels (0 decided, 1 not) and passes so far, for a trace."""
+    def _record(self) -> None:
+        """Keep a state for the trace: levels are 0 decided, 1 not."""
         ids = self.ids[:, : self.total]
         lengths = torch.tensor(self.lengths, device=ids.device)
         open_ = torch.arange(self.total, device=ids.device) >= lengths[:, None]
-        return ids.masked_fill(open_, 0), open_.float(), torch.tensor(self.forwards)
+        self.recorder.add(ids.masked_fill(open_, 0), open_.float(), self.forwards)

@@ -43,10 +43,15 @@ class TokenTable(nn.Module):
         self.weight = nn.Parameter(torch.empty(vocabulary_size, dim))
         nn.init.normal_(self.weight, 0.0, 0.02)
 
+    @property
+    def dim(self) -> int:
+        """Channels C."""
+        return self.weight.size(1)
+
     def forward(self) -> Tensor:
         """The table as diffusion sees it: (V, C)."""
         if self.fixed:
-            return F.normalize(self.weight, dim=-1) * math.sqrt(self.weight.size(1))
+            return F.normalize(self.weight, dim=-1) * math.sqrt(self.dim)
         return self.weight * self.scale
 
 

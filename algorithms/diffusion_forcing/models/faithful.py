@@ -3,46 +3,61 @@
 B batch, T tokens, C embedding channels, V vocabulary.
 """
 
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.common.backbone import Backbone, BackboneConfig
+from algorithms.common.backbone import Backbone
+from algorithms.common.backbone.layers import init_weights
+from algorithms.common.backbone.masks import two_stream_mask
 from algorithms.common.backbone.noise_conditioning import NoiseConditioning
-from algorithms.common.backbone.transformer import init_weights
-from algorithms.diffusion_forcing.diffusion import Diffusion
-from algorithms.diffusion_forcing.likelihood import ancestral_bound
+from algorithms.diffusion_forcing.bounds import ancestral_bound
+from algorithms.diffusion_forcing.models.base import Denoiser
 from algorithms.diffusion_forcing.models.embeddings import TokenTable, token_logits
-from algorithms.diffusion_forcing.process.row_mixture import RowMixture, sample_noise_levels
+from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
+from algorithms.diffusion_forcing.process.row_mixture import sample_noise_levels
+
+if TYPE_CHECKING:
+    from algorithms.diffusion_forcing.config import DFLMConfig
 
 
-class FaithfulDenoiser(nn.Module):
+class FaithfulDenoiser(Denoiser):
     """Noisy embeddings and their levels through a causal backbone, and a linear head back to embedding space.
 
     Learned positions are part of the clean embedding x0, as in a GPT's own input.
     """
 
     likelihood_kind = "bound"
+    predicts_tokens = False
 
-    def __init__(self, config: BackboneConfig, table: TokenTable, time_fusion: str) -> None:
-        super().__init__()
-        dim = table.weight.size(1)
-        if dim != config.n_embd and config.style == "nanogpt":
+    def __init__(self, config: "DFLMConfig", vocabulary_size: int) -> None:
+        super().__init__(config)
+        n_embd = config.backbone.n_embd
+        dim = config.embedding.dim or n_embd
+        if dim != n_embd and config.backbone.style == "nanogpt":
             raise ValueError(
                 f"algorithm.embedding.dim is {dim}: with learned positions (backbone.style=nanogpt) the faithful "
-                f"recipe diffuses embeddings of n_embd = {config.n_embd} channels; set dim to null"
+                f"recipe diffuses embeddings of n_embd = {n_embd} channels; set dim to null"
             )
-        self.table = table
-        self.project_in = nn.Identity() if dim == config.n_embd else nn.Linear(dim, config.n_embd, bias=False)
-        self.conditioning = NoiseConditioning(config.n_embd, time_fusion)
-        self.backbone = Backbone(config)
-        self.head = nn.Linear(config.n_embd, dim)
+        self.table = TokenTable(vocabulary_size, dim, config.embedding)
+        self.project_in = nn.Identity() if dim == n_embd else nn.Linear(dim, n_embd, bias=False)
+        self.conditioning = NoiseConditioning(n_embd, config.time_fusion)
+        # It sees a token's own noisy value, too: as many positions as a text has tokens.
+        self.backbone = Backbone(replace(config.backbone, block_size=config.backbone.block_size + 1))
+        self.head = nn.Linear(n_embd, dim)
         self.project_in.apply(init_weights)
         init_weights(self.head)
 
+    @property
+    def block_size(self) -> int:
+        return self.backbone.config.block_size
+
     def positions(self, length: int) -> Tensor:
         """What x0 holds beside the tokens at positions 0 .. length - 1: (length, C)."""
-        zeros = torch.zeros(1, length, self.table.weight.size(1), device=self.table.weight.device)
+        zeros = torch.zeros(1, length, self.table.dim, device=self.table.weight.device)
         return self.backbone.add_positions(zeros)[0]
 
     def forward(
@@ -53,45 +68,32 @@ class FaithfulDenoiser(nn.Module):
         return self.head(self.backbone(h, mask=mask, positions=positions))
 
     def embed(self, ids: Tensor) -> Tensor:
-        """Clean embeddings x0 (B, T, C) of ids (B, T)."""
-        return F.embedding(ids, self.table()) + self.positions(ids.size(1))
+        return super().embed(ids) + self.positions(ids.size(1))
 
-    def losses(
-        self,
-        process: Diffusion,
-        ids: Tensor,
-        mixture: RowMixture,
-        generator: torch.Generator,
-        *,
-        squared_error: bool = True,
-    ) -> dict[str, Tensor]:
-        """Both parts of the loss, always, for ids (B, T), noised by rows of `mixture`: `mse`, the weighted squared
-        error of the original, and `ce`, nats per token of the true ids around the predicted embedding."""
-        levels = sample_noise_levels(*ids.shape, timesteps=process.timesteps, mixture=mixture, generator=generator)
+    def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """Both parts, always: `mse` is the original's, `ce` the nats of the true ids around the predicted embedding."""
+        levels = sample_noise_levels(*ids.shape, timesteps=process.timesteps, mixture=self.rows, generator=generator)
         x0 = self.embed(ids)
-        pred_x0, weighted_mse = process(x0, levels, process.draw_noise(x0.shape, generator))
+        noise = process.draw_noise(x0.shape, generator)
+        pred_x0, weighted_mse = process.weighted_error(self, x0, levels, noise)
         logits = token_logits(pred_x0 - self.positions(ids.size(1)), self.table())
         return {"mse": weighted_mse.mean(), "ce": F.cross_entropy(logits.flatten(0, 1), ids.flatten())}
 
-    def estimate(self, process: Diffusion, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
-        """Estimated embeddings (B, T, C), without positions, of ids[:, 1:] seen as x (B, T + 1, C) at `levels`."""
-        return (process.model_predictions(x, levels)[1] - self.positions(ids.size(1)))[:, 1:]
+    def estimate(self, process: GaussianProcess, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
+        pred_x0 = process.predictions(self, x, levels)[1]
+        return (pred_x0 - self.positions(ids.size(1)))[:, 1:]
 
-    def nll(self, process: Diffusion, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Estimate of an upper bound on the nats of ids[:, 1:] (B, T) on the autoregressive schedule: each token goes
-        through all levels after its clean prefix (`ancestral_bound`).
-
-        One pass over two streams: clean tokens see clean ones, a noisy token sees its clean past and itself.
-        """
+    def nll(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Estimate of an upper bound on the nats of ids[:, 1:] (B, T): each token goes through all levels after its
+        clean prefix (`ancestral_bound`). One pass over two streams, in which every window is a single token."""
         T = ids.size(1)
-        noise = process.draw_noise((*ids.shape, self.table.weight.size(1)), generator)
+        noise = process.draw_noise((*ids.shape, self.table.dim), generator)
         levels = torch.randint(process.timesteps, ids.shape, generator=generator, device=ids.device)
         x0 = self.embed(ids)
         x = process.q_sample(x0, levels, noise)
         now = torch.arange(T, device=ids.device)
-        past, own = now[:, None] > now, now[:, None] == now
-        visible = torch.cat([torch.cat([past | own, own & past], 1), torch.cat([past, own], 1)])  # (2T, 2T)
         both_levels = torch.cat([torch.zeros_like(levels), levels], dim=1)
+        visible = two_stream_mask(T, now, now)  # (2T, 2T)
         output = self(torch.cat([x0, x], dim=1), both_levels, mask=visible, positions=now.repeat(2))
         pred_x0 = process.predict_start(x, levels, output[:, T:])
         tokens_only = x - process.alphas_cumprod[levels].sqrt()[..., None] * self.positions(T)

@@ -8,19 +8,22 @@ has been drawn. B batch, T tokens, N noisy ones, W window, C embedding channels,
 
 import random
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from algorithms.common.backbone import Backbone, BackboneConfig, LanguageModel
-from algorithms.common.backbone.transformer import init_weights
-from algorithms.diffusion_forcing.diffusion import Diffusion
-from algorithms.diffusion_forcing.likelihood import channel_logits
-from algorithms.diffusion_forcing.models.embeddings import TokenTable
-from algorithms.diffusion_forcing.models.shifted import NeighbourStates, ShiftedDenoiser
-from algorithms.diffusion_forcing.process.fitted_levels import InformationLevels
-from algorithms.diffusion_forcing.process.row_mixture import RowMixture, sample_noise_levels
+from algorithms.common.backbone import Backbone, BackboneConfig
+from algorithms.common.backbone.layers import init_weights
+from algorithms.common.backbone.masks import window_mask
+from algorithms.diffusion_forcing.models.base import NeighbourStates
+from algorithms.diffusion_forcing.models.shifted import ShiftedDenoiser
+from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
+from algorithms.diffusion_forcing.process.row_mixture import sample_noise_levels
+
+if TYPE_CHECKING:
+    from algorithms.diffusion_forcing.config import DFLMConfig
 
 
 @dataclass(frozen=True)
@@ -67,47 +70,30 @@ class StreamConfig:
 class TwoStreamDenoiser(ShiftedDenoiser):
     """A ShiftedDenoiser trained on clean texts and on noisy windows of them, with layers for what is to the right."""
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        table: TokenTable,
-        time_fusion: str,
-        alphas_cumprod: Tensor,
-        levels: InformationLevels | None,
-        self_conditioning: float,
-        streams: StreamConfig,
-    ) -> None:
-        super().__init__(model, table, time_fusion, alphas_cumprod, levels, self_conditioning)
-        self.streams = streams
-        streams.tokens(self.config.block_size)  # raises where no window fits
+    def __init__(self, config: "DFLMConfig", vocabulary_size: int) -> None:
+        super().__init__(config, vocabulary_size)
+        self.streams = streams = config.streams
+        streams.tokens(self.block_size)  # raises where no window fits
         self.chains = streams.chain > 0
-        self.backward_backbone: Backbone | None = None
-        self.forward_backbone: Backbone | None = None
-        n_embd = self.config.n_embd
+        self.noisy_layers: Backbone | None = None
+        self.right_layers: Backbone | None = None
+        n_embd = config.backbone.n_embd
         if streams.forward_layers:
-            self.forward_backbone = Backbone(window_config(self.config, streams.forward_layers))
+            self.noisy_layers = Backbone(window_config(config.backbone, streams.forward_layers))
             self.more = nn.Linear(n_embd, n_embd, bias=False)
             nn.init.zeros_(self.more.weight)  # starts as the shared backbone alone
         if streams.backward_layers:
             self.reads_right = streams.max_window
-            self.backward_backbone = Backbone(window_config(self.config, streams.backward_layers))
+            self.right_layers = Backbone(window_config(config.backbone, streams.backward_layers))
         if streams.backward_layers or streams.chain:
             last = nn.Linear(2 * n_embd, n_embd)
             self.merge = nn.Sequential(nn.Linear(3 * n_embd, 2 * n_embd), nn.GELU(), last)
             self.merge.apply(init_weights)
             nn.init.zeros_(last.weight)  # starts as the causal model
 
-    def losses(
-        self,
-        process: Diffusion,
-        ids: Tensor,
-        mixture: RowMixture,
-        generator: torch.Generator,
-        *,
-        squared_error: bool = True,
-    ) -> dict[str, Tensor]:
+    def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """As in ShiftedDenoiser; `clean_ce` is of the tokens after a clean past, all of them, `noisy_ce` of those in
-        and after the noisy windows, whose levels are drawn by `mixture` window by window."""
+        and after the noisy windows, whose levels are drawn window by window."""
         T, table = ids.size(1) - 1, self.table()
         N = self.streams.tokens(T)
         start, width = self._layout(T, N, generator)
@@ -117,14 +103,14 @@ class TwoStreamDenoiser(ShiftedDenoiser):
             ids.size(0) * (N // width),
             width,
             timesteps=process.timesteps,
-            mixture=mixture,
+            mixture=self.rows,
             generator=generator,
             windows=True,
         ).view(-1, N)
         tokens = ids[:, start : start + N]
         x0 = F.embedding(tokens, table)
         x = process.q_sample(x0, levels, process.draw_noise(x0.shape, generator))
-        abar = self.alphas_cumprod[levels.clamp(min=0)]
+        abar = process.alphas_cumprod[levels.clamp(min=0)]
         channel = channel_logits(x, abar, table)
         noisy = self.read_noisy(x, abar, channel)
         first, ends = begins == positions, slice(width - 1, None, width)
@@ -142,21 +128,21 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         behind = self._left(tokens[:, ends], None, 1, generator)
         logits = torch.cat([self.head(past, right, left), self.head(seen[:, ends], None, behind)], dim=1)
         nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
-        if self.backward_backbone is None:
+        if self.right_layers is None:
             nats = nats[:, F.pad(~first, (0, N // width), value=True)]  # the clean stream predicts the others
         noisy_ce = nats.mean()
 
         posterior = logits[:, :N] + channel
-        self._observe(levels, posterior, tokens)
+        self._observe(process, levels, posterior, tokens)
         parts = {"ce": clean_ce + self.streams.weight * noisy_ce, "clean_ce": clean_ce, "noisy_ce": noisy_ce}
-        if squared_error:
+        if self.squared_error:
             error = (posterior.softmax(-1) @ table - x0.detach()).square().mean(-1)
             parts["mse"] = (process.compute_loss_weights(levels) * error).mean()
         return parts
 
     def _states(self, ids: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """States of the clean stream (B, T, n_embd), of the noisy one, and before each of its tokens (B, N, n_embd)."""
-        clean, seen = self.two_streams(ids[:, :-1], noisy, positions, begins)
+        clean, seen = self.model.backbone.two_streams(self.model.wte(ids[:, :-1]), noisy, positions, begins)
         seen = self.refine(seen, positions, begins)
         before = clean[:, positions - 1]
         past = torch.where((begins == positions)[:, None], before, torch.cat([before[:, :1], seen[:, :-1]], dim=1))
@@ -179,8 +165,8 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         width = 2 ** draw.randint(1, self.streams.max_window.bit_length() - 1)
         return draw.randint(1, T - N), width
 
-    def estimate(self, process: Diffusion, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
-        abar = self.alphas_cumprod[levels.clamp(min=0)][:, 1:]
+    def estimate(self, process: GaussianProcess, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
+        abar = process.alphas_cumprod[levels.clamp(min=0)][:, 1:]
         index = torch.arange(ids.size(1) - 1, device=ids.device)
         prior = self.window_priors(ids, x[:, 1:], abar / (1 - abar), index - index % self.streams.max_window)[1]
         table = self.table()
@@ -189,19 +175,18 @@ class TwoStreamDenoiser(ShiftedDenoiser):
     def refine(self, seen: Tensor, positions: Tensor, begins: Tensor) -> Tensor:
         """States of noisy tokens (B, N, n_embd) after the layers that are theirs alone, each seeing its window up to
         itself."""
-        if self.forward_backbone is None:
+        if self.noisy_layers is None:
             return seen
-        inside = (begins == begins[:, None]) & (positions <= positions[:, None])  # (N, N)
         where = torch.arange(len(positions), device=seen.device)
-        return seen + self.more(self.forward_backbone(seen, mask=inside, positions=where))
+        return seen + self.more(self.noisy_layers(seen, mask=window_mask(positions, begins), positions=where))
 
     def read_right(self, noisy: Tensor, positions: Tensor, begins: Tensor) -> NeighbourStates | None:
         """What the window holds to the right of every token, noisy (B, N, n_embd): states (B, N, n_embd)."""
-        if self.backward_backbone is None or len(positions) < 2:
+        if self.right_layers is None or len(positions) < 2:
             return None
-        inside = (begins == begins[:, None]) & (positions >= positions[:, None])  # (N, N)
+        inside = window_mask(-positions.flip(0), begins.flip(0))  # (N, N): from right to left
         where = torch.arange(len(positions), device=noisy.device)
-        states = self.backward_backbone(noisy.flip(1), mask=inside.flip(0, 1), positions=where).flip(1)
+        states = self.right_layers(noisy.flip(1), mask=inside, positions=where).flip(1)
         known = F.pad(begins[1:] == begins[:-1], (0, 1))[:, None]  # (N, 1): not the last of a window
         return NeighbourStates(F.pad(states[:, 1:], (0, 0, 0, 1)).where(known, 0.0), known)
 

@@ -5,9 +5,16 @@ Sources: time warping by a fitted cumulative loss, CDCD (arXiv:2211.15089); a sc
 K levels, V vocabulary; shapes (K,).
 """
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from algorithms.common.artifact import Artifact
+from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
+from algorithms.diffusion_forcing.process.schedules import process_tables
 
 NO_SIGNAL = 1e-7  # total SNR of the last level: 5e-8 nats of a token
 INITIAL_SNR = np.exp(np.linspace(np.log(1e-3), np.log(1e3), 64))
@@ -81,3 +88,39 @@ class InformationLevels(nn.Module):
             self.snr.copy_(torch.tensor(snr, dtype=torch.float32))
         self.nats.zero_()
         self.count.zero_()
+
+
+class FittedProcess(GaussianProcess):
+    """A GaussianProcess whose levels are uniform in what tokens cost, and follow it in training.
+
+    `squared_norm` is that of every embedding: what makes the SNR of a token one of a coordinate.
+    """
+
+    def __init__(self, *, timesteps: int, vocabulary_size: int, squared_norm: float, **options: Any) -> None:
+        levels = InformationLevels(timesteps, vocabulary_size)
+        super().__init__(timesteps=timesteps, beta_schedule=levels.betas(squared_norm), **options)
+        self.levels = levels
+        self.squared_norm = squared_norm
+
+    @property
+    def observes(self) -> bool:
+        return self.training
+
+    def observe(self, levels: Tensor, nats: Tensor) -> None:
+        self.levels.observe(levels, nats)
+
+    @torch.no_grad()
+    def fit(self, total: Callable[[Tensor], Tensor]) -> None:
+        self.levels.fit(total(self.levels.nats.clone()), total(self.levels.count.clone()))
+        tables = process_tables(self.levels.betas(self.squared_norm), snr_clip=self.snr_clip)
+        for name, table in tables.items():
+            getattr(self, name).copy_(table)
+
+    def artifacts(self) -> list[Artifact]:
+        snr = self.levels.snr.cpu().numpy()
+        options = {
+            "y": np.arange(1, len(snr) + 1) / len(snr),
+            "x_label": "signal-to-noise ratio of a token",
+            "y_label": "share of its nats that is open",
+        }
+        return [Artifact("noise_levels", snr, "log_curve", options, in_summary=True)]

@@ -4,17 +4,25 @@ Schedules: linear (arXiv:2006.11239), cosine (arXiv:2102.09672), sigmoid (arXiv:
 eq. 6-7. K = timesteps: every table has shape (K,), is computed in float64 and stored in float32.
 """
 
+import difflib
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from algorithms.diffusion_forcing.checks import check_choice
-
 BETA_SCHEDULES = ("linear", "cosine", "sigmoid")
 MAX_BETA = 0.999
 LINEAR_MIN_TIMESTEPS = 21  # the last beta is 20 / timesteps, and must stay below 1
+
+
+def check_choice(name: str, value: str, choices: Sequence[str]) -> None:
+    """Raise ValueError, with the nearest valid spelling, unless `value` is one of `choices`."""
+    if value not in choices:
+        near = difflib.get_close_matches(str(value), choices, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"choose one of {', '.join(choices)}"
+        raise ValueError(f"unknown {name} {value!r}: {hint}")
 
 
 def beta_schedule(name: str, timesteps: int) -> Tensor:

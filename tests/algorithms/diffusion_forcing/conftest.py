@@ -5,14 +5,16 @@ batch first. Shapes: B batch, T tokens, C channels, V vocabulary.
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+
+from algorithms.diffusion_forcing.decoding.posterior import Row, TokenPosterior
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffusion_forcing.npz"
 
@@ -96,20 +98,24 @@ def posterior_mean() -> type[PosteriorMean]:
     return PosteriorMean
 
 
-class SeededRows:
-    """Gaussian and uniform draws for a batch whose row i depends on seeds[i] alone."""
+class Recorded(NamedTuple):
+    """A row as a TokenPosterior was asked for it: itself, x (B, W, C) at levels (B, W), and its answer (B, W, C)."""
 
-    def __init__(self, seeds: Sequence[int]) -> None:
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-
-    def normal(self, *shape: int) -> Tensor:
-        return torch.stack([torch.randn(shape, generator=generator) for generator in self.generators])
-
-    def uniform(self, *shape: int) -> Tensor:
-        drawn = [torch.rand(shape, generator=generator, dtype=torch.float64) for generator in self.generators]
-        return torch.stack(drawn)
+    posterior: TokenPosterior
+    x: Tensor
+    levels: Tensor
+    x0: Tensor
 
 
-@pytest.fixture(scope="session")
-def seeded_rows() -> type[SeededRows]:
-    return SeededRows
+@pytest.fixture
+def estimates(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
+    """Every row that any TokenPosterior is asked for from now on."""
+    calls: list[Recorded] = []
+    plain = TokenPosterior.estimate
+
+    def estimate(self: TokenPosterior, x: Tensor, levels: Tensor, row: Row) -> Tensor:
+        calls.append(Recorded(self, x, levels, plain(self, x, levels, row)))
+        return calls[-1].x0
+
+    monkeypatch.setattr(TokenPosterior, "estimate", estimate)
+    return calls

@@ -12,7 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from algorithms.diffusion_forcing.path_bound import path_excess
+from algorithms.diffusion_forcing.bounds import path_excess
 from tests.algorithms.diffusion_forcing.markov import ExactPrior, Recording, SamePrior, evidence
 from tests.algorithms.masked_diffusion.conftest import MarkovSource
 

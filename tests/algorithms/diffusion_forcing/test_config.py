@@ -1,16 +1,14 @@
 """Settings of Diffusion Forcing LM: what cannot be is said before training, in one sentence with the remedy."""
 
 import re
-from dataclasses import replace
 
 import pytest
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig, SpeculativeConfig
-from algorithms.diffusion_forcing.models import FaithfulDenoiser, ShiftedDenoiser, StreamConfig, TwoStreamDenoiser
+from algorithms.diffusion_forcing.models import FaithfulDenoiser, ShiftedDenoiser, TwoStreamDenoiser
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
-from tests.algorithms.diffusion_forcing.tiny_models import MEAN, faithful, shifted, some_ids, two_stream
+from tests.algorithms.diffusion_forcing.tiny_models import MEAN, faithful, shifted, two_stream
 
 INFORMED = DiffusionConfig(objective="pred_x0", beta_schedule="information")
 
@@ -27,24 +25,6 @@ INFORMED = DiffusionConfig(objective="pred_x0", beta_schedule="information")
         ({"self_conditioning": 0.5, "parameterisation": "faithful", "decoder": MEAN}, "set it to 0"),
         ({"diffusion": INFORMED, "parameterisation": "faithful", "decoder": MEAN}, "take cosine, linear or sigmoid"),
         ({"diffusion": INFORMED, "embedding": EmbeddingConfig(norm="free")}, "set algorithm.embedding.norm=fixed"),
-        ({"parameterisation": "faithful"}, "token_draw=sample needs token probabilities: set token_draw=mean"),
-        (
-            {"parameterisation": "faithful", "decoder": replace(MEAN, token_draw="last")},
-            "token_draw=last needs token probabilities: set token_draw=mean",
-        ),
-        ({"parameterisation": "faithful", "decoder": SpeculativeConfig()}, "take parameterisation=two_stream"),
-        (
-            {"parameterisation": "shifted", "decoder": MatrixDecoderConfig(token_draw="chain")},
-            "token_draw=chain needs a network trained for it",
-        ),
-        (
-            {"streams": StreamConfig(chain=0.0), "decoder": MatrixDecoderConfig(token_draw="chain")},
-            "streams.chain above 0",
-        ),
-        (
-            {"backbone": BackboneConfig(1, 1, 8, 4, style="nanogpt"), "decoder": MatrixDecoderConfig(sliding=True)},
-            "algorithm.decoder.sliding needs rotary positions",
-        ),
     ],
 )
 def test_impossible_combinations_are_named(settings, words):
@@ -67,51 +47,7 @@ def test_impossible_processes_are_named(changes, words):
         DiffusionConfig(**changes)
 
 
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"name": "autoregressive"}, "does not fit algorithm=df_lm"),
-        ({"schedule": "piramid"}, "pyramid"),
-        ({"token_draw": "first"}, "token_draw is 'first': choose one of "),
-        ({"rounding": "up"}, "rounding is 'up': choose one of nearest, head"),
-        ({"keyword": "king", "token_draw": "mean"}, "guidance_scale"),
-        ({"guidance_scale": 1.0, "token_draw": "mean"}, "set both or neither"),
-        ({"keyword": "king", "guidance_scale": 1.0}, "token_draw=mean"),
-        ({"chunk_size": 0}, "chunk_size"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"temperature": 0.5, "token_draw": "mean"}, "temperature has no effect"),
-        ({"uncertainty_scale": -1.0}, "uncertainty_scale is -1.0"),
-        ({"sliding": True, "use_cache": False}, "set use_cache=true"),
-    ],
-)
-def test_bad_decoders_are_named(changes, words):
-    """Catches decoder options that are out of range or ignored in silence."""
-    with pytest.raises(ValueError, match=words):
-        MatrixDecoderConfig(**changes)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"schedule": "full_sequence"}, "20 tokens in flight do not fit the context of 8: raise uncertainty_scale"),
-        ({"use_cache": False}, "20 tokens at once do not fit the window of 8: set chunk_size to at most 8"),
-        ({"sampling_timesteps": 17}, "sampling_timesteps must be 1 to timesteps = 16"),
-        ({"stabilization_level": 17}, "stabilization_level must be 0 to timesteps = 16"),
-        ({"ddim_eta": 1.5}, "ddim_eta must be from 0 to 1"),
-        ({"keyword": "king", "guidance_scale": 1.0}, "keyword needs a tokenizer"),
-    ],
-)
-def test_a_decoder_that_cannot_generate_is_named_before_training(changes, words):
-    """Catches tokens that the network cannot see together, and settings of the process that fail after the training."""
-    decoder = replace(MEAN, chunk_size=20, **changes)
-    with pytest.raises(ValueError, match=rf"algorithm\.decoder: .*{words}"):
-        two_stream(decoder=decoder).check_generation(30)
-    with pytest.raises(ValueError, match=words):
-        two_stream().generate(some_ids(1, 1), length=30, seeds=[0], decoder=decoder)
-    two_stream(decoder=replace(MEAN, chunk_size=20)).check_generation(30)  # of which 8 are in flight
-
-
-def test_faithful_recipe_with_learned_positions_needs_the_trunks_width():
+def test_faithful_recipe_with_learned_positions_needs_the_backbones_width():
     """Catches a position table of another width than the embeddings it is added to."""
     with pytest.raises(ValueError, match="set dim to null"):
         faithful("nanogpt", embedding=EmbeddingConfig(dim=4, norm="free"))

@@ -1,18 +1,16 @@
-"""Diffusion Forcing LM: what the network may see, its exact likelihood, the law of its samples."""
+"""Diffusion Forcing LM: what the network may see, its exact likelihood, the distribution of its samples."""
 
 import math
 from dataclasses import replace
 
 import pytest
 import torch
-import torch.nn.functional as F
 
-from algorithms.diffusion_forcing import df_lm
+from algorithms.diffusion_forcing.bounds import ancestral_bound
 from algorithms.diffusion_forcing.config import DiffusionConfig
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig
+from algorithms.diffusion_forcing.decoding import settings as decoders
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder
 from algorithms.diffusion_forcing.df_lm import DFLM, level_bins
-from algorithms.diffusion_forcing.likelihood import ancestral_bound, channel_logits
-from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig, TokenTable, round_to_tokens
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from tests.algorithms.diffusion_forcing.tiny_models import (
@@ -24,6 +22,7 @@ from tests.algorithms.diffusion_forcing.tiny_models import (
     shifted,
     some_ids,
     two_stream,
+    write,
 )
 
 MAKERS = pytest.mark.parametrize("make", [shifted, two_stream])
@@ -37,7 +36,7 @@ def test_without_noise_it_is_a_gpt(make, style, fusion, self_conditioning):
     """Catches a shift, a head or a conditioning that differs from teacher forcing when the past is clean: likelihood
     and loss of clean texts are those of a GPT of the same weights."""
     model = make(style, fusion, rows=RowMixture(independent=0, clean=1), self_conditioning=self_conditioning)
-    gpt = GPT(GPTConfig(model.backbone), vocabulary_size=V).double().eval()
+    gpt = GPT(GPTConfig(model.config.backbone), vocabulary_size=V).double().eval()
     gpt.model.load_state_dict(model.denoiser.model.state_dict())
     ids = some_ids()
     assert torch.equal(model.nll(ids, generator()), gpt.nll(ids, generator()))
@@ -55,35 +54,9 @@ def test_it_starts_from_the_weights_of_the_gpt_of_its_seed(parameterisation, sty
     model = next_token(parameterisation, style, diffusion=diffusion)
     for seed in (0, 3):
         ours = DFLM(model.config, vocabulary_size=V, seed=seed).denoiser.model.state_dict()
-        theirs = GPT(GPTConfig(model.backbone), vocabulary_size=V, seed=seed).model.state_dict()
+        theirs = GPT(GPTConfig(model.config.backbone), vocabulary_size=V, seed=seed).model.state_dict()
         assert ours.keys() == theirs.keys()
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-
-
-@pytest.mark.parametrize("self_conditioning", [0.0, 1.0])
-def test_a_tokens_own_noise_stays_out_of_its_prediction(self_conditioning):
-    """Catches a leak in the rows of `shifted`: f for token l may depend on z_<l only, estimates fed back included."""
-    model = shifted(self_conditioning=self_conditioning)
-    ids, levels, table = some_ids(1, 6), torch.full((1, 6), 7), model.table()
-    x = torch.randn(1, 6, 4, dtype=torch.double, requires_grad=True)
-    prior, _ = model.denoiser._priors(ids, x, levels, table)
-    if self_conditioning:
-        prior, _ = model.denoiser._priors(ids, x, levels, table, estimate=prior)
-    for position in range(5):  # of the tokens after the first
-        (gradient,) = torch.autograd.grad(prior[0, position, 1], x, retain_graph=True)
-        assert gradient[0, position + 1 :].abs().max() < 1e-12
-        assert (gradient[0, : position + 1].abs().sum(-1) > 0).all()
-
-
-def test_channel_is_the_gaussian_log_density():
-    """Catches a wrong weight of the analytic channel, also for embeddings of unequal norm."""
-    table = 2 * torch.randn(V, 4, dtype=torch.double, generator=generator(1))
-    x = torch.randn(2, 3, 4, dtype=torch.double, generator=generator())
-    abar = torch.tensor([[0.01, 0.5, 0.99], [0.3, 0.3, 0.8]], dtype=torch.double)
-    means, deviation = abar.sqrt()[..., None, None] * table, (1 - abar).sqrt()[..., None, None]
-    density = torch.distributions.Normal(means, deviation).log_prob(x[:, :, None]).sum(-1)
-    ours = channel_logits(x, abar, table)
-    torch.testing.assert_close(ours.log_softmax(-1), density.log_softmax(-1), rtol=0, atol=1e-9)
 
 
 def single_token_process(timesteps: int, make=shifted) -> tuple[DFLM, torch.Tensor]:
@@ -98,7 +71,7 @@ def single_token_process(timesteps: int, make=shifted) -> tuple[DFLM, torch.Tens
 def test_path_bound_on_the_autoregressive_schedule_is_the_cross_entropy():
     """Catches a wrong Jacobian, prior or reconstruction term: by I-MMSE the bound with many levels equals -log q."""
     model, probabilities = single_token_process(timesteps=400)
-    process, table = model.process, model.table()
+    process, table = model.process, model.denoiser.table()
     batch = 40_000
     ids = torch.arange(V).repeat(batch // V)[:, None].expand(-1, 2)
     g = generator()
@@ -136,31 +109,32 @@ def test_bounds_of_pyramids_are_stated_beside_the_exact_nats(make, timesteps):
 @MAKERS
 @pytest.mark.parametrize("timesteps", [1, 3, 16])
 def test_drawn_tokens_follow_the_prediction_for_any_number_of_levels(make, timesteps):
-    """Catches a reverse step that is not the exact posterior: one level or many, the law is the next-token law."""
+    """Catches a reverse step that is not the exact posterior: one level or many, a token is distributed as it is
+    predicted."""
     model, probabilities = single_token_process(16, make)
-    decoder = MatrixDecoderConfig(sampling_timesteps=timesteps, chunk_size=1)
+    decoder = MatrixDecoder(sampling_timesteps=timesteps, chunk_size=1)
     n = 6000
     prompt = torch.zeros(n, 1, dtype=torch.long)
-    ids = model.generate(prompt, length=1, seeds=range(n), decoder=decoder).ids[:, 1]
+    ids = write(model, prompt, length=1, seeds=range(n), decoder=decoder).ids[:, 1]
     share = torch.bincount(ids, minlength=V) / n
     assert (share - probabilities).abs().max() < 4.5 * math.sqrt(0.25 / n)
 
 
 @MAKERS
-def test_the_autoregressive_schedule_samples_the_networks_own_law(make):
-    """Catches a clean past that is shown as noisy, or a wrong shift: the joint law of two tokens is f's."""
+def test_the_autoregressive_schedule_samples_the_networks_own_distribution(make):
+    """Catches a clean past that is shown as noisy, or a wrong shift: the joint distribution of two tokens is f's."""
     model = make()
-    decoder = MatrixDecoderConfig(sampling_timesteps=4, chunk_size=2)
+    decoder = MatrixDecoder(sampling_timesteps=4, chunk_size=2)
     n = 6000
     prompt = torch.full((n, 1), 3)
-    ids = model.generate(prompt, length=2, seeds=range(n), decoder=decoder).ids[:, 1:]
+    ids = write(model, prompt, length=2, seeds=range(n), decoder=decoder).ids[:, 1:]
     pairs = torch.cartesian_prod(torch.arange(V), torch.arange(V))
     with torch.no_grad():
         nll = model.nll(torch.cat([torch.full((V * V, 1), 3), pairs], dim=1), generator())
-    law = (-nll.sum(1)).exp()
-    assert float(law.sum()) == pytest.approx(1.0, abs=1e-4)
+    expected = (-nll.sum(1)).exp()
+    assert float(expected.sum()) == pytest.approx(1.0, abs=1e-4)
     share = torch.bincount(ids[:, 0] * V + ids[:, 1], minlength=V * V) / n
-    assert 0.5 * float((share - law).abs().sum()) < 0.04  # total variation; about 0.02 by chance
+    assert 0.5 * float((share - expected).abs().sum()) < 0.04  # total variation; about 0.02 by chance
 
 
 @pytest.mark.parametrize("make", [shifted, two_stream, faithful])
@@ -168,75 +142,15 @@ def test_batched_generation_equals_single(make):
     """Catches rows that share noise: each row depends on its prompt and seed only, also past the window."""
     model = make()
     prompt = some_ids(batch=3, tokens=2)
-    decoder = _with_chunk(MEAN if make is faithful else MatrixDecoderConfig(schedule="pyramid"), 4)
-    batch = model.generate(prompt, length=15, seeds=[7, 8, 9], decoder=decoder).ids
+    decoder = _with_chunk(MEAN if make is faithful else MatrixDecoder(schedule="pyramid"), 4)
+    batch = write(model, prompt, length=15, seeds=[7, 8, 9], decoder=decoder).ids
     for row in range(3):
-        one = model.generate(prompt[row : row + 1], length=15, seeds=[7 + row], decoder=decoder)
+        one = write(model, prompt[row : row + 1], length=15, seeds=[7 + row], decoder=decoder)
         assert torch.equal(one.ids[0], batch[row])
 
 
-def _with_chunk(decoder: MatrixDecoderConfig, chunk: int) -> MatrixDecoderConfig:
+def _with_chunk(decoder: MatrixDecoder, chunk: int) -> MatrixDecoder:
     return replace(decoder, chunk_size=chunk)
-
-
-@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
-@pytest.mark.parametrize("style", ["nanogpt", "rope"])
-def test_faithful_bound_of_a_token_depends_on_its_past_only(objective, style):
-    """Catches a mask of the two-stream pass that lets a noisy token see its own clean twin or the future."""
-    model = faithful(style, objective, embedding=EmbeddingConfig(norm="free", scale=3.0)).double()
-    ids = some_ids(batch=1)
-    noise_of = generator
-    before = model.nll(ids, noise_of())
-    for position in range(1, 9):
-        changed = ids.clone()
-        changed[0, position] = (changed[0, position] + 1) % V
-        after = model.nll(changed, noise_of())
-        torch.testing.assert_close(after[:, : position - 1], before[:, : position - 1], rtol=0, atol=1e-9)
-        assert not torch.equal(after[:, position - 1], before[:, position - 1])
-
-
-@pytest.mark.parametrize("objective", ["pred_noise", "pred_x0", "pred_v"])
-@pytest.mark.parametrize("fusion", ["add", "concat_mlp"])
-@pytest.mark.parametrize("norm", ["free", "fixed"])
-def test_every_faithful_recipe_learns(objective, fusion, norm):
-    """Catches an objective, fusion or embedding whose loss does not fall, or a part without gradient."""
-    model = faithful(
-        "nanogpt", objective, time_fusion=fusion, ce_weight=0.5, embedding=EmbeddingConfig(norm=norm)
-    ).train()
-    ids = some_ids(batch=16)
-    optimiser = torch.optim.Adam(model.parameters(), 3e-3)
-    losses = []
-    for _ in range(30):
-        loss = model.loss(ids, generator())["loss"]
-        optimiser.zero_grad()
-        loss.backward()
-        assert all(p.grad is not None for p in model.parameters())
-        optimiser.step()
-        losses.append(loss.item())
-    assert losses[-1] < 0.9 * losses[0]
-
-
-def test_fixed_norm_embeddings_cannot_collapse():
-    """Catches a norm that follows the learned weights."""
-    table = TokenTable(V, 9, EmbeddingConfig(dim=9))
-    with torch.no_grad():
-        table.weight *= 1e-3
-    torch.testing.assert_close(table().norm(dim=-1), torch.full((V,), 3.0))
-
-
-@pytest.mark.parametrize("rounding", ["nearest", "head"])
-def test_rounding_returns_the_tokens(rounding):
-    """Catches rounding that does not invert the embedding (head does so for equal norms only)."""
-    table = TokenTable(V, 8, EmbeddingConfig(dim=8))()
-    ids = some_ids()
-    assert torch.equal(round_to_tokens(F.embedding(ids, table), table, rounding), ids)
-
-
-def test_nearest_is_the_l2_neighbour():
-    """Catches a product without the norms, where embeddings differ in length."""
-    table = torch.randn(V, 3, generator=generator()) * torch.arange(1, V + 1)[:, None]
-    x0 = torch.randn(4, 6, 3, generator=generator())
-    assert torch.equal(round_to_tokens(x0, table), torch.cdist(x0, table.expand(4, -1, -1)).argmin(-1))
 
 
 @pytest.mark.parametrize("parameterisation", ["shifted", "two_stream"])
@@ -245,12 +159,11 @@ def test_keyword_guidance_raises_the_keyword(parameterisation, schedule):
     """Catches guidance of the wrong sign or without effect: the keyword appears more often than unguided."""
     model = next_token(parameterisation)
     torch.nn.init.normal_(model.denoiser.model.lm_head.weight, 0, 0.5)
-    model.encode = lambda text: [int(c) for c in text]
     prompt = torch.zeros(150, 1, dtype=torch.long)
     counts = []
     plain = replace(MEAN, schedule=schedule)
     for decoder in (plain, replace(plain, keyword="412", guidance_scale=2.0)):
-        ids = model.generate(prompt, length=7, seeds=range(150), decoder=decoder).ids
+        ids = write(model, prompt, length=7, seeds=range(150), decoder=decoder).ids
         texts = ["".join(map(str, row.tolist())) for row in ids]
         counts.append(sum("412" in text for text in texts))
     assert counts[1] > 2 * counts[0] + 5
@@ -260,10 +173,10 @@ def test_keyword_guidance_raises_the_keyword(parameterisation, schedule):
 def test_trace_follows_the_matrix(make):
     """Catches a trace whose levels are not those of the scheduling matrix, or that ends on other tokens."""
     model = make()
-    out = model.generate(some_ids(2, 2), length=4, seeds=[0, 1], decoder=_with_chunk(MEAN, 4), trace=True)
-    matrix = model.matrix(MEAN, 4) / MEAN.sampling_timesteps
-    torch.testing.assert_close(out.trace.states[:, 0, 2:], matrix.float())
-    assert (out.trace.states[:, :, :2] == 0).all()
+    out = write(model, some_ids(2, 2), length=4, seeds=[0, 1], decoder=_with_chunk(MEAN, 4), trace=True)
+    matrix = MEAN.matrix(4) / MEAN.sampling_timesteps
+    torch.testing.assert_close(out.trace.levels[:, 0, 2:], matrix.float())
+    assert (out.trace.levels[:, :, :2] == 0).all()
     assert torch.equal(out.trace.tokens[-1], out.ids)
     assert out.steps == len(matrix) - 1
     if make is faithful:  # the others compute nothing for a token that is alone in flight
@@ -277,10 +190,10 @@ def test_a_trace_counts_the_passes_up_to_each_state(monkeypatch, use_cache, chun
     """Catches a pass counted for the noise of a new chunk, and counts shifted against their states."""
     model, passes, at = two_stream(), [], []
     model.denoiser.model.backbone.register_forward_hook(lambda *_: passes.append(1))
-    plain = df_lm.round_to_tokens
-    monkeypatch.setattr(df_lm, "round_to_tokens", lambda *given: at.append(len(passes)) or plain(*given))
+    plain = decoders.round_to_tokens
+    monkeypatch.setattr(decoders, "round_to_tokens", lambda *given: at.append(len(passes)) or plain(*given))
     decoder = replace(_with_chunk(MEAN, chunk_size), token_draw=token_draw, use_cache=use_cache)
-    out = model.generate(some_ids(2, 2), length=4, seeds=[0, 1], decoder=decoder, trace=True)
+    out = write(model, some_ids(2, 2), length=4, seeds=[0, 1], decoder=decoder, trace=True)
     assert out.trace.forwards.tolist() == at[:-1]  # rounded once for each state, and once for the result
     assert int(out.trace.forwards[-1]) == out.forwards == len(passes)
     if not use_cache:
@@ -296,8 +209,8 @@ def test_bins_cover_every_level_once():
 
 def test_few_levels_are_enough():
     """Catches a process that cannot be made for fewer levels than some decoder would take by default."""
-    decoder = MatrixDecoderConfig(sampling_timesteps=2)
+    decoder = MatrixDecoder(sampling_timesteps=2)
     for timesteps in (1, 4):
         model = two_stream(diffusion=DiffusionConfig(objective="pred_x0", timesteps=timesteps))
         steps = replace(decoder, sampling_timesteps=min(2, timesteps))
-        assert model.generate(some_ids(1, 1), length=3, seeds=[0], decoder=steps).ids.shape == (1, 4)
+        assert write(model, some_ids(1, 1), length=3, seeds=[0], decoder=steps).ids.shape == (1, 4)

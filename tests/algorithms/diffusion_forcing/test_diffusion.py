@@ -5,10 +5,9 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from algorithms.diffusion_forcing.diffusion import OBJECTIVES, Diffusion
+from algorithms.diffusion_forcing.diffusion import Diffusion
+from algorithms.diffusion_forcing.process.gaussian import OBJECTIVES
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
@@ -70,26 +69,6 @@ def test_guided_steps_match_the_original(golden, toy, case):
 
 
 # ---- the process ----
-
-
-@given(st.integers(-1, 31), st.floats(-4, 4), st.integers(0, 2**31))
-def test_round_trips_between_noise_start_and_v(level, shift, seed):
-    """Catches a conversion with the wrong sign or table, in the shifted schedule and for clean tokens too."""
-    diffusion = Diffusion(torch.nn.Identity(), log_snr_shift=shift)
-    levels = torch.full((2, 3), level)
-    x0, noise = randn(2, 3, 4, seed=seed), randn(2, 3, 4, seed=seed + 1)
-    x = diffusion.q_sample(x0, levels, noise)
-    v = diffusion.predict_v(x0, levels, noise)
-    alpha, sigma = diffusion.alpha_sigma(levels)
-    amplified = 1e-6 / float(alpha.min())  # dividing by a small alpha amplifies rounding
-    torch.testing.assert_close(alpha**2 + sigma**2, torch.ones(2, 3, 1), rtol=0, atol=1e-6)
-    torch.testing.assert_close(diffusion.predict_start_from_v(x, levels, v), x0, rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(
-        diffusion.predict_start_from_noise(x, levels, noise), x0, rtol=1e-4, atol=1e-5 + 10 * amplified
-    )
-    held = torch.zeros_like(noise) if level < 0 else noise
-    tolerance = 1e-5 + 1e-5 / max(float(sigma.min()), 1e-3)
-    torch.testing.assert_close(diffusion.predict_noise_from_start(x, levels, x0), held, rtol=1e-4, atol=tolerance)
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)

@@ -3,18 +3,21 @@
 V vocabulary; the context holds 8 tokens unless told otherwise.
 """
 
+from collections.abc import Sequence
+
 import torch
 
 from algorithms.common.backbone import BackboneConfig
+from algorithms.common.decoder import Generation, Request
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig
+from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoder
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture
 
 V = 5
-MEAN = MatrixDecoderConfig(schedule="pyramid", sampling_timesteps=8, ddim_eta=0.0, token_draw="mean")
+MEAN = MatrixDecoder(schedule="pyramid", sampling_timesteps=8, ddim_eta=0.0, token_draw="mean")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -69,3 +72,24 @@ def faithful(style: str = "nanogpt", objective: str = "pred_noise", **changes) -
     } | changes
     config = DFLMConfig(BackboneConfig(2, 2, 16, 8, style=style), parameterisation="faithful", **settings)
     return DFLM(config, vocabulary_size=V).eval()
+
+
+def digits(text: str) -> list[int]:
+    """A tokenizer whose tokens are digits."""
+    return [int(character) for character in text]
+
+
+def asked(
+    prompt: torch.Tensor, *, length: int, seeds: Sequence[int], suffix: torch.Tensor | None = None, trace: bool = False
+) -> Request:
+    """`length` tokens after each prompt (B, P), and before its suffix (B, S)."""
+    tail = prompt[:, :0] if suffix is None else suffix
+    ids = torch.cat([prompt, prompt.new_zeros(len(prompt), length), tail], dim=1)
+    is_given = torch.ones_like(ids, dtype=torch.bool)
+    is_given[:, prompt.size(1) : prompt.size(1) + length] = False
+    return Request(ids, is_given, list(seeds), trace=trace, encode=digits)
+
+
+def write(model: DFLM, prompt: torch.Tensor, *, decoder: AnyDecoder, **wanted) -> Generation:
+    """What `decoder` makes of a request as in `asked`."""
+    return model.generate(asked(prompt, **wanted), decoder)

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from algorithms.common.backbone import Backbone, BackboneConfig, LanguageModel
-from algorithms.common.backbone.attention import attention_mask
+from algorithms.common.backbone.masks import attention_mask
 from algorithms.common.backbone.weights import from_nanogpt, from_tiny_diffusion
 from tests.golden.values import assert_golden, golden, in_double
 
@@ -99,26 +97,6 @@ def test_explicit_mask_and_positions_reproduce_the_causal_pass():
         torch.testing.assert_close(given_mask, backbone(x), rtol=0, atol=1e-12)
     shifted = backbone(x, mask=attention_mask("causal", 12, 12), positions=torch.arange(12).flip(0))
     assert not torch.allclose(shifted, backbone(x))  # rope: numbering matters
-
-
-@given(st.sampled_from(["causal", "block_causal"]), st.integers(1, 9), st.integers(0, 9), st.integers(1, 5))
-@settings(max_examples=60)
-def test_mask_of_a_suffix_is_the_suffix_of_the_mask(kind, queries, cached, block_len):
-    """Catches masks that count queries from 0 when keys are cached before them."""
-    keys = queries + cached
-    whole = attention_mask(kind, keys, keys, block_len=block_len)
-    assert torch.equal(attention_mask(kind, queries, keys, block_len=block_len), whole[cached:])
-
-
-def test_rotation_depends_on_relative_position_only():
-    """Catches a rotation applied to queries and keys in different directions."""
-    torch.manual_seed(0)
-    backbone = Backbone(tiny("rope")).double()
-    x = torch.randn(1, 6, 16, dtype=torch.double)
-    mask = attention_mask("causal", 6, 6)
-    near = backbone(x, mask=mask, positions=torch.arange(6))
-    far = backbone(x, mask=mask, positions=torch.arange(6) + 5)
-    torch.testing.assert_close(near, far, rtol=0, atol=1e-6)
 
 
 def test_dropout_acts_in_training_only():

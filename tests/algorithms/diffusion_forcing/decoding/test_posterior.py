@@ -4,28 +4,39 @@ B batch, T tokens, C embedding channels, V vocabulary.
 """
 
 from dataclasses import replace
-from functools import cache, partial
+from functools import cache
 
 import pytest
 import torch
-import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.common.backbone import LanguageModel
-from algorithms.common.backbone.attention import attention_mask
-from algorithms.common.generation import Generation, RowRandom, context_start, sample_tokens
-from algorithms.diffusion_forcing import df_lm
+from algorithms.common.backbone.masks import attention_mask
+from algorithms.common.decoder import Generation, Request
+from algorithms.common.randomness import RowRandom
+from algorithms.common.sampling import context_start, sample_tokens
 from algorithms.diffusion_forcing.config import DiffusionConfig
-from algorithms.diffusion_forcing.decoding.sampling import sample
+from algorithms.diffusion_forcing.decoding import settings as decoders
 from algorithms.diffusion_forcing.decoding.scheduling_matrix import widest_flight
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder
 from algorithms.diffusion_forcing.df_lm import DFLM
-from algorithms.diffusion_forcing.likelihood import channel_logits
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig, round_to_tokens
-from algorithms.teacher_forcing.decoding import AutoregressiveConfig, decode
-from tests.algorithms.diffusion_forcing.tiny_models import MEAN, V, faithful, shifted, some_ids, two_stream
+from algorithms.diffusion_forcing.process.gaussian import channel_logits
+from algorithms.teacher_forcing.decoding import Autoregressive
+from algorithms.teacher_forcing.gpt import GPT, GPTConfig
+from tests.algorithms.diffusion_forcing.tiny_models import (
+    MEAN,
+    V,
+    asked,
+    digits,
+    faithful,
+    shifted,
+    some_ids,
+    two_stream,
+    write,
+)
 
 BLOCK = 16
 
@@ -33,28 +44,24 @@ BLOCK = 16
 @cache
 def model_of(make, style: str = "rope", **changes) -> DFLM:
     diffusion = DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=8)
-    model = make(style, block_size=BLOCK, diffusion=diffusion, **changes)
-    model.encode = lambda text: [int(character) for character in text]
-    return model
+    return make(style, block_size=BLOCK, diffusion=diffusion, **changes)
 
 
-def written(
-    model: DFLM, ids, is_given, decoder: MatrixDecoderConfig, seed: int = 0
-) -> tuple[torch.Tensor, torch.Tensor]:
+def written(model: DFLM, ids, is_given, decoder: MatrixDecoder, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """Embeddings (B, L, C) and tokens (B, L) that the loop writes around the given ones."""
-    process, _ = model.sampling_process(decoder)
-    table = model.table()
-    x = sample(
-        process,
-        F.embedding(ids, table),
-        is_given,
-        matrix=partial(model.matrix, decoder),
-        source=RowRandom(range(seed, seed + len(ids))),
-        chunk_size=decoder.chunk_size,
-        draws_tokens=decoder.token_draw != "mean",
-        guidance_fn=model.guidance(decoder, table),
-    ).x
-    return x, round_to_tokens(x, table)
+    found: list[torch.Tensor] = []
+    plain = decoders.sample
+
+    def sample(*arguments, **options):
+        found.append(plain(*arguments, **options))
+        return found[-1]
+
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr(decoders, "sample", sample)
+        seeds = range(seed, seed + len(ids))
+        tokens = decoder.decode(model, Request(ids, is_given, list(seeds), encode=digits)).ids
+    assert torch.equal(tokens, round_to_tokens(found[0].x, model.denoiser.table()))
+    return found[0].x, tokens
 
 
 def text_with(holes: list[int], length: int, rows: int = 2) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,7 +99,7 @@ def test_cached_equals_uncached(
     """Catches keys of a noisy token that are kept, final tokens that are read as noisy or too early, draws that belong
     to the window instead of the token, and flights cut at the wrong place: prompts and holes alike, in a text that
     fills the context."""
-    decoder = MatrixDecoderConfig(
+    decoder = MatrixDecoder(
         schedule=schedule[0],
         uncertainty_scale=schedule[1],
         sampling_timesteps=steps,
@@ -132,7 +139,7 @@ def test_cached_equals_uncached_with_estimates_fed_back(make):
     """Catches an estimate that is fed back at another position, where tokens become final between two rows."""
     model = model_of(make, self_conditioning=0.5)
     for scale, chunk_size in [(0.5, None), (2.0, 6)]:
-        decoder = MatrixDecoderConfig(schedule="pyramid", uncertainty_scale=scale, chunk_size=chunk_size)
+        decoder = MatrixDecoder(schedule="pyramid", uncertainty_scale=scale, chunk_size=chunk_size)
         ids, is_given = text_with(list(range(2, 16)), 16)
         cached = written(model, ids, is_given, decoder)
         whole = written(model, ids, is_given, replace(decoder, use_cache=False))
@@ -145,8 +152,7 @@ def test_estimates_are_fed_back_to_their_own_tokens(monkeypatch, scale):
     token's channel is what the row before predicted of it."""
     model = model_of(shifted, self_conditioning=0.5)
     denoiser, beliefs, predicted = model.denoiser, [], {}
-    decoder = MatrixDecoderConfig(schedule="pyramid", uncertainty_scale=scale, chunk_size=6)
-    process, context = model.sampling_process(decoder)
+    decoder = MatrixDecoder(schedule="pyramid", uncertainty_scale=scale, chunk_size=6)
     read_noisy, head = denoiser.read_noisy, denoiser.head
 
     def reads(x: torch.Tensor, abar: torch.Tensor, belief: torch.Tensor) -> torch.Tensor:
@@ -154,7 +160,7 @@ def test_estimates_are_fed_back_to_their_own_tokens(monkeypatch, scale):
         return read_noisy(x, abar, belief)
 
     def heads(past: torch.Tensor, *known) -> torch.Tensor:
-        logits, final = head(past, *known), context.read.size(1)
+        logits, final = head(past, *known), made[-1].read.size(1)
         if beliefs:  # of this row, which has not predicted yet
             channel, told = beliefs
             for place in range(told.size(1)):
@@ -167,29 +173,27 @@ def test_estimates_are_fed_back_to_their_own_tokens(monkeypatch, scale):
 
     monkeypatch.setattr(denoiser, "read_noisy", reads)
     monkeypatch.setattr(denoiser, "head", heads)
-    monkeypatch.setattr(DFLM, "sampling_process", lambda *_: (process, context))
-    model.generate(some_ids(2, 2), length=14, seeds=[0, 1], decoder=decoder)
-    assert predicted and context.forwards > 14
+    plain, made = decoders.make_posterior, []
+    monkeypatch.setattr(decoders, "make_posterior", lambda *given: made.append(plain(*given)) or made[-1])
+    out = write(model, some_ids(2, 2), length=14, seeds=[0, 1], decoder=decoder)
+    assert predicted and made[-1].forwards == out.forwards > 14
 
 
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("width", [BLOCK // 2, BLOCK // 2 + 3, BLOCK])
-def test_wide_flights_beyond_the_context(monkeypatch, use_cache, width):
+def test_wide_flights_beyond_the_context(estimates, use_cache, width):
     """Catches a flight of more than half the context that pushes all final tokens out of it, and a state that is left
     over from an earlier context: the estimates are those of a pass over the text from the context's start on."""
-    model, calls = model_of(two_stream), []
-    denoiser, table = model.denoiser, model.table()
+    model = model_of(two_stream)
+    denoiser, table = model.denoiser, model.denoiser.table()
     decoder = replace(MEAN, schedule="full_sequence", sampling_timesteps=2, chunk_size=width, use_cache=use_cache)
-    process, context = model.sampling_process(decoder)
-    context.register_forward_hook(lambda _, given, out: calls.append((*given, out)))
-    monkeypatch.setattr(DFLM, "sampling_process", lambda *_: (process, context))
-    ids = model.generate(some_ids(2, 2), length=3 * width, seeds=[0, 1], decoder=decoder).ids
-    assert len(calls) == 6
-    for number, (x, levels, estimate) in enumerate(calls):
+    ids = write(model, some_ids(2, 2), length=3 * width, seeds=[0, 1], decoder=decoder).ids
+    assert len(estimates) == 6
+    for number, (_, x, levels, estimate) in enumerate(estimates):
         begin = 2 + width * (number // 2)
         end = begin + width
         start = min(context_start(end - 1, BLOCK), begin - 1) if use_cache else max(0, end - BLOCK - 1)
-        x, abar, estimate = x[:, -width:], denoiser.alphas_cumprod[levels[:, -width:]], estimate[:, -width:]
+        x, abar, estimate = x[:, -width:], model.process.alphas_cumprod[levels[:, -width:]], estimate[:, -width:]
         T = end - start - 1
         all_x, snr = torch.zeros(2, T, 4, dtype=torch.double), torch.ones(2, T, dtype=torch.double)
         all_x[:, -width:], snr[:, -width:] = x, abar / (1 - abar)
@@ -206,7 +210,7 @@ def orthogonal(make, style: str = "rope") -> DFLM:
     """A model whose token embeddings are orthogonal, so that what leads to a token raises that token alone."""
     model = make(style, block_size=BLOCK, embedding=EmbeddingConfig(dim=V))
     with torch.no_grad():
-        model.table.weight.copy_(torch.eye(V))
+        model.denoiser.table.weight.copy_(torch.eye(V))
     return model
 
 
@@ -239,18 +243,19 @@ def passes_of(backbone: torch.nn.Module, call) -> tuple[Generation, list[int]]:
 @pytest.mark.parametrize("steps", [1, 8, 16])
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 def test_one_token_in_flight_is_the_gpt(monkeypatch, make, style, steps, temperature):
-    """Catches another law, another context far beyond block_size, or more work than the GPT's decoder: with its
-    uniforms the same tokens come, at one pass for each however many levels it goes through."""
+    """Catches another distribution, another context far beyond block_size, or more work than the GPT's decoder: with
+    its uniforms the same tokens come, at one pass for each however many levels it goes through."""
     model, length = orthogonal(make, style), 3 * BLOCK
-    gpt, prompt = model.denoiser.model, some_ids(3, 2)
-    sampling = AutoregressiveConfig(temperature=temperature)
+    prompt, gpt = some_ids(3, 2), GPT(GPTConfig(model.config.backbone), vocabulary_size=V)
+    gpt.model, sampling = model.denoiser.model, Autoregressive(temperature=temperature)
+    backbone = gpt.model.backbone
     theirs, their_passes = passes_of(
-        gpt.backbone, lambda: decode(gpt, prompt, length=length, seeds=[4, 5, 6], config=sampling)
+        backbone, lambda: gpt.generate(asked(prompt, length=length, seeds=[4, 5, 6]), sampling)
     )
-    monkeypatch.setattr(df_lm, "RowRandom", draws_of_the_gpt(length))
-    decoder = MatrixDecoderConfig(sampling_timesteps=steps, temperature=temperature, chunk_size=7)
+    monkeypatch.setattr(decoders, "RowRandom", draws_of_the_gpt(length))
+    decoder = MatrixDecoder(sampling_timesteps=steps, temperature=temperature, chunk_size=7)
     ours, our_passes = passes_of(
-        gpt.backbone, lambda: model.generate(prompt, length=length, seeds=[4, 5, 6], decoder=decoder)
+        backbone, lambda: write(model, prompt, length=length, seeds=[4, 5, 6], decoder=decoder)
     )
     assert torch.equal(ours.ids, theirs.ids)
     assert our_passes == their_passes
@@ -263,7 +268,7 @@ def test_sliding_decodes_as_a_band_mask_would(monkeypatch, make):
     over the whole text in which each token sees the last block_size ones."""
     model, length = orthogonal(make), 3 * BLOCK
     gpt = model.denoiser.model
-    large = LanguageModel(replace(model.backbone, block_size=4 * BLOCK), V).double()
+    large = LanguageModel(replace(model.config.backbone, block_size=4 * BLOCK), V).double()
     large.load_state_dict(gpt.state_dict())
     ids, draws = some_ids(2, 2), RowRandom([4, 5]).uniform(length)
     for step in range(length):
@@ -271,10 +276,10 @@ def test_sliding_decodes_as_a_band_mask_would(monkeypatch, make):
         mask, positions = attention_mask("causal", T, T, window=BLOCK), torch.arange(T)
         logits = large.lm_head(large.backbone(large.wte(ids), mask=mask, positions=positions))[:, -1]
         ids = torch.cat([ids, sample_tokens(logits, draws[:, step])[:, None]], dim=1)
-    monkeypatch.setattr(df_lm, "RowRandom", draws_of_the_gpt(length))
-    decoder = MatrixDecoderConfig(sliding=True, sampling_timesteps=4)
+    monkeypatch.setattr(decoders, "RowRandom", draws_of_the_gpt(length))
+    decoder = MatrixDecoder(sliding=True, sampling_timesteps=4)
     out, passes = passes_of(
-        gpt.backbone, lambda: model.generate(ids[:, :2], length=length, seeds=[4, 5], decoder=decoder)
+        gpt.backbone, lambda: write(model, ids[:, :2], length=length, seeds=[4, 5], decoder=decoder)
     )
     assert torch.equal(out.ids, ids)
     assert passes == [2 * 2] + [2] * (length - 1)
@@ -285,7 +290,7 @@ def test_sliding_decodes_as_a_band_mask_would(monkeypatch, make):
 def test_sliding_changes_nothing_within_the_context(schedule, seed):
     """Catches a sliding cache that forgets a token too soon, with several in flight."""
     mode, scale = schedule
-    decoder = MatrixDecoderConfig(schedule=mode, uncertainty_scale=scale, sampling_timesteps=3, chunk_size=6)
+    decoder = MatrixDecoder(schedule=mode, uncertainty_scale=scale, sampling_timesteps=3, chunk_size=6)
     ids, is_given = text_with(list(range(3, BLOCK + 1)), BLOCK + 1)
     plain = written(model_of(two_stream), ids, is_given, decoder, seed)
     sliding = written(model_of(two_stream), ids, is_given, replace(decoder, sliding=True), seed)
@@ -305,12 +310,17 @@ def test_a_suffix_is_seen_by_what_reads_to_the_left(make, streams, schedule):
     that are not begun."""
     model = model_of(make, streams=streams)
     reads_right = make is two_stream and streams is RIGHT
-    assert model.sees_right == reads_right
-    decoder = MatrixDecoderConfig(schedule=schedule, sampling_timesteps=4)
+    decoder = MatrixDecoder(schedule=schedule, sampling_timesteps=4)
+    assert decoder.sees_right(model) == reads_right
     prompt, suffix = some_ids(40, 3), some_ids(40, 3, seed=1)
     texts = []
     for tail in (suffix, (suffix + 1) % V):
-        out = model.generate(prompt, length=2, seeds=range(40), decoder=decoder, suffix=tail).ids
+        wanted = asked(prompt, length=2, seeds=range(40), suffix=tail)
+        if not reads_right:
+            with pytest.raises(ValueError, match="suffix cannot be seen by the decoder matrix"):
+                decoder.check(model, wanted)
+        with torch.no_grad():
+            out = decoder.decode(model, wanted).ids
         assert torch.equal(out[:, :3], prompt) and torch.equal(out[:, 5:], tail)
         texts.append(out[:, 3:5])
     differs = (texts[0] != texts[1]).any(dim=0).tolist()
@@ -320,15 +330,15 @@ def test_a_suffix_is_seen_by_what_reads_to_the_left(make, streams, schedule):
 def test_what_reads_to_the_left_reads_as_far_as_its_windows():
     """Catches a suffix that is cut at the flight, or read farther than any window that was trained: of 4 positions the
     one that is written and 3 behind it."""
-    model, decoder = model_of(two_stream), MatrixDecoderConfig(sampling_timesteps=4)
+    model, decoder = model_of(two_stream), MatrixDecoder(sampling_timesteps=4)
     prompt, suffix = some_ids(60, 3), some_ids(60, 6, seed=1)
 
     def last_written(changed: int) -> torch.Tensor:
         tail = suffix.clone()
         tail[:, changed] = (tail[:, changed] + 1) % V
-        return model.generate(prompt, length=2, seeds=range(60), decoder=decoder, suffix=tail).ids[:, 4]
+        return write(model, prompt, length=2, seeds=range(60), decoder=decoder, suffix=tail).ids[:, 4]
 
-    plain = model.generate(prompt, length=2, seeds=range(60), decoder=decoder, suffix=suffix).ids[:, 4]
+    plain = write(model, prompt, length=2, seeds=range(60), decoder=decoder, suffix=suffix).ids[:, 4]
     assert [not torch.equal(last_written(changed), plain) for changed in range(6)] == [True] * 3 + [False] * 3
 
 
@@ -338,14 +348,12 @@ def test_what_reads_to_the_left_reads_as_far_as_its_windows():
 @pytest.mark.parametrize("make", [shifted, two_stream, faithful])
 @pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("schedule", ["pyramid", "full_sequence", "trapezoid"])
-def test_costs_are_what_the_trunk_computes(make, use_cache, schedule):
+def test_costs_are_what_the_backbone_computes(make, use_cache, schedule):
     """Catches passes, or tokens in them, that are not counted, or counted but not computed."""
     model = make() if make is faithful else model_of(make)
     backbone = model.denoiser.backbone if make is faithful else model.denoiser.model.backbone
     decoder = replace(MEAN, schedule=schedule, chunk_size=4, use_cache=use_cache)
-    out, passes = passes_of(
-        backbone, lambda: model.generate(some_ids(3, 2), length=14, seeds=[0, 1, 2], decoder=decoder)
-    )
+    out, passes = passes_of(backbone, lambda: write(model, some_ids(3, 2), length=14, seeds=[0, 1, 2], decoder=decoder))
     assert out.forwards == len(passes)
     assert out.token_forwards == sum(passes)
 
@@ -354,11 +362,11 @@ def test_the_cache_saves_its_share():
     """Catches a cached loop that computes what it need not: of 256 tokens, 32 in flight and 8 levels, a whole window at
     every row takes at least 8 times the tokens."""
     model = two_stream(block_size=257)
-    decoder = MatrixDecoderConfig(schedule="pyramid", uncertainty_scale=0.25, sampling_timesteps=8, chunk_size=None)
-    assert widest_flight(model.matrix(decoder, 255)) == 32
+    decoder = MatrixDecoder(schedule="pyramid", uncertainty_scale=0.25, sampling_timesteps=8, chunk_size=None)
+    assert widest_flight(decoder.matrix(255)) == 32
     cost = [
-        model.generate(
-            some_ids(1, 1), length=255, seeds=[0], decoder=replace(decoder, use_cache=use_cache)
+        write(
+            model, some_ids(1, 1), length=255, seeds=[0], decoder=replace(decoder, use_cache=use_cache)
         ).token_forwards
         for use_cache in (True, False)
     ]

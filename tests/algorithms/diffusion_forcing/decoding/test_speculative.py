@@ -1,7 +1,8 @@
-"""Self-speculative decoding: the law of the text is that of one token after the other, whatever is drafted."""
+"""Self-speculative decoding: a text is distributed as one token after the other would be, whatever is drafted."""
 
 import itertools
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig
-from algorithms.common.generation import context_start
+from algorithms.common.sampling import context_start
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
 from algorithms.diffusion_forcing.decoding import speculative
-from algorithms.diffusion_forcing.decoding.settings import SpeculativeConfig
-from algorithms.diffusion_forcing.decoding.speculative import accept, pass_layout
+from algorithms.diffusion_forcing.decoding.settings import Speculative
+from algorithms.diffusion_forcing.decoding.speculative import accept
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
+from tests.algorithms.diffusion_forcing.tiny_models import asked, faithful, write
 
 V, BLOCK = 3, 4
 
@@ -38,7 +40,7 @@ def tiny(parameterisation: str = "two_stream", style: str = "rope") -> DFLM:
     return model.double().eval()
 
 
-def next_law(model: DFLM, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+def next_probabilities(model: DFLM, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
     """Probabilities (B, V) of the token after ids (B, T), in the context that a GPT has here."""
     context = ids[:, context_start(ids.size(1), BLOCK) :]
     return (model.denoiser.model(context)[:, -1] / temperature).softmax(-1)
@@ -48,8 +50,8 @@ def next_law(model: DFLM, ids: torch.Tensor, temperature: float = 1.0) -> torch.
     st.lists(st.floats(0.01, 1), min_size=4, max_size=4),
     st.lists(st.floats(0.01, 1), min_size=4, max_size=4),
 )
-def test_a_draft_and_its_verification_follow_the_law_verified_by(p, q):
-    """Catches a wrong ratio or residual: over all drafts and an even grid of uniforms the token's law is p."""
+def test_a_draft_and_its_verification_follow_the_distribution_verified_by(p, q):
+    """Catches a wrong ratio or residual: over all drafts and an even grid of uniforms the token's distribution is p."""
     p, q = (torch.tensor(x, dtype=torch.double) for x in (p, q))
     p, q = p / p.sum(), q / q.sum()
     n = 400
@@ -79,7 +81,7 @@ def test_a_draft_and_its_verification_follow_the_law_verified_by(p, q):
     torch.testing.assert_close(found + residual, p, rtol=0, atol=4 / n)
 
 
-def test_nothing_is_accepted_beyond_the_limit_and_then_the_law_is_plain():
+def test_nothing_is_accepted_beyond_the_limit_and_then_the_draw_is_plain():
     """Catches drafts of another context that are taken, and a residual where nothing was refused."""
     p = torch.tensor([[[0.5, 0.5], [0.5, 0.5]]], dtype=torch.double)
     q = torch.tensor([[[1.0, 0.0]]], dtype=torch.double)
@@ -88,23 +90,12 @@ def test_nothing_is_accepted_beyond_the_limit_and_then_the_law_is_plain():
         assert [int(x) for x in accept(p, q, torch.tensor([[0]]), torch.tensor([0]), draws)] == [0, token]
 
 
-@pytest.mark.parametrize("n", [1, 2, 3])
-def test_layout_of_a_pass(n):
-    """Catches a window that sees another one, or clean tokens that it does not follow, and wrong distances."""
-    sees, distance = pass_layout(n, torch.device("cpu"))
-    names = [("clean", i) for i in range(n + 1)] + [(j, i) for j in range(n + 1) for i in range(n)]
-    for (a, i), row in zip(names, sees, strict=True):
-        for (b, k), seen in zip(names, row, strict=True):
-            expected = (b == "clean" and k <= (i if a == "clean" else a)) or (a == b and k <= i)
-            assert bool(seen) == expected
-    assert distance.tolist() == [i if a == "clean" else a + 1 + i for a, i in names]
-
-
 @pytest.mark.parametrize("parameterisation", ["two_stream", "shifted"])
 @pytest.mark.parametrize("style", ["rope", "nanogpt"])
-def test_every_law_verified_by_is_the_networks_own(monkeypatch, parameterisation, style):
+def test_every_distribution_verified_by_is_the_networks_own(monkeypatch, parameterisation, style):
     """Catches a cache, a mask or positions that make a pass differ from the plain network, before and beyond the end of
-    the context: each token drawn, and each draft taken, was judged by the law of a GPT with the same text."""
+    the context: each token drawn, and each draft taken, was judged by the output distribution of a GPT with the
+    same text."""
     model, judged = tiny(parameterisation, style), []
     plain = speculative.accept
 
@@ -115,12 +106,12 @@ def test_every_law_verified_by_is_the_networks_own(monkeypatch, parameterisation
 
     monkeypatch.setattr(speculative, "accept", recording)
     prompt = torch.tensor([[0, 1]])
-    out = model.generate(prompt, length=17, seeds=[3], decoder=SpeculativeConfig(draft_tokens=2, temperature=0.7))
+    out = write(model, prompt, length=17, seeds=[3], decoder=Speculative(draft_tokens=2, temperature=0.7))
     text = prompt
     for p, drafts, limit, count, token in judged:
         for i in range(int(limit) + 1):
             so_far = torch.cat([text, drafts[:, :i]], dim=1)
-            torch.testing.assert_close(p[:, i], next_law(model, so_far, 0.7), rtol=0, atol=1e-9)
+            torch.testing.assert_close(p[:, i], next_probabilities(model, so_far, 0.7), rtol=0, atol=1e-9)
         text = torch.cat([text, drafts[:, : int(count)], token[:, None]], dim=1)
     assert torch.equal(text[:, :19], out.ids)
     assert max(int(count) for _, _, _, count, _ in judged) > 0
@@ -128,21 +119,22 @@ def test_every_law_verified_by_is_the_networks_own(monkeypatch, parameterisation
 
 @torch.no_grad()
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_texts_follow_the_law_of_one_token_after_the_other(temperature):
+def test_texts_are_distributed_as_one_token_after_the_other(temperature):
     """Catches draws that are not independent of each other, such as a uniform used twice: the texts of three tokens
-    that 6,000 seeds give, across the end of the context, follow the enumerated law."""
+    that 6,000 seeds give, across the end of the context, follow the enumerated
+    distribution."""
     model, N = tiny(), 6000
     prompt = torch.tensor([[0, 1, 2]])
     texts = torch.tensor(list(itertools.product(range(V), repeat=3)))
-    law = torch.ones(len(texts), dtype=torch.double)
+    expected = torch.ones(len(texts), dtype=torch.double)
     for i in range(3):
         so_far = torch.cat([prompt.expand(len(texts), -1), texts[:, :i]], dim=1)
-        law *= next_law(model, so_far, temperature).gather(1, texts[:, i : i + 1])[:, 0]
-    decoder = SpeculativeConfig(draft_tokens=2, temperature=temperature)
-    out = model.generate(prompt.expand(N, -1), length=3, seeds=range(N), decoder=decoder)
+        expected *= next_probabilities(model, so_far, temperature).gather(1, texts[:, i : i + 1])[:, 0]
+    decoder = Speculative(draft_tokens=2, temperature=temperature)
+    out = write(model, prompt.expand(N, -1), length=3, seeds=range(N), decoder=decoder)
     code = (out.ids[:, 3:] * torch.tensor([9, 3, 1])).sum(1)
     seen = torch.bincount(code, minlength=27).double()
-    chi_squared = float(((seen - N * law) ** 2 / (N * law)).sum())
+    chi_squared = float(((seen - N * expected) ** 2 / (N * expected)).sum())
     assert chi_squared < 26 + 4 * math.sqrt(2 * 26)  # 26 degrees of freedom
 
 
@@ -150,25 +142,25 @@ def test_a_batch_gives_each_row_what_it_gets_alone():
     """Catches rows that read each other's slots, or draws that depend on who else is unfinished."""
     model = tiny()
     prompt = torch.tensor([[0], [1], [2]])
-    decoder = SpeculativeConfig(draft_tokens=3)
-    together = model.generate(prompt, length=20, seeds=[5, 6, 7], decoder=decoder)
+    decoder = Speculative(draft_tokens=3)
+    together = write(model, prompt, length=20, seeds=[5, 6, 7], decoder=decoder)
     for row in range(3):
-        alone = model.generate(prompt[row : row + 1], length=20, seeds=[5 + row], decoder=decoder)
+        alone = write(model, prompt[row : row + 1], length=20, seeds=[5 + row], decoder=decoder)
         assert torch.equal(alone.ids, together.ids[row : row + 1])
         assert alone.row_forwards.tolist() == [together.row_forwards[row].item()]
 
 
-def test_costs_and_traces_are_what_the_trunk_was_asked_for():
+def test_costs_and_traces_are_what_the_backbone_was_asked_for():
     """Catches passes or tokens that are not counted, and a trace that ends before the text does."""
     model, calls = tiny(), []
     model.denoiser.model.backbone.register_forward_hook(lambda _, given, __: calls.append(given[0].shape[:2].numel()))
-    out = model.generate(
-        torch.tensor([[0], [1]]), length=15, seeds=[0, 1], decoder=SpeculativeConfig(draft_tokens=2), trace=True
+    out = write(
+        model, torch.tensor([[0], [1]]), length=15, seeds=[0, 1], decoder=Speculative(draft_tokens=2), trace=True
     )
     assert out.forwards == len(calls) and out.token_forwards == sum(calls)
     assert out.trace.forwards[-1] == out.forwards and out.decided == 30
-    assert torch.equal(out.trace.tokens[-1], out.ids) and not out.trace.states[-1].any()
-    assert (out.trace.states.diff(dim=0) <= 0).all()
+    assert torch.equal(out.trace.tokens[-1], out.ids) and not out.trace.levels[-1].any()
+    assert (out.trace.levels.diff(dim=0) <= 0).all()
     assert out.tokens_per_forward == pytest.approx(30 / int(out.row_forwards.sum()))
 
 
@@ -179,13 +171,21 @@ def test_costs_and_traces_are_what_the_trunk_was_asked_for():
 def test_bad_settings_are_named(settings, words):
     """Catches settings that would draft nothing or divide by nothing."""
     with pytest.raises(ValueError, match=words):
-        SpeculativeConfig(**settings)
+        Speculative(**settings)
 
 
-def test_more_drafts_than_context_and_suffixes_are_refused():
-    """Catches a pass that does not fit the context, and known text to the right that would be ignored in silence."""
+def test_what_cannot_be_drafted_is_refused():
+    """Catches a pass that does not fit the context, known text to the right that would be ignored in silence, and a
+    network without next tokens."""
     model, prompt = tiny(), torch.tensor([[0]])
+    decoder, wanted = Speculative(draft_tokens=1), asked(prompt, length=3, seeds=[0])
+    decoder.check(model, wanted)
     with pytest.raises(ValueError, match="below the context of 4"):
-        model.generate(prompt, length=3, seeds=[0], decoder=SpeculativeConfig(draft_tokens=4))
+        Speculative(draft_tokens=4).check(model, wanted)
     with pytest.raises(ValueError, match="left to right"):
-        model.generate(prompt, length=3, seeds=[0], decoder=SpeculativeConfig(draft_tokens=1), suffix=prompt)
+        decoder.check(model, asked(prompt, length=3, seeds=[0], suffix=prompt))
+    hole = replace(wanted, given=torch.tensor([[True, False, True, False]]))
+    with pytest.raises(ValueError, match="give no tokens behind those to be written, or take pyramid"):
+        decoder.check(model, hole)
+    with pytest.raises(ValueError, match="take parameterisation=two_stream"):
+        decoder.check(faithful(), wanted)

@@ -15,11 +15,20 @@ from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.diffusion_forcing.df_lm import DFLM
-from algorithms.diffusion_forcing.likelihood import channel_logits
 from algorithms.diffusion_forcing.models import NeighbourStates, StreamConfig
 from algorithms.diffusion_forcing.models.two_stream import window_config
+from algorithms.diffusion_forcing.process.gaussian import channel_logits
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture, sample_noise_levels
-from tests.algorithms.diffusion_forcing.tiny_models import MEAN, V, generator, next_token, shifted, some_ids, two_stream
+from tests.algorithms.diffusion_forcing.tiny_models import (
+    MEAN,
+    V,
+    generator,
+    next_token,
+    shifted,
+    some_ids,
+    two_stream,
+    write,
+)
 
 widths_of_windows = st.lists(st.integers(1, 4), min_size=1, max_size=4).filter(lambda widths: sum(widths) <= 7)
 
@@ -55,7 +64,7 @@ def test_who_sees_whom(style, start, widths):
     clean = denoiser.model.wte(ids).detach().requires_grad_()
     noisy = noise_like_tokens(N, 16)[:1].requires_grad_()
     with denoiser.model.wte.register_forward_hook(lambda *_: clean):
-        of_clean, of_noisy = denoiser.two_streams(ids, noisy, positions, begins)
+        of_clean, of_noisy = denoiser.model.backbone.two_streams(denoiser.model.wte(ids), noisy, positions, begins)
 
     def seen_by(state: torch.Tensor) -> tuple[list[int], list[int]]:
         found = torch.autograd.grad(state @ direction, (clean, noisy), retain_graph=True)
@@ -77,7 +86,7 @@ def test_a_window_is_what_it_is_while_sampling(style, start, widths):
     positions, begins = layout(start, widths)
     denoiser, ids, noisy = model_of(style).denoiser, some_ids(2, 8), noise_like_tokens(len(positions), 16)
     backbone, clean = denoiser.model.backbone, denoiser.model.wte(ids)
-    of_clean, of_noisy = denoiser.two_streams(ids, noisy, positions, begins)
+    of_clean, of_noisy = denoiser.model.backbone.two_streams(denoiser.model.wte(ids), noisy, positions, begins)
     torch.testing.assert_close(of_clean, backbone(backbone.add_positions(clean)), rtol=0, atol=1e-12)
     for begin in begins.unique().tolist():
         inside = begins == begin
@@ -129,21 +138,18 @@ def _made(make, backward_layers: int) -> DFLM:
 
 @pytest.mark.parametrize("make", [shifted, two_stream])
 @pytest.mark.parametrize("style", ["nanogpt", "rope"])
-def test_the_sampler_computes_the_priors_of_the_windows(make, style):
+def test_the_sampler_computes_the_priors_of_the_windows(estimates, make, style):
     """Catches a path bound that is of another model than the one that writes: at every row of two chunks denoised
     together, the sampler's estimates are the posterior means of `window_priors` and the tokens' own channel."""
-    model, calls = make(style), []
-    denoiser, table, width = model.denoiser, model.table(), 3
+    model = make(style)
+    denoiser, table, width = model.denoiser, model.denoiser.table(), 3
     decoder = replace(MEAN, schedule="full_sequence", chunk_size=width)
-    process, context = model.sampling_process(decoder)
-    context.register_forward_hook(lambda _, given, out: calls.append((*given, out)))
-    model.sampling_process = lambda decoder: (process, context)
-    ids = model.generate(some_ids(2, 2), length=2 * width, seeds=[0, 1], decoder=decoder).ids  # (B, 8)
-    assert len(calls) == 2 * decoder.sampling_timesteps
-    for number, (x, levels, estimate) in enumerate(calls):
+    ids = write(model, some_ids(2, 2), length=2 * width, seeds=[0, 1], decoder=decoder).ids  # (B, 8)
+    assert len(estimates) == 2 * decoder.sampling_timesteps
+    for number, (_, x, levels, estimate) in enumerate(estimates):
         begin = 2 + width * (number // decoder.sampling_timesteps)
         window = slice(begin - 1, begin - 1 + width)  # in the numbering of ids[:, 1:]
-        abar = denoiser.alphas_cumprod[levels]
+        abar = model.process.alphas_cumprod[levels]
         all_x, snr = torch.zeros(2, 7, 4, dtype=torch.double), torch.ones(2, 7, dtype=torch.double)
         all_x[:, window], snr[:, window] = x, abar / (1 - abar)
         begins = torch.arange(7)
@@ -171,22 +177,22 @@ def windows_one_by_one(model: DFLM, ids: torch.Tensor, draws: torch.Generator) -
     ).view(-1, N)
     x0 = denoiser.embed(ids[:, start : start + N])
     x, abar = process.q_sample(x0, levels, process.draw_noise(x0.shape, draws)), process.alphas_cumprod[levels.clamp(0)]
-    noisy = denoiser.read_noisy(x, abar, channel_logits(x, abar, model.table()))
+    noisy = denoiser.read_noisy(x, abar, channel_logits(x, abar, model.denoiser.table()))
     backbone, nats = denoiser.model.backbone, []
     known = torch.ones(len(ids), 1, dtype=torch.bool)
     for first in range(0, N, width):
         begin, window = start + first, noisy[:, first : first + width]
         states = backbone(backbone.add_positions(torch.cat([denoiser.model.wte(ids[:, :begin]), window], dim=1)))
         own = states[:, begin:]
-        if denoiser.forward_backbone is not None:
-            own = own + denoiser.more(denoiser.forward_backbone(own))
+        if denoiser.noisy_layers is not None:
+            own = own + denoiser.more(denoiser.noisy_layers(own))
         states = torch.cat([states[:, :begin], own], dim=1)
         for i in range(width + 1):
-            if i == 0 and denoiser.backward_backbone is None:
+            if i == 0 and denoiser.right_layers is None:
                 continue
             right = None
-            if denoiser.backward_backbone is not None and i < width - 1:
-                read = denoiser.backward_backbone(window[:, i + 1 :].flip(1))[:, -1:]
+            if denoiser.right_layers is not None and i < width - 1:
+                read = denoiser.right_layers(window[:, i + 1 :].flip(1))[:, -1:]
                 right = NeighbourStates(read, known[:1])
             at = begin + i
             left = denoiser.left(ids[:, at - 1 : at], known) if i > 0 else None

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
 from algorithms.diffusion_forcing.process.fitted_levels import (
@@ -22,9 +22,9 @@ from algorithms.diffusion_forcing.process.fitted_levels import (
     uniform_levels,
 )
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture
+from algorithms.diffusion_forcing.process.schedules import process_tables
 
 V = 5
-TABLES = ("betas", "alphas_cumprod", "snr", "sqrt_recipm1_alphas_cumprod", "posterior_mean_coef1")
 
 
 def sampling_error(snr: float, vocabulary_size: int) -> float:
@@ -182,9 +182,9 @@ def fitted(monkeypatch: pytest.MonkeyPatch, model: DFLM, steps: int, accumulate:
     generator, moved = torch.Generator().manual_seed(0), []
     ids = torch.randint(0, V, (16, 25), generator=generator)
     for step in range(steps):
-        before = model.levels.snr.clone()
+        before = model.process.levels.snr.clone()
         model.on_train_batch_start(ids, step)
-        moved.append(not torch.equal(model.levels.snr, before))
+        moved.append(not torch.equal(model.process.levels.snr, before))
         model.loss(ids, generator)
     return moved
 
@@ -197,12 +197,13 @@ def test_levels_are_fitted_every_so_many_steps(monkeypatch, parameterisation):
 
 
 def assert_tables_agree(model: DFLM) -> None:
-    """The process in training, the denoiser, the levels and the process that samples have one schedule."""
-    sampling, _ = model.sampling_process(MatrixDecoderConfig(sampling_timesteps=4))
-    for name in TABLES:
-        assert torch.equal(getattr(sampling, name), getattr(model.process, name))
-    assert torch.equal(model.denoiser.alphas_cumprod, model.process.alphas_cumprod)
-    torch.testing.assert_close(model.process.snr * 8, model.levels.snr, rtol=1e-5, atol=0)
+    """All tables of the process are those of its levels, and what samples has no others."""
+    sampler, posterior = MatrixDecoder(sampling_timesteps=4)._posterior(model)
+    assert sampler.process is posterior.process is model.process
+    expected = process_tables(model.process.levels.betas(8), snr_clip=model.process.snr_clip)
+    for name, table in expected.items():
+        assert torch.equal(getattr(model.process, name), table)
+    torch.testing.assert_close(model.process.snr * 8, model.process.levels.snr, rtol=1e-5, atol=0)
 
 
 @pytest.mark.parametrize("parameterisation", ["two_stream", "shifted"])
@@ -218,7 +219,7 @@ def test_all_tables_move_together_and_travel_in_a_checkpoint(monkeypatch, parame
     other.load_state_dict(model.state_dict())
     assert_tables_agree(other)
     assert torch.equal(other.process.alphas_cumprod, model.process.alphas_cumprod)
-    assert torch.equal(other.levels.nats, model.levels.nats) and other.levels.count.any()
+    assert torch.equal(other.process.levels.nats, model.process.levels.nats) and other.process.levels.count.any()
 
 
 @pytest.mark.parametrize("parameterisation", ["two_stream", "shifted"])
@@ -227,17 +228,26 @@ def test_a_network_that_knows_nothing_observes_the_channel(parameterisation):
     likely and orthogonal, the cost at level k is (k + 1) / K of ln V, and the next fit moves nothing."""
     model = informed(parameterisation, rows=RowMixture(independent=1, tail=1))
     with torch.no_grad():
-        model.table.weight.copy_(torch.eye(V, 8))
+        model.denoiser.table.weight.copy_(torch.eye(V, 8))
         model.denoiser.model.lm_head.weight.zero_()
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, V, (600, 25), generator=generator)
     with torch.no_grad():
         model.eval().loss(ids, generator)
-        assert not model.levels.count.any()  # only training is observed
+        assert not model.process.levels.count.any()  # only training is observed
         for _ in range(10):
             model.train().loss(ids, generator)
-    mean, error = model.levels.nats / model.levels.count, 4.5 / model.levels.count.sqrt()
+    mean, error = model.process.levels.nats / model.process.levels.count, 4.5 / model.process.levels.count.sqrt()
     assert error.max() < 0.15
     assert (
         (mean - math.log(V) * torch.arange(1, 9) / 8).abs() < error
     ).all()  # a token's cost varies by less than a nat
+
+
+def test_fitted_levels_are_shown():
+    """Catches levels drawn against another share of the nats than the one they hide, or left out of the summary."""
+    model = informed()
+    shown = {one.name: one for one in model.artifacts()}["noise_levels"]
+    assert shown.plot == "log_curve" and shown.in_summary
+    assert np.array_equal(shown.values, model.process.levels.snr.numpy())
+    np.testing.assert_allclose(shown.options["y"], np.arange(1, 9) / 8)

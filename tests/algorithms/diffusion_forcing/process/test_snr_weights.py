@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from algorithms.diffusion_forcing.diffusion import OBJECTIVES, Diffusion
+from algorithms.diffusion_forcing.diffusion import Diffusion
+from algorithms.diffusion_forcing.process.gaussian import OBJECTIVES
 from algorithms.diffusion_forcing.process.snr_weights import exponential_scan, snr_weights
 
 

@@ -1,8 +1,10 @@
-"""What decoding several tokens at once costs: the variational bound of a path of noise levels, less that of one by one.
+"""Upper bounds on -log p of a text: of the ancestral sampler, and of a path on which several tokens move at once.
 
-Source: -log p(x) <= sum_l integral 1/2 E|e_l - e_hat_l(z)|² dSNR_l along any path of per-token SNRs; pointwise I-MMSE
-(arXiv:2302.03792) makes it the cross-entropy where every token is denoised alone. Staggered levels: Diffusion Forcing
-(arXiv:2407.01392). B batch, T tokens, C embedding channels, V vocabulary; SNRs are those of a coordinate.
+Sources: DDPM (arXiv:2006.11239, eq. 5) with the terms in signal-to-noise form of VDM (arXiv:2107.00630, eq. 13) and the
+reconstruction of Diffusion-LM (arXiv:2205.14217). Of a path of per-token SNRs, -log p(x) <= sum_l integral
+1/2 E|e_l - e_hat_l(z)|² dSNR_l; pointwise I-MMSE (arXiv:2302.03792) makes it the cross-entropy where every token is
+denoised alone. Staggered levels: Diffusion Forcing (arXiv:2407.01392).
+B batch, T tokens, C embedding channels, V vocabulary; SNRs are those of a coordinate.
 """
 
 from collections.abc import Iterator
@@ -12,7 +14,30 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from algorithms.diffusion_forcing.likelihood import channel_logits
+from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
+
+CLEAN_SNR = 100.0  # total SNR at which a token is as good as clean: 1e-8 nats are open
+
+
+def ancestral_bound(
+    process: GaussianProcess, ids: Tensor, levels: Tensor, x0: Tensor, x0_hat: Tensor, x: Tensor, table: Tensor
+) -> Tensor:
+    """Unbiased estimate, in nats, of an upper bound on -log p of each token of ids (B, T): (B, T).
+
+    The bound is that of the ancestral sampler with all levels: prior + sum_k (SNR_{k-1} - SNR_k) / 2 · |x0 - x0_hat|²
+    + reconstruction at level 0. `levels` (B, T), drawn uniformly, pick one term each, times the number of terms;
+    x0, x0_hat and x (B, T, C) are clean, predicted and noisy embeddings; `table` (V, C) holds all of them.
+    """
+    snr = process.snr
+    step = snr[(levels - 1).clamp(min=0)] - snr[levels]  # (B, T), 0 at level 0
+    diffusion = 0.5 * step * (x0 - x0_hat).square().sum(-1)
+    logits = channel_logits(x, process.alphas_cumprod[levels], table)
+    reconstruction = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    term = reconstruction.where(levels == 0, diffusion)
+    abar = process.alphas_cumprod[-1]
+    per_channel = -abar - (1 - abar).log()  # sigma² - 1 - log sigma²
+    prior = 0.5 * (abar * x0.square().sum(-1) + x0.size(-1) * per_channel)
+    return process.timesteps * term + prior
 
 
 class WindowPrior(Protocol):
@@ -32,6 +57,31 @@ class PathExcess(NamedTuple):
 
     autoregressive: Tensor
     excess: Tensor
+
+
+def path_bound(
+    process: GaussianProcess,
+    prior: WindowPrior,
+    ids: Tensor,
+    table: Tensor,
+    *,
+    squared_norm: float,
+    in_flight: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Nats (B, T) of ids[:, 1:] on a pyramid with `in_flight` tokens in flight, an upper bound in the mean over a text:
+    the exact nats and an estimate of the excess. A token is at the levels of training, and passes between them.
+
+    `squared_norm` is that of the embeddings, `table` (V, C).
+    """
+    snr = process.snr.double()
+    finer = len(snr) // 4
+    finer += -(len(snr) + finer) % in_flight  # so that the tokens in flight share all cells equally
+    top = torch.linspace(1, 0, finer + 1, device=snr.device)[:-1].double()
+    clean = CLEAN_SNR / squared_norm
+    edges = torch.cat([snr[0] + top * (clean - snr[0]).clamp(min=0), snr, snr.new_zeros(1)])
+    path = path_excess(prior, ids, table, edges=edges, in_flight=in_flight, generator=generator)
+    return path.autoregressive + path.excess
 
 
 def path_excess(

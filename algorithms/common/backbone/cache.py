@@ -1,0 +1,163 @@
+"""Keys and values of the tokens already encoded, so that a pass computes new tokens alone.
+
+A backbone knows the protocol `Cache` and not which one it was given. B batch, R rows of a pass, T new tokens, S keys
+seen (cached and new), nh heads, hs head size.
+"""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from algorithms.common.backbone.masks import attention_mask
+
+Pair = tuple[Tensor, Tensor]  # keys and values
+
+
+def check_fits(length: int, context: int) -> None:
+    """Raise ValueError unless so many tokens fit into the context."""
+    if length > context:
+        raise ValueError(
+            f"{length} tokens do not fit into the context of {context}: "
+            "shorten the input or raise algorithm.backbone.block_size"
+        )
+
+
+class Cache(Protocol):
+    """What a backbone asks of a cache in a pass: `begin`, `mask`, `append` for each layer, then `keep`."""
+
+    def begin(self, tokens: int) -> slice | Tensor:
+        """Make room for new tokens; returns where they stand in their text, a slice or places (R, T)."""
+
+    def mask(self, tokens: int, device: torch.device) -> Tensor | None:
+        """What new tokens see, (T, S) or (R, 1, T, S); None: all that is cached, and new ones up to themselves."""
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> Pair:
+        """Put new k and v (R, nh, T, hs) behind the cached ones; returns all that they see (R, nh, S, hs)."""
+
+    def keep(self, tokens: int) -> None:
+        """The first so many new tokens stay; the others are overwritten by the next pass."""
+
+
+class KVCache:
+    """A Cache whose rows are equally long, in buffers that are seldom allocated; `length` tokens have been kept.
+
+    Under causal attention the result is the one of a pass over the whole sequence. With a `window` a query sees the
+    last `window` tokens, itself among them, and older keys are dropped; that needs positions that count from anywhere,
+    as rotary ones do. `capacity` tokens fit, without a window.
+    """
+
+    def __init__(self, n_layer: int, capacity: int, *, window: int | None = None) -> None:
+        self.length = 0
+        self.capacity = capacity
+        self.window = window
+        self._dropped = 0  # tokens before the first in the buffers
+        self._pairs: list[Pair | None] = [None] * n_layer
+
+    @property
+    def first(self) -> int:
+        """The first token that the next one sees."""
+        return 0 if self.window is None else max(0, self.length + 1 - self.window)
+
+    def begin(self, tokens: int) -> slice:
+        end = self.length + tokens
+        if self.window is None:
+            check_fits(end, self.capacity)
+        full = next((pair for pair in self._pairs if pair is not None), None)
+        if full is not None and end - self._dropped > full[0].size(2):  # drop what no query will see any more
+            seen = slice(self.first - self._dropped, self.length - self._dropped)
+            for layer, pair in enumerate(self._pairs):
+                if pair is not None:
+                    self._pairs[layer] = self._buffers(*(buffer[:, :, seen] for buffer in pair), tokens=tokens)
+            self._dropped = self.first
+        return slice(self.length, end)
+
+    def mask(self, tokens: int, device: torch.device) -> Tensor | None:
+        if tokens == 1 or (self.length == 0 and (self.window is None or self.window >= tokens)):
+            return None
+        keys = self.length + tokens - self.first  # those that the first query or a later one sees
+        return attention_mask("causal", tokens, keys, window=self.window, device=device)
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> Pair:
+        pair = self._pairs[layer]
+        if pair is None:
+            pair = self._buffers(k[:, :, :0].detach(), v[:, :, :0].detach(), tokens=k.size(2))
+            self._pairs[layer] = pair
+        begin, start = self.first - self._dropped, self.length - self._dropped
+        end = start + k.size(2)
+        for buffer, new in zip(pair, (k, v), strict=True):
+            buffer[:, :, start:end] = new.detach()
+        if torch.is_grad_enabled() and k.requires_grad:  # gradients reach the new tokens, and need no buffer later
+            return torch.cat([pair[0][:, :, begin:start], k], dim=2), torch.cat([pair[1][:, :, begin:start], v], dim=2)
+        return pair[0][:, :, begin:end], pair[1][:, :, begin:end]
+
+    def keep(self, tokens: int) -> None:
+        self.length += tokens
+
+    def _buffers(self, *kept: Tensor, tokens: int) -> Pair:
+        size = self.capacity if self.window is None else max(2 * self.capacity, self.capacity + tokens)
+        buffers = []
+        for old in kept:
+            buffers.append(old.new_empty((old.size(0), old.size(1), size, old.size(3))))
+            buffers[-1][:, :, : old.size(2)] = old
+        return buffers[0], buffers[1]
+
+
+class RowCache:
+    """A Cache in which every row has its own number of tokens, `filled`, in `slots`; a pass is for the rows selected.
+
+    `keep` may also come after the pass, and say what stays row by row: a decoder that drafts knows only then.
+    """
+
+    def __init__(self, n_layer: int, rows: int, slots: int) -> None:
+        self.filled = [0] * rows
+        self.slots = slots
+        self.select(torch.arange(rows))
+        self._kept: list[Pair | None] = [None] * n_layer  # (B, nh, slots, hs)
+        self._new: list[Pair] = []
+
+    def select(self, rows: Tensor) -> None:
+        """The rows (R,) of the next pass."""
+        self._active, self._rows = rows, rows.tolist()
+
+    def positions(self, distance: Tensor) -> Tensor:
+        """Places (R, T) in the text of tokens at a distance (T,) from the first new one, held within the slots."""
+        return (self._counts(distance.device)[:, None] + distance).clamp(max=self.slots - 1)
+
+    def behind(self, sees: Tensor) -> Tensor:
+        """Mask (R, 1, T, slots + T) of new tokens that see all of their row's cached ones, and new ones by `sees`
+        (T, T)."""
+        full = torch.arange(self.slots, device=sees.device) < self._counts(sees.device)[:, None, None]  # (R, 1, slots)
+        return torch.cat([full.expand(-1, len(sees), -1), sees.expand(len(full), -1, -1)], dim=2)[:, None]
+
+    def begin(self, tokens: int) -> Tensor:
+        self._new = []
+        return self.positions(torch.arange(tokens, device=self._active.device))
+
+    def mask(self, tokens: int, device: torch.device) -> Tensor:
+        return self.behind(attention_mask("causal", tokens, tokens, device=device))
+
+    def append(self, layer: int, k: Tensor, v: Tensor) -> Pair:
+        kept = self._kept[layer]
+        if kept is None:
+            shape = (len(self.filled), k.size(1), self.slots, k.size(3))
+            kept = (k.new_zeros(shape), v.new_zeros(shape))
+            self._kept[layer] = kept
+        self._new.append((k, v))
+        return torch.cat([kept[0][self._active], k], dim=2), torch.cat([kept[1][self._active], v], dim=2)
+
+    def keep(self, tokens: int | Sequence[int]) -> None:
+        counts = [tokens] * len(self._rows) if isinstance(tokens, int) else tokens
+        taken = [(i, r, n, self.filled[r] + n) for i, r in enumerate(self._rows) for n in range(counts[i])]
+        if taken:
+            source, row, token, slot = torch.tensor(taken).to(self._new[0][0].device).T
+            for kept, new in zip(self._kept, self._new, strict=True):
+                assert kept is not None
+                for buffer, fresh in zip(kept, new, strict=True):
+                    buffer[row, :, slot] = fresh[source, :, token]
+        for r, count in zip(self._rows, counts, strict=True):
+            self.filled[r] += count
+
+    def _counts(self, device: torch.device) -> Tensor:
+        return torch.tensor([self.filled[row] for row in self._rows], device=device)

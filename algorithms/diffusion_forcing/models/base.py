@@ -1,0 +1,71 @@
+"""What every network of Diffusion Forcing LM can be asked; the noise process is handed in where it is needed.
+
+B batch, T tokens, N tokens in question, C embedding channels, V vocabulary.
+"""
+
+from abc import ABC, abstractmethod
+from functools import partial
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from algorithms.common.likelihood import Likelihood
+from algorithms.diffusion_forcing.models.embeddings import TokenTable
+from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
+
+if TYPE_CHECKING:
+    from algorithms.diffusion_forcing.config import DFLMConfig
+
+
+class NeighbourStates(NamedTuple):
+    """What is known beside the past: states (B, N, n_embd), 0 where it is not; where (..., N, 1) bool."""
+
+    states: Tensor
+    where: Tensor
+
+
+class Denoiser(nn.Module, ABC):
+    """A network over token embeddings, of which each may be noisy in its own way.
+
+    Where it `predicts_tokens`, a decoder asks for the logits of next tokens, as ShiftedDenoiser has them; where not, it
+    calls the network with embeddings x (B, T, C) at levels (B, T).
+    """
+
+    likelihood_kind: ClassVar[str] = "exact"
+    predicts_tokens: ClassVar[bool] = True
+    reads_right = 0  # tokens of a window that may be read from right to left
+    chains = False  # whether a token can be told the one just drawn before it
+    table: TokenTable
+
+    def __init__(self, config: "DFLMConfig") -> None:
+        super().__init__()
+        self.rows = config.rows  # what noisy rows look like in training
+        self.squared_error = config.mse_weight > 0
+
+    @property
+    @abstractmethod
+    def block_size(self) -> int:
+        """Tokens that it sees at once."""
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Clean embeddings x0 (B, T, C) of ids (B, T)."""
+        return F.embedding(ids, self.table())
+
+    @abstractmethod
+    def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """The parts of the loss for ids (B, T + 1) in noisy rows: `ce`, nats per token, and `mse`, the weighted squared
+        error, where the loss weighs it."""
+
+    @abstractmethod
+    def nll(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Nats of ids[:, 1:] (B, T) on the autoregressive schedule, of the kind `likelihood_kind`."""
+
+    @abstractmethod
+    def estimate(self, process: GaussianProcess, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
+        """Estimated embeddings (B, T, C) of ids[:, 1:], of ids (B, T + 1) seen as x (B, T + 1, C) at `levels`."""
+
+    def likelihoods(self, process: GaussianProcess) -> dict[str, Likelihood]:
+        """Every likelihood that it can state, by name."""
+        return {"nll": Likelihood(self.likelihood_kind, partial(self.nll, process))}
