@@ -7,6 +7,8 @@ none: experiments/evaluation/metrics.py does.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 LOWER, HIGHER, NEAREST = "lower", "higher", "nearest to real text"
 
@@ -20,9 +22,7 @@ CONTROLS = "the report's tables of flags"
 POINTS = "points of A/B, one for each seed"
 
 TEXT = "algorithms.common.metrics.text"
-SETS = "algorithms.common.metrics.text_sets"
 CORPUS = "algorithms.common.metrics.corpus"
-JUDGED = "algorithms.common.metrics.judged"
 MARGIN = 0.02  # of a share, bits or nats
 
 
@@ -79,23 +79,27 @@ class Metric:
         return -1 if self.better == LOWER else 1
 
 
+def _measured(module: str, of: str, key: str, label: str, meaning: str, *shown: str, **more: Any) -> Metric:
+    """A metric whose function bears its name."""
+    return Metric(key, label, meaning, f"algorithms.common.metrics.{module}:{key}", (of,), shown=shown, **more)
+
+
 def _distinct(n: int, *shown: str) -> Metric:
     meaning = f"share of different ones among all {n}-grams of characters"
     return Metric(f"distinct_{n}", f"distinct-{n}", meaning, f"{TEXT}:distinct_n", ("text",), {"n": n}, shown=shown)
 
 
 def _divergence(n: int, *shown: str) -> Metric:
-    return Metric(
-        f"js_{n}",
-        f"{n}-gram divergence",
-        f"of the {n}-grams from those of held-out text (Jensen-Shannon)",
-        *(f"{CORPUS}:ngram_divergence", ("sample",), {"n": n}),
-        unit="bits",
-        better=LOWER,
-        shown=shown,
-        axis=f"{n}-gram divergence from held-out text, bits",
-    )
+    meaning = f"of the {n}-grams from those of held-out text (Jensen-Shannon)"
+    known = {"unit": "bits", "better": LOWER, "axis": f"{n}-gram divergence from held-out text, bits"}
+    compute = f"{CORPUS}:ngram_divergence"
+    return Metric(f"js_{n}", f"{n}-gram divergence", meaning, compute, ("sample",), {"n": n}, shown=shown, **known)
 
+
+_of_text = partial(_measured, "text", "text")
+_of_texts = partial(_measured, "text_sets", "texts")
+_of_sample = partial(_measured, "corpus", "sample")
+_of_judges = partial(_measured, "judged", "judged", unit="nats/char")
 
 METRICS: tuple[Metric, ...] = (
     Metric(
@@ -109,9 +113,7 @@ METRICS: tuple[Metric, ...] = (
         axis="seconds for all texts of a seed",
     ),
     Metric(
-        "tokens_per_second",
-        "tokens per second",
-        "of all texts together",
+        *("tokens_per_second", "tokens per second", "of all texts together"),
         form=",.0f",
         better=HIGHER,
         shown=(LISTS,),
@@ -119,9 +121,7 @@ METRICS: tuple[Metric, ...] = (
     ),
     Metric("steps", "steps", "of the decoder", form=",.0f", whole=True, better=LOWER),
     Metric(
-        "forwards",
-        "forwards",
-        "evaluations of the network: the cost that does not depend on the machine",
+        *("forwards", "forwards", "evaluations of the network: the cost that does not depend on the machine"),
         form=",.0f",
         whole=True,
         better=LOWER,
@@ -130,9 +130,7 @@ METRICS: tuple[Metric, ...] = (
         axis="forwards of the network",
     ),
     Metric(
-        "tokens_per_forward",
-        "tokens per forward",
-        "above 1 only where several tokens are decided at once",
+        *("tokens_per_forward", "tokens per forward", "above 1 only where several tokens are decided at once"),
         form=".2f",
         better=HIGHER,
         shown=(TABLE, LISTS, DIFFERENCES, OVERVIEW, SPEED),
@@ -141,107 +139,48 @@ METRICS: tuple[Metric, ...] = (
     ),
     # Points of A/B go to a judge and to diversity together: loops get a low likelihood under a judge, and more
     # diversity is not better in itself, as random characters have the most.
-    Metric(
+    _of_judges(
         "judge_nll",
         "judge",
         "how surprising the texts are to a judge, a language model trained on other texts; loops surprise it least",
-        *(f"{JUDGED}:judge_nll", ("judged",)),
-        unit="nats/char",
+        *(TABLE, LISTS, DIFFERENCES, OVERVIEW, SPEED, CONTROLS, POINTS),
         better=LOWER,
-        shown=(TABLE, LISTS, DIFFERENCES, OVERVIEW, SPEED, CONTROLS, POINTS),
         axis="judge, nats per character",
     ),
-    Metric(
-        "judge_gap",
-        "judges' gap",
-        "between the largest and the smallest value of a judge",
-        *(f"{JUDGED}:judge_gap", ("judged",)),
-        unit="nats/char",
-        better=LOWER,
-    ),
-    Metric(
-        "judge_text_sd",
-        "judge's s.d. over texts",
-        "how much single texts differ",
-        *(f"{JUDGED}:judge_text_sd", ("judged",)),
-        unit="nats/char",
-    ),
+    _of_judges("judge_gap", "judges' gap", "between the largest and the smallest value of a judge", better=LOWER),
+    _of_judges("judge_text_sd", "judge's s.d. over texts", "how much single texts differ"),
     # As asked for, and so without a point.
-    Metric("text_length", "length", "characters of a text", f"{TEXT}:text_length", ("text",), form=",.0f", margin=1.0),
+    _of_text("text_length", "length", "characters of a text", form=",.0f", margin=1.0),
     _distinct(1),
     _distinct(2, TABLE, LISTS, DIFFERENCES, OVERVIEW, POINTS),
     _distinct(3, POINTS),
     _distinct(4),
-    Metric(
-        "repeat_ratio",
-        "repeat ratio",
-        "share of characters that equal the one before",
-        *(f"{TEXT}:repeat_ratio", ("text",)),
-        shown=(TABLE, LISTS, DIFFERENCES, POINTS),
+    _of_text(
+        *("repeat_ratio", "repeat ratio", "share of characters that equal the one before"),
+        *(TABLE, LISTS, DIFFERENCES, POINTS),
     ),
-    Metric(
-        "mask_ratio",
-        "mask ratio",
-        "share of positions that were never decided",
-        *(f"{TEXT}:mask_ratio", ("text",)),
-        shown=(POINTS,),
-    ),
-    Metric(
-        "character_entropy",
-        "character entropy",
-        "of the characters of a text: low where it loops",
-        *(f"{TEXT}:character_entropy", ("text",)),
+    _of_text("mask_ratio", "mask ratio", "share of positions that were never decided", POINTS),
+    _of_text(
+        *("character_entropy", "character entropy", "of the characters of a text: low where it loops"),
+        *(TABLE, SPEED, CONTROLS, POINTS),
         unit="bits",
-        shown=(TABLE, SPEED, CONTROLS, POINTS),
     ),
     _divergence(3),
     _divergence(4, TABLE, LISTS, DIFFERENCES, SPEED),
     _divergence(5),
-    Metric(
-        "valid_words",
-        "valid words",
-        "share of words that the corpus has",
-        *(f"{CORPUS}:valid_words", ("sample",)),
-        shown=(TABLE, LISTS),
-    ),
-    Metric(
-        "unique_words",
-        "unique words",
-        "share of different ones among all words",
-        *(f"{SETS}:unique_words", ("texts",)),
-    ),
-    Metric(
-        "copy_rate",
-        "copied",
-        "share of long passages that stand in the training text word for word",
-        *(f"{CORPUS}:copy_rate", ("sample",)),
-        shown=(TABLE,),
-    ),
-    Metric(
-        "longest_copy",
-        "longest copy",
-        "characters in a row that stand in the training text",
-        *(f"{CORPUS}:longest_copy", ("sample",)),
+    _of_sample("valid_words", "valid words", "share of words that the corpus has", TABLE, LISTS),
+    _of_texts("unique_words", "unique words", "share of different ones among all words"),
+    _of_sample("copy_rate", "copied", "share of long passages that stand in the training text word for word", TABLE),
+    _of_sample(
+        *("longest_copy", "longest copy", "characters in a row that stand in the training text"),
         form=",.0f",
         margin=16.0,
     ),
+    _of_texts("self_bleu", "self-BLEU", "how much the texts of one sampler resemble each other"),
+    _of_sample("held_out_bleu", "BLEU", "overlap with held-out text"),
+    _of_texts("shared_windows", "shared windows", "share of passages that several texts of one sampler have"),
     Metric(
-        "self_bleu",
-        "self-BLEU",
-        "how much the texts of one sampler resemble each other",
-        *(f"{SETS}:self_bleu", ("texts",)),
-    ),
-    Metric("held_out_bleu", "BLEU", "overlap with held-out text", f"{CORPUS}:held_out_bleu", ("sample",)),
-    Metric(
-        "shared_windows",
-        "shared windows",
-        "share of passages that several texts of one sampler have",
-        *(f"{SETS}:shared_windows", ("texts",)),
-    ),
-    Metric(
-        "mauve",
-        "MAUVE",
-        "overlap with real text in the judge's features: 1 is alike",
+        *("mauve", "MAUVE", "overlap with real text in the judge's features: 1 is alike"),
         *("algorithms.common.metrics.mauve:of_sample", ("features", "sample")),
         better=HIGHER,
     ),
