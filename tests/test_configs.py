@@ -44,7 +44,7 @@ def algorithm_of(decoder: str, *overrides: str) -> Any:
 
 def run_a_step(algorithm: Any) -> None:
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, V, (3, algorithm.backbone.block_size + 1), generator=generator)
+    ids = torch.randint(0, V, (3, algorithm.block_size + 1), generator=generator)
     optimizer = algorithm.configure_optimizers()["optimizer"]
     before = [p.detach().clone() for p in algorithm.parameters()]
     algorithm.loss(ids, generator)["loss"].backward()
@@ -52,7 +52,7 @@ def run_a_step(algorithm: Any) -> None:
     assert any(not torch.equal(a, b) for a, b in zip(before, algorithm.parameters(), strict=True))
     algorithm.eval()
     nll = algorithm.nll(ids, generator)
-    assert nll.shape == (3, algorithm.backbone.block_size) and nll.isfinite().all()
+    assert nll.shape == (3, algorithm.block_size) and nll.isfinite().all()
     out = write(algorithm, ids[:, :3], length=20, seeds=[0, 1, 2], trace=True)
     assert out.ids.shape == (3, 23) and torch.equal(out.ids[:, :3], ids[:, :3])
     assert out.ids.max() < V and out.forwards >= 1

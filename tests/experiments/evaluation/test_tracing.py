@@ -12,7 +12,7 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.diffusion_flow.decoders import FlowTopConfidence
 from algorithms.diffusion_flow.diffusion_flow import DiffusionFlow, DiffusionFlowConfig
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoderConfig, SpeculativeConfig
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder, Speculative
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.masked_diffusion.decoding import TopConfidence
@@ -28,18 +28,18 @@ BACKBONE = BackboneConfig(n_layer=1, n_head=2, n_embd=16, block_size=12)
 TOKENIZER = CharTokenizer("abcdefg\n")
 LENGTH = 9
 MATRIX = {"sampling_timesteps": 3, "chunk_size": 4}
-MEAN = MatrixDecoderConfig(**MATRIX, token_draw="mean")
+MEAN = MatrixDecoder(**MATRIX, token_draw="mean")
 # Method, decoder, passes of the network for LENGTH tokens. The plain recipe takes a pass for each row in which a level
 # falls; the others none for a token that is alone in flight, but the one that reads the token before it.
 CASES = {
     "gpt": ("gpt", None, LENGTH),
-    "autoregressive": ("df_lm", MatrixDecoderConfig(**MATRIX), LENGTH),
-    "chunks_of_one": ("df_lm", MatrixDecoderConfig(**MATRIX | {"chunk_size": 1}), LENGTH),
-    "pyramid": ("df_lm", MatrixDecoderConfig(**MATRIX, schedule="pyramid", uncertainty_scale=5), LENGTH),
-    "full_sequence": ("df_lm", MatrixDecoderConfig(**MATRIX, schedule="full_sequence"), 2 * 3 + 1),
-    "chain": ("df_lm", MatrixDecoderConfig(**MATRIX, schedule="pyramid", token_draw="chain"), None),
-    "speculative": ("df_lm", SpeculativeConfig(), None),
-    "shifted": ("df_lm_shifted", MatrixDecoderConfig(**MATRIX, schedule="pyramid"), 2 * (3 + 3) + 1),
+    "autoregressive": ("df_lm", MatrixDecoder(**MATRIX), LENGTH),
+    "chunks_of_one": ("df_lm", MatrixDecoder(**MATRIX | {"chunk_size": 1}), LENGTH),
+    "pyramid": ("df_lm", MatrixDecoder(**MATRIX, schedule="pyramid", uncertainty_scale=5), LENGTH),
+    "full_sequence": ("df_lm", MatrixDecoder(**MATRIX, schedule="full_sequence"), 2 * 3 + 1),
+    "chain": ("df_lm", MatrixDecoder(**MATRIX, schedule="pyramid", token_draw="chain"), None),
+    "speculative": ("df_lm", Speculative(), None),
+    "shifted": ("df_lm_shifted", MatrixDecoder(**MATRIX, schedule="pyramid"), 2 * (3 + 3) + 1),
     "faithful": ("df_lm_faithful", replace(MEAN, schedule="pyramid"), 2 * (3 + 3) + 3),
     "faithful_together": ("df_lm_faithful", replace(MEAN, schedule="full_sequence"), 3 * 3),
     "faithful_one_by_one": ("df_lm_faithful", replace(MEAN, chunk_size=1), 3 * LENGTH),
