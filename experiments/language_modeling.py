@@ -20,9 +20,11 @@ from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
-from experiments.run.config import ALGORITHMS, LanguageModelingConfig, look_up
+from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 from experiments.run.files import write_json
+from experiments.run.registry import ALGORITHMS, look_up
+from experiments.run.schema import LanguageModelingConfig
 from experiments.training import callbacks as callback
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import load_weights, read_checkpoint
@@ -63,12 +65,14 @@ class LanguageModeling(BaseExperiment):
                 eval_batch_size=self.config.evaluation.batch_size,
                 seed=self.run.seed,
             )
-            self.data.prepare()
+            with keys_below("dataset", self.run.dataset):
+                self.data.prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
         self.prompt = self._encode("prompt") or [self.tokenizer.start_id]
         self.suffix = self._encode("suffix")
-        self.algorithm = self._build_algorithm()
+        with keys_below("algorithm", self.run.algorithm):
+            self.algorithm = self._build_algorithm()
         self.algorithm.encode = self.tokenizer.encode
         if self.suffix and not self.algorithm.sees_right:
             raise ValueError(
@@ -76,7 +80,8 @@ class LanguageModeling(BaseExperiment):
                 "left to right: leave it empty, or take algorithm=masked_diffusion"
             )
         if "sampling" in self.config.tasks:
-            self.algorithm.check_generation(self.config.sampling.length, prompt_length=len(self.prompt))
+            with keys_below("algorithm.decoder", self.run.algorithm.decoder):
+                self.algorithm.check_generation(self.config.sampling.length, prompt_length=len(self.prompt))
         if self.data is not None:
             self.algorithm.characters_per_token = dict(self.data.characters_per_token)
         if self.checkpoint is not None and self.source is not None:

@@ -5,44 +5,38 @@ B batch, P prompt tokens, L tokens in all, V vocabulary.
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.backbone import KVCache, LanguageModel
+from algorithms.common.fields import STRICT, Count, NonNegative, PositiveShare
 from algorithms.common.generation import (
     Generation,
     RowRandom,
     Trace,
     check_prompt,
-    check_sampling,
     context_start,
     sample_tokens,
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class AutoregressiveConfig:
     """`algorithm/decoder=autoregressive`. temperature 0 is greedy; top_k and top_p of None keep all tokens."""
 
-    name: str = "autoregressive"
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    name: Literal["autoregressive"] = "autoregressive"
+    temperature: NonNegative = 1.0
+    top_k: Count | None = None
+    top_p: PositiveShare | None = None
     use_cache: bool = True
-
-    def __post_init__(self) -> None:
-        if self.name != "autoregressive":
-            raise ValueError(
-                f"algorithm/decoder={self.name} does not fit algorithm=gpt: use algorithm/decoder=autoregressive"
-            )
-        check_sampling(self.temperature, self.top_k, self.top_p)
 
     def check_vocabulary(self, size: int) -> None:
         """Raise ValueError if top_k is above the number of tokens."""
         if self.top_k is not None and self.top_k > size:
-            raise ValueError(f"algorithm.decoder.top_k is {self.top_k}, above the vocabulary of {size} tokens")
+            raise ValueError(f"top_k is {self.top_k}, above the vocabulary of {size} tokens")
 
 
 def decode(

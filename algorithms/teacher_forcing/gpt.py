@@ -6,20 +6,23 @@ controls of a comparison with diffusion: masked inputs are held to be what makes
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.fields import STRICT, Share, ShareBelowOne
 from algorithms.common.generation import Generation
 from algorithms.common.optim import OptimizerConfig
 from algorithms.teacher_forcing.decoding import AutoregressiveConfig, decode
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class GPTConfig:
     """Settings of `algorithm=gpt`.
 
@@ -27,18 +30,12 @@ class GPTConfig:
     the rows whose embeddings get noise; targets and evaluation stay clean.
     """
 
-    backbone: BackboneConfig
-    name: str = "gpt"
-    token_dropout: float = 0.0
-    input_noise: float = 0.0
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    name: Literal["gpt"] = "gpt"
+    token_dropout: ShareBelowOne = 0.0
+    input_noise: Share = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     decoder: AutoregressiveConfig = field(default_factory=AutoregressiveConfig)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.token_dropout < 1:
-            raise ValueError(f"algorithm.token_dropout is {self.token_dropout}: it must lie in [0, 1)")
-        if not 0 <= self.input_noise <= 1:
-            raise ValueError(f"algorithm.input_noise is {self.input_noise}: it must lie in [0, 1]")
 
 
 def replace_tokens(ids: Tensor, probability: float, vocabulary_size: int, generator: torch.Generator) -> Tensor:

@@ -15,8 +15,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from experiments.run.config import EvaluationConfig, TrainingConfig
 from experiments.run.errors import near_miss
+from experiments.run.schema import EvaluationConfig, TrainingConfig
 from experiments.training.checkpoints import AtomicCheckpointIO
 from experiments.training.loggers import StepsDone
 

@@ -22,7 +22,7 @@ from experiments.evaluation.config import DecodingConfig
 from experiments.evaluation.judges.judge import GPTJudge, JudgePanel, fingerprint
 from experiments.evaluation.judges.windows import windowed_sums
 from experiments.evaluation.settings import expand, label
-from experiments.run.config import SamplingConfig
+from experiments.run.schema import SamplingConfig
 from experiments.training import loggers
 from tests.conftest import Main
 

@@ -29,7 +29,7 @@ class FaithfulDenoiser(nn.Module):
         dim = table.weight.size(1)
         if dim != config.n_embd and config.style == "nanogpt":
             raise ValueError(
-                f"algorithm.embedding.dim is {dim}: with learned positions (backbone.style=nanogpt) the faithful "
+                f"embedding.dim is {dim}: with learned positions (backbone.style=nanogpt) the faithful "
                 f"recipe diffuses embeddings of n_embd = {config.n_embd} channels; set dim to null"
             )
         self.table = table

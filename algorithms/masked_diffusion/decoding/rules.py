@@ -5,25 +5,26 @@ R rows, K positions of the chunk, W window. Time t runs from 1 (all masked) to 0
 """
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from algorithms.common.generation import check_sampling
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Share
 from algorithms.masked_diffusion.decoding.state import (
-    CONFIDENCES,
     DONE,
     DRAFT,
     MASKED,
     ChunkState,
+    Confidence,
     Prediction,
     best_of,
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MaskedDecoder(ABC):
     """What all decoders share.
 
@@ -37,18 +38,10 @@ class MaskedDecoder(ABC):
     order_follows_text: ClassVar[bool] = False  # what is decided when depends on nothing but the text so far
 
     name: str = ""
-    chunk_len: int | None = None
-    context_len: int | None = None
-    temperature: float = 1.0
-    top_k: int | None = None
-
-    def __post_init__(self) -> None:
-        own = type(self).name
-        if self.name != own:
-            raise ValueError(f"algorithm.decoder.name is '{self.name}', but {type(self).__name__} is '{own}'")
-        check_sampling(self.temperature, self.top_k, None)
-        self._at_least(1, "chunk_len")
-        self._at_least(0, "context_len")
+    chunk_len: Count | None = None
+    context_len: Natural | None = None
+    temperature: NonNegative = 1.0
+    top_k: Count | None = None
 
     @property
     def has_likelihood(self) -> bool:
@@ -64,17 +57,13 @@ class MaskedDecoder(ABC):
     def check(self, vocabulary_size: int, window: int) -> None:
         """Raise ValueError on what does not fit the vocabulary or the network's window."""
         if self.top_k is not None and self.top_k > vocabulary_size:
-            raise ValueError(
-                f"algorithm.decoder.top_k is {self.top_k}, above the vocabulary of {vocabulary_size} tokens: lower it"
-            )
+            raise ValueError(f"top_k is {self.top_k}, above the vocabulary of {vocabulary_size} tokens: lower it")
         chunk_len, context_len = self.spans(window)
         if chunk_len > window:
-            raise ValueError(
-                f"algorithm.decoder.chunk_len is {chunk_len}: the window holds {window} tokens, set it to at most that"
-            )
+            raise ValueError(f"chunk_len is {chunk_len}: the window holds {window} tokens, set it to at most that")
         if chunk_len + context_len > window:
             raise ValueError(
-                f"algorithm.decoder.context_len is {context_len}: beside a chunk_len of {chunk_len} the window of "
+                f"context_len is {context_len}: beside a chunk_len of {chunk_len} the window of "
                 f"{window} tokens has room for {window - chunk_len}"
             )
 
@@ -91,31 +80,21 @@ class MaskedDecoder(ABC):
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         """One step, pure; `uniform` (R, K) is fresh in each step where `position_draws` asks for it."""
 
-    def _at_least(self, minimum: int, key: str) -> None:
-        value = getattr(self, key)
-        if value is not None and value < minimum:
-            raise ValueError(f"algorithm.decoder.{key} is {value}: it must be at least {minimum}")
-
-    def _check_confidence(self, measure: str, *keys: str) -> None:
-        """ValueError unless `measure` is known and the thresholds under `keys` are values that it can take."""
-        if measure not in CONFIDENCES:
-            raise ValueError(f"algorithm.decoder.confidence is '{measure}': choose one of {', '.join(CONFIDENCES)}")
+    def _check_confidence(self, measure: Confidence, *keys: str) -> None:
+        """ValueError unless `measure` has what it needs and the thresholds under `keys` are values that it can take."""
         if measure == "top_k_mass" and self.top_k is None:
-            raise ValueError("algorithm.decoder.confidence=top_k_mass needs algorithm.decoder.top_k: set it")
+            raise ValueError("confidence=top_k_mass needs top_k: set it")
         for key in keys:
             value = getattr(self, key)
             if value is None:
                 continue
             if measure == "entropy" and not value <= 0:
-                raise ValueError(
-                    f"algorithm.decoder.{key} is {value}: with confidence=entropy it is minus an entropy in nats, "
-                    "at most 0"
-                )
+                raise ValueError(f"{key} is {value}: with confidence=entropy it is minus an entropy in nats, at most 0")
             if measure != "entropy" and not 0 <= value <= 1:
-                raise ValueError(f"algorithm.decoder.{key} is {value}: it must lie in [0, 1]")
+                raise ValueError(f"{key} is {value}: it must lie in [0, 1]")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Ancestral(MaskedDecoder):
     """Positions are unmasked in random order, as the diffusion process itself does it.
 
@@ -124,12 +103,8 @@ class Ancestral(MaskedDecoder):
     as the network is not told the time. Without, the first-hitting sampler (arXiv:2409.02908): one by one, exact.
     """
 
-    name: str = "ancestral"
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "steps")
+    name: Literal["ancestral"] = "ancestral"
+    steps: Count | None = None
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
         return {"time": uniform if self.steps is None else (uniform * self.steps).floor()}
@@ -140,19 +115,17 @@ class Ancestral(MaskedDecoder):
         return state.decide((time == time.amax(-1, keepdim=True)) & waiting, prediction.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TopConfidence(MaskedDecoder):
     """The `tokens_per_step` most confident positions are decided in each step (MaskGIT, arXiv:2202.04200)."""
 
     order_follows_text: ClassVar[bool] = True
 
-    name: str = "top_confidence"
-    tokens_per_step: int = 1
-    confidence: str = "probability"
+    name: Literal["top_confidence"] = "top_confidence"
+    tokens_per_step: Count = 1
+    confidence: Confidence = "probability"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "tokens_per_step")
         self._check_confidence(self.confidence)
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
@@ -162,7 +135,7 @@ class TopConfidence(MaskedDecoder):
         return state.decide(torch.zeros_like(waiting).scatter_(-1, best, True) & waiting, prediction.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Threshold(MaskedDecoder):
     """Positions at least as confident as a bar are decided, and always the best one (Fast-dLLM, arXiv:2505.22618).
 
@@ -172,17 +145,14 @@ class Threshold(MaskedDecoder):
 
     order_follows_text: ClassVar[bool] = True
 
-    name: str = "threshold"
-    threshold: float = 0.9
-    confidence: str = "probability"
-    relax: float = 0.0
-    floor: float | None = None
+    name: Literal["threshold"] = "threshold"
+    threshold: Number = 0.9
+    confidence: Confidence = "probability"
+    relax: NonNegative = 0.0
+    floor: Number | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self._check_confidence(self.confidence, "threshold", "floor")
-        if not self.relax >= 0:
-            raise ValueError(f"algorithm.decoder.relax is {self.relax}: it cannot be negative (0 keeps the threshold)")
 
     def bar(self, state: ChunkState) -> Tensor | float:
         """The confidence that is enough: (R, 1), or one number for all rows."""
@@ -198,7 +168,7 @@ class Threshold(MaskedDecoder):
         return state.decide(enough | best_of(confidence, waiting), prediction.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EntropyBound(MaskedDecoder):
     """Positions are decided together while their entropies, without the largest, add up to at most `budget` nats.
 
@@ -207,13 +177,8 @@ class EntropyBound(MaskedDecoder):
 
     order_follows_text: ClassVar[bool] = True
 
-    name: str = "entropy_bound"
-    budget: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.budget >= 0:
-            raise ValueError(f"algorithm.decoder.budget is {self.budget}: it cannot be negative (nats)")
+    name: Literal["entropy_bound"] = "entropy_bound"
+    budget: NonNegative = 0.5
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         waiting = state.open
@@ -223,7 +188,7 @@ class EntropyBound(MaskedDecoder):
         return state.decide(torch.zeros_like(waiting).scatter_(-1, order, within) & waiting, prediction.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Remasking(MaskedDecoder):
     """ReMDM (arXiv:2503.00307, rescaled schedule): a token of the chunk may be masked again until the last step.
 
@@ -234,15 +199,9 @@ class Remasking(MaskedDecoder):
 
     position_draws: ClassVar[bool] = True
 
-    name: str = "remasking"
-    steps: int = 64
-    eta: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "steps")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"algorithm.decoder.eta is {self.eta}: it must lie in [0, 1]")
+    name: Literal["remasking"] = "remasking"
+    steps: Count = 64
+    eta: Share = 0.1
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
         return {"step": uniform.new_zeros(uniform.size(0), 1)}

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 MASKED, DRAFT, DONE = 0, 1, 2
 
-CONFIDENCES = ("probability", "margin", "entropy", "top_k_mass")
+Confidence = Literal["probability", "margin", "entropy", "top_k_mass"]
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Prediction:
         if measure == "entropy":
             return -torch.special.entr(self.probabilities).sum(-1)
         if self.ranked is None:
-            raise ValueError("algorithm.decoder.confidence=top_k_mass needs algorithm.decoder.top_k")
+            raise ValueError("confidence=top_k_mass needs top_k: set it")
         return self.ranked.sum(-1)
 
 

@@ -21,7 +21,8 @@ from algorithms.common.metrics.text_sets import mean_of_known
 from datasets.tokenizers import CharTokenizer, Tokenizer, tokenizer_from_state
 from experiments.evaluation.judges.windows import TOKENS, windowed_sums
 from experiments.evaluation.models import read_model_checkpoint
-from experiments.run.config import ALGORITHMS, build, look_up
+from experiments.run.build import build
+from experiments.run.registry import ALGORITHMS, look_up
 from experiments.training.checkpoints import load_weights
 
 KEY = "experiment.judge"

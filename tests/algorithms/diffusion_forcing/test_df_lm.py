@@ -36,7 +36,12 @@ MAKERS = pytest.mark.parametrize("make", [shifted, two_stream])
 def test_without_noise_it_is_a_gpt(make, style, fusion, self_conditioning):
     """Catches a shift, a head or a conditioning that differs from teacher forcing when the past is clean: likelihood
     and loss of clean texts are those of a GPT of the same weights."""
-    model = make(style, fusion, rows=RowMixture(independent=0, clean=1), self_conditioning=self_conditioning)
+    model = make(
+        style,
+        fusion,
+        rows=RowMixture(0, 0, 0, 1, 0),
+        self_conditioning=self_conditioning,
+    )
     gpt = GPT(GPTConfig(model.backbone), vocabulary_size=V).double().eval()
     gpt.model.load_state_dict(model.denoiser.model.state_dict())
     ids = some_ids()
@@ -88,7 +93,7 @@ def test_channel_is_the_gaussian_log_density():
 
 def single_token_process(timesteps: int, make=shifted) -> tuple[DFLM, torch.Tensor]:
     """A model whose next-token prediction is a fixed distribution, so that everything is known in closed form."""
-    model = make(diffusion=DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=timesteps))
+    model = make(diffusion=DiffusionConfig(beta_schedule="cosine", log_snr_shift=-1.4, timesteps=timesteps))
     probabilities = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03], dtype=torch.double)
     head = model.denoiser.model.lm_head
     head.forward = lambda h: probabilities.log().expand(*h.shape[:-1], V)
@@ -183,7 +188,7 @@ def _with_chunk(decoder: MatrixDecoderConfig, chunk: int) -> MatrixDecoderConfig
 @pytest.mark.parametrize("style", ["nanogpt", "rope"])
 def test_faithful_bound_of_a_token_depends_on_its_past_only(objective, style):
     """Catches a mask of the two-stream pass that lets a noisy token see its own clean twin or the future."""
-    model = faithful(style, objective, embedding=EmbeddingConfig(norm="free", scale=3.0)).double()
+    model = faithful(style, objective, embedding=EmbeddingConfig(dim=None, norm="free", scale=3.0)).double()
     ids = some_ids(batch=1)
     noise_of = generator
     before = model.nll(ids, noise_of())
@@ -201,7 +206,7 @@ def test_faithful_bound_of_a_token_depends_on_its_past_only(objective, style):
 def test_every_faithful_recipe_learns(objective, fusion, norm):
     """Catches an objective, fusion or embedding whose loss does not fall, or a part without gradient."""
     model = faithful(
-        "nanogpt", objective, time_fusion=fusion, ce_weight=0.5, embedding=EmbeddingConfig(norm=norm)
+        "nanogpt", objective, time_fusion=fusion, ce_weight=0.5, embedding=EmbeddingConfig(dim=None, norm=norm)
     ).train()
     ids = some_ids(batch=16)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
@@ -298,6 +303,6 @@ def test_few_levels_are_enough():
     """Catches a process that cannot be made for fewer levels than some decoder would take by default."""
     decoder = MatrixDecoderConfig(sampling_timesteps=2)
     for timesteps in (1, 4):
-        model = two_stream(diffusion=DiffusionConfig(objective="pred_x0", timesteps=timesteps))
+        model = two_stream(diffusion=DiffusionConfig(beta_schedule="cosine", timesteps=timesteps))
         steps = replace(decoder, sampling_timesteps=min(2, timesteps))
         assert model.generate(some_ids(1, 1), length=3, seeds=[0], decoder=steps).ids.shape == (1, 4)

@@ -17,6 +17,7 @@ from algorithms.diffusion_forcing.decoding.speculative import accept, pass_layou
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
+from experiments.run.build import build
 
 V, BLOCK = 3, 4
 
@@ -179,7 +180,7 @@ def test_costs_and_traces_are_what_the_trunk_was_asked_for():
 def test_bad_settings_are_named(settings, words):
     """Catches settings that would draft nothing or divide by nothing."""
     with pytest.raises(ValueError, match=words):
-        SpeculativeConfig(**settings)
+        build(SpeculativeConfig, settings, "algorithm.decoder")
 
 
 def test_more_drafts_than_context_and_suffixes_are_refused():
