@@ -14,10 +14,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.run import summary
-from experiments.run.config import EXPERIMENTS, RunConfig, look_up
 from experiments.run.console import print_rank_zero
 from experiments.run.errors import near_miss
 from experiments.run.folder import checkpoint_of
+from experiments.run.registry import EXPERIMENTS, look_up
+from experiments.run.schema import RunConfig
 from experiments.training import loggers
 from experiments.training.checkpoints import Checkpoint, read_checkpoint
 from experiments.training.trainer import check_settings

@@ -9,36 +9,40 @@ import dataclasses
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import field
 from itertools import islice
 from typing import Any
 
 import torch
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
+from pydantic.dataclasses import dataclass
 
 from algorithms.common.backbone import Backbone
 from algorithms.common.decoder import Generation, Request
+from algorithms.common.fields import STRICT, Count
 from algorithms.diffusion_forcing.process.snr_weights import snr_weights
 from experiments.language_modeling import LanguageModeling
-from experiments.run.config import LanguageModelingConfig
 from experiments.run.console import print_rank_zero
+from experiments.run.schema import EvaluationConfig, LanguageModelingConfig, SamplingConfig, TrainingConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class BenchmarkConfig(LanguageModelingConfig):
     """`experiment=benchmark`: `rounds` pairs of training.max_steps steps, of which the first tenth is not timed."""
 
     name: str = "benchmark"
     tasks: list[str] = field(default_factory=lambda: ["training_speed", "loss_weights"])
-    rounds: int = 12
+    rounds: Count = 12
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(max_steps=66, val_every_steps=1000, checkpoint_every_steps=1000)
+    )
+    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(max_batches=1))
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.rounds < 1:
-            raise ValueError(f"experiment.rounds is {self.rounds}: it must be at least 1")
         if self.training.max_steps < 2:
-            raise ValueError("experiment.training.max_steps is below 2: nothing would be timed after the warm-up")
+            raise ValueError("training.max_steps is below 2: nothing would be timed after the warm-up")
 
     @property
     def warmup_steps(self) -> int:

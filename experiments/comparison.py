@@ -37,6 +37,7 @@ from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
 from experiments.evaluation.tracing import record_trace
+from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 from experiments.run.files import write_json, write_text
 from experiments.run.folder import COMPARISON
@@ -69,13 +70,14 @@ class Comparison(BaseExperiment):
         ]
         self.judge_runs = judge_runs(run, self.run_dir)
         self._check_trained()
-        self.data = TextDataModule(
-            run.dataset,
-            block_size=config.block_size or self.methods[0].model_settings.plain["backbone"]["block_size"],
-            batch_size=config.training.batch_size,
-            eval_batch_size=config.evaluation.batch_size,
-            seed=run.seed,
-        ).prepare()
+        with keys_below("dataset", run.dataset):
+            self.data = TextDataModule(
+                run.dataset,
+                block_size=config.block_size or self.methods[0].model_settings.plain["backbone"]["block_size"],
+                batch_size=config.training.batch_size,
+                eval_batch_size=config.evaluation.batch_size,
+                seed=run.seed,
+            ).prepare()
         check_fit(self.methods, self.data)
         if config.judges.load:
             load_judges(config.judges.load).check_writer(self.data.tokenizer)

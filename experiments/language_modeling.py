@@ -18,8 +18,10 @@ from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.samples import readable, write_samples
-from experiments.run.config import ALGORITHMS, LanguageModelingConfig, look_up
+from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
+from experiments.run.registry import ALGORITHMS, look_up
+from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import load_weights, read_checkpoint
@@ -60,12 +62,15 @@ class LanguageModeling(BaseExperiment):
                 eval_batch_size=self.config.evaluation.batch_size,
                 seed=self.run.seed,
                 overfit_batches=self.config.training.overfit_batches,
-            ).prepare()
+            )
+            with keys_below("dataset", self.run.dataset):
+                self.data.prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
         self.prompt = self._encode("prompt") or [self.tokenizer.start_id]
         self.suffix = self._encode("suffix")
-        self.algorithm = self._build_algorithm()
+        with keys_below("algorithm", self.run.algorithm):
+            self.algorithm = self._build_algorithm()
         if "sampling" in self.config.tasks:
             self._check_sampling()
         if self.checkpoint is not None and self.source is not None:
@@ -190,10 +195,8 @@ class LanguageModeling(BaseExperiment):
                 f"algorithm/decoder={decoder.name}, which reads from left to right: leave it empty, or take "
                 "algorithm=masked_diffusion"
             )
-        try:
+        with keys_below("algorithm.decoder", decoder):
             decoder.check(self.algorithm, self._request())
-        except ValueError as error:
-            raise ValueError(f"algorithm.decoder: {error}") from error
 
     def _build_algorithm(self) -> BaseAlgorithm:
         """The configured model with fresh weights."""

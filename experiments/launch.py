@@ -37,7 +37,7 @@ def job(cfg: DictConfig) -> float | None:
     _run_dir.append(run_dir)
     try:
         from experiments.base_experiment import run_experiment
-        from experiments.run.config import build_run
+        from experiments.run.build import build_run
 
         run = build_run(cfg, choices=settings.runtime.choices, overrides=list(settings.overrides.task))
         return run_experiment(run, run_dir)

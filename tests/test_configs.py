@@ -1,17 +1,24 @@
 """Every choice of algorithm, backbone, decoder and dataset: composed, converted, built, and run for a step."""
 
+import importlib
 import re
+from dataclasses import MISSING, asdict, fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import yaml
 from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
-from datasets.config import DatasetConfig
-from experiments.run.config import ALGORITHMS, build, look_up
+from algorithms.diffusion_flow.velocity import VelocityFlowConfig
+from datasets.config import CORPORA, DatasetConfig
+from experiments.run.build import build
+from experiments.run.composition import leaves
 from experiments.run.folder import CONFIGS
+from experiments.run.registry import ALGORITHMS, look_up
+from experiments.run.schema import WandbConfig
 from tests.algorithms.writing import write
 
 V = 11
@@ -80,21 +87,94 @@ def test_backbones_build(name: str, method: str) -> None:
     assert sum(p.numel() for p in algorithm.parameters()) > 1e5
 
 
+# Groups whose files fill a class, named in the file's comment; the others hold settings of several groups or of Hydra.
+GROUPS = ("algorithm", "algorithm/backbone", "algorithm/decoder", "algorithm/optimizer")
+GROUPS += ("callbacks", "dataset", "experiment", "logger")
+FILES = [CONFIGS / group / f"{name}.yaml" for group in GROUPS for name in choices(group)]
+
+
+def group_of(file: Path) -> str:
+    return file.parent.relative_to(CONFIGS).as_posix()
+
+
+def values_of(file: Path) -> dict[str, Any]:
+    """What a file composes to, with what it inherits."""
+    group = group_of(file)
+    config = composed(f"{group}={file.stem}", *(["algorithm=gpt"] if "/" in group else []))
+    return OmegaConf.to_container(OmegaConf.select(config, group.replace("/", ".")), resolve=True)
+
+
+def class_of(file: Path) -> type:
+    module, name = re.search(r"^# -> (\S+)\.py: (\w+)$", file.read_text(), re.MULTILINE).groups()
+    return getattr(importlib.import_module(module.replace("/", ".")), name)
+
+
+def defaults_of(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
+    """A class's defaults as plain containers; `values` fill the fields that have none."""
+    required = {f.name: values[f.name] for f in fields(cls) if f.default is f.default_factory is MISSING}
+    return asdict(cls(**required))
+
+
+def parents(file: Path) -> list[Path]:
+    """The files of its own group that a file inherits from."""
+    listed = yaml.safe_load(file.read_text()).get("defaults", [])
+    return [file.with_name(f"{name}.yaml") for name in listed if isinstance(name, str) and name != "_self_"]
+
+
+def own_leaves(file: Path) -> dict[str, Any]:
+    body = yaml.safe_load(file.read_text())
+    return dict(leaves({key: value for key, value in body.items() if key != "defaults"}))
+
+
+def test_one_file_states_the_defaults_of_a_class() -> None:
+    """Catches a default that differs between the class, which tests and Python use, and the command line."""
+    stating: dict[type, list[str]] = {class_of(file): [] for file in FILES}
+    for file in FILES:
+        cls, values = class_of(file), values_of(file)
+        if defaults_of(cls, values) == values:
+            stating[cls].append(f"{group_of(file)}/{file.stem}")
+    assert {cls.__name__: found for cls, found in stating.items() if len(found) != 1} == {}
+
+
+@pytest.mark.parametrize("name", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
+def test_a_method_without_arguments_is_the_one_of_the_command_line(name: str) -> None:
+    """Catches a backbone, an optimiser or a decoder that Python code gets and the command line does not."""
+    cls = look_up(ALGORITHMS, name, "algorithm.name").config_class
+    assert build(cls, composed(f"algorithm={name}").algorithm, "algorithm") == cls()
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "cls"),
+    [
+        ("logger=wandb", "logger.wandb", WandbConfig),
+        ("algorithm=diffusion_flow_reference", "algorithm.flow", VelocityFlowConfig),
+    ],
+)
+def test_parts_that_a_default_lacks_have_theirs(override: str, key: str, cls: type) -> None:
+    """Catches the same for classes that no file fills on its own."""
+    assert build(cls, OmegaConf.select(composed(override), key), key) == cls()
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: f"{group_of(file)}/{file.stem}")
+def test_a_file_holds_what_differs_and_explains_its_keys(file: Path) -> None:
+    """Catches a value that is said twice along a line of inheritance, and a key that a reader must look up in code."""
+    own, inherited = own_leaves(file), {}
+    for parent in parents(file):
+        inherited |= dict(leaves(values_of(parent)))
+    assert {key: value for key, value in own.items() if key in inherited and inherited[key] == value} == {}
+    explained, todo = set(), [file]
+    while todo:
+        text, todo = todo[-1].read_text(), [*todo[:-1], *parents(todo[-1])]
+        explained |= set(re.findall(r"^ *(\w+):[^#\n]*#", text, re.MULTILINE))
+    keys = re.findall(r"^ *(\w+): *[^#\s]", file.read_text().partition("_self_")[2] or file.read_text(), re.MULTILINE)
+    assert set(keys) - explained == set()
+
+
 @pytest.mark.parametrize("name", choices("dataset"))
 def test_datasets_convert(name: str, tmp_path: Path) -> None:
-    """Catches a dataset file whose name or keys DatasetConfig does not know."""
-    path = [f"dataset.path={tmp_path}"] if name in ("text_file", "openwebtext") else []
-    config = build(DatasetConfig, composed(f"dataset={name}", *path).dataset, "dataset")
-    assert config.name == name
-
-
-@pytest.mark.parametrize("name", [*choices("algorithm"), *(f"decoder/{name}" for name in choices("algorithm/decoder"))])
-def test_keys_are_commented(name: str) -> None:
-    """Catches a key that a reader must look up in the code, unless the file inherits it with its comment."""
-    text = (CONFIGS / "algorithm" / f"{name}.yaml").read_text()
-    assert "\n# -> algorithms/" in text
-    if re.search(r"\n  - (?!_self_)\w+\n", text):  # inherits its keys from another file
-        return
-    body = text.partition("_self_\n")[2] or text
-    keys = [line for line in body.splitlines() if line.strip() and not line.lstrip().startswith("#")]
-    assert [line for line in keys if "#" not in line and not line.rstrip().endswith(":")] == []
+    """Catches a dataset file with values that DatasetConfig refuses, or a corpus without its file."""
+    path = [f"dataset.path={tmp_path}"] if name in ("text_file", "documents", "openwebtext") else []
+    made = build(DatasetConfig, composed(f"dataset={name}", *path).dataset, "dataset")
+    assert made.name == ("documents" if name == "openwebtext" else name)
+    assert set(CORPORA) <= set(choices("dataset"))
+    build(DatasetConfig, composed(f"dataset={name}", *path, "dataset.tokenizer=bpe").dataset, "dataset")

@@ -4,35 +4,24 @@ Source: Loshchilov and Hutter 2019 (arXiv:1711.05101) and 2017 (arXiv:1608.03983
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import nn
 
+from algorithms.common.fields import STRICT, Natural, NonNegative, Positive, Share, ShareBelowOne
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class OptimizerConfig:
     """AdamW and its schedule; `min_lr_ratio` is the last learning rate as a share of the peak."""
 
-    lr: float = 1e-3
-    min_lr_ratio: float = 0.1
-    warmup_steps: int = 100
-    weight_decay: float = 0.1
-    beta1: float = 0.9
-    beta2: float = 0.99
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0:
-            raise ValueError(f"algorithm.optimizer.lr is {self.lr}: it must be above 0")
-        if not 0 <= self.min_lr_ratio <= 1:
-            raise ValueError(f"algorithm.optimizer.min_lr_ratio is {self.min_lr_ratio}: it must lie in [0, 1]")
-        if self.warmup_steps < 0:
-            raise ValueError(f"algorithm.optimizer.warmup_steps is {self.warmup_steps}: it cannot be negative")
-        if self.weight_decay < 0:
-            raise ValueError(f"algorithm.optimizer.weight_decay is {self.weight_decay}: it cannot be negative")
-        for key in ("beta1", "beta2"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"algorithm.optimizer.{key} is {getattr(self, key)}: it must lie in [0, 1)")
+    lr: Positive = 2e-3
+    min_lr_ratio: Share = 0.05
+    warmup_steps: Natural = 100
+    weight_decay: NonNegative = 0.1
+    beta1: ShareBelowOne = 0.9
+    beta2: ShareBelowOne = 0.99
 
 
 def warmup_cosine(step: int, *, warmup_steps: int, total_steps: int, min_ratio: float) -> float:

@@ -1,12 +1,14 @@
 """Decoders of diffusion + flow: commit rules of masked diffusion, with the flow's help while much is masked."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
+from pydantic.dataclasses import dataclass
+
+from algorithms.common.fields import STRICT, Count, Share
 from algorithms.masked_diffusion.decoding import MaskedDecoder, Threshold, TopConfidence
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FlowAssisted(MaskedDecoder):
     """What the flow adds to a commit rule.
 
@@ -17,27 +19,20 @@ class FlowAssisted(MaskedDecoder):
 
     order_follows_text: ClassVar[bool] = False  # the latents are drawn, and the logits not those of the likelihood
 
-    flow_step: float = 0.5
-    flow_until: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 <= self.flow_step <= 1:
-            raise ValueError(f"algorithm.decoder.flow_step is {self.flow_step}: it must lie in [0, 1]")
-        if not 0 <= self.flow_until <= 1:
-            raise ValueError(f"algorithm.decoder.flow_until is {self.flow_until}: it must lie in [0, 1]")
+    flow_step: Share = 0.5
+    flow_until: Share = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FlowTopConfidence(FlowAssisted, TopConfidence):
     """`top_confidence` with the flow."""
 
-    name: str = "flow_top_confidence"
-    tokens_per_step: int = 4
+    name: Literal["flow_top_confidence"] = "flow_top_confidence"  # type: ignore[assignment]
+    tokens_per_step: Count = 4
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class FlowThreshold(FlowAssisted, Threshold):
     """`threshold` with the flow."""
 
-    name: str = "flow_threshold"
+    name: Literal["flow_threshold"] = "flow_threshold"  # type: ignore[assignment]

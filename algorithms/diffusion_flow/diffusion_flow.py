@@ -4,12 +4,15 @@ Sources: see velocity.py (the reference's recipe) and posterior.py (the default)
 to the bit. B batch, T tokens, W = T + 1 the window.
 """
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any, Literal
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from algorithms.common.fields import STRICT
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowAssisted, FlowThreshold, FlowTopConfidence
 from algorithms.diffusion_flow.flow import PlateauSwitch, warmed_up
@@ -19,13 +22,17 @@ from algorithms.masked_diffusion.decoding import AnyDecoder, MaskedDecoder, Pred
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DiffusionFlowConfig(MaskedDiffusionConfig):
     """Settings of `algorithm=diffusion_flow`: those of masked diffusion, and the flow's."""
 
-    name: str = "diffusion_flow"
-    flow: PosteriorFlowConfig | VelocityFlowConfig = field(default_factory=PosteriorFlowConfig)
-    decoder: AnyDecoder | FlowTopConfidence | FlowThreshold = field(default_factory=FlowTopConfidence)
+    name: Literal["diffusion_flow"] = "diffusion_flow"
+    flow: Annotated[PosteriorFlowConfig | VelocityFlowConfig, Field(discriminator="name")] = field(
+        default_factory=PosteriorFlowConfig
+    )
+    decoder: Annotated[AnyDecoder | FlowTopConfidence | FlowThreshold, Field(discriminator="name")] = field(
+        default_factory=FlowTopConfidence
+    )
 
 
 class DiffusionFlow(MaskedDiffusion):

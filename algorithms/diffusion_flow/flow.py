@@ -4,13 +4,15 @@ Source: flow matching (arXiv:2210.02747). Progress s runs from noise (0) to clea
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Share
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, config=STRICT)
 class FlowConfig:
     """When the flow loss is added, and how much of it; a subclass says what it is.
 
@@ -20,30 +22,20 @@ class FlowConfig:
     """
 
     name: str = ""
-    weight: float = 0.1
-    warmup_steps: int = 1000
-    interval: int = 2
-    max_step: int | None = None
-    plateau_window: int = 100
-    plateau_patience: int | None = 3
-    plateau_improvement: float = 0.01
-    min_progress: float = 0.02
-    max_progress: float = 0.98
+    weight: NonNegative = 0.1
+    warmup_steps: Natural = 1000
+    interval: Count = 2
+    max_step: Natural | None = None
+    plateau_window: Count = 100
+    plateau_patience: Count | None = 3
+    plateau_improvement: Number = 0.01
+    min_progress: Share = 0.02
+    max_progress: Share = 0.98
 
     def __post_init__(self) -> None:
-        if self.weight < 0:
-            raise ValueError(f"algorithm.flow.weight is {self.weight}: it cannot be negative (0 is masked diffusion)")
-        for key in ("interval", "plateau_window", "plateau_patience"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"algorithm.flow.{key} is {value}: it must be at least 1")
-        for key in ("warmup_steps", "max_step"):
-            value = getattr(self, key)
-            if value is not None and value < 0:
-                raise ValueError(f"algorithm.flow.{key} is {value}: it cannot be negative")
-        if not 0 <= self.min_progress < self.max_progress <= 1:
+        if not self.min_progress < self.max_progress:
             raise ValueError(
-                f"algorithm.flow.min_progress ({self.min_progress}) and max_progress ({self.max_progress}) "
+                f"min_progress ({self.min_progress}) and max_progress ({self.max_progress}) "
                 "must lie in [0, 1], the first below the second"
             )
 

@@ -5,35 +5,31 @@ Sources: variational flow matching (arXiv:2406.04843); continuous states at mask
 B batch, R rows, T tokens, W window, K chunk, C channels, D code channels, V vocabulary.
 """
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Positive
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PosteriorFlowConfig(FlowConfig):
     """`algorithm.flow.name=posterior`: cross-entropy of the masked tokens, given noisy codes of them."""
 
-    name: str = "posterior"
-    weight: float = 0.5
-    warmup_steps: int = 100
-    plateau_patience: int | None = None
-    code_dim: int = 32
-    code_norm: float = 2.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("code_dim", "code_norm"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"algorithm.flow.{key} is {getattr(self, key)}: it must be above 0")
+    name: Literal["posterior"] = "posterior"
+    weight: NonNegative = 0.5
+    warmup_steps: Natural = 100
+    plateau_patience: Count | None = None
+    code_dim: Count = 32
+    code_norm: Positive = 2.0
 
 
 class PosteriorFlow(nn.Module):

@@ -6,13 +6,15 @@ backbone; in decoding the head sees mask embeddings, which it never saw in train
 B batch, R rows, T tokens, W window, K chunk, C channels, V vocabulary.
 """
 
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
+from algorithms.common.fields import STRICT, Count, Natural, Positive
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
@@ -21,22 +23,16 @@ from algorithms.masked_diffusion.decoding import ChunkState, Predictor
 BLEND_BASE, BLEND_SLOPE, BLEND_MAX = 0.25, 0.55, 0.8  # share of the flow's logits, by the share still masked
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class VelocityFlowConfig(FlowConfig):
     """`algorithm.flow.name=velocity`: smooth-L1 of velocities, over masked positions (`masked_only`) or all."""
 
-    name: str = "velocity"
-    max_step: int | None = 6000
-    noise_scale: float = 1.0
-    huber_beta: float = 0.1
-    bottleneck: int = 128
+    name: Literal["velocity"] = "velocity"
+    max_step: Natural | None = 6000
+    noise_scale: Positive = 1.0
+    huber_beta: Positive = 0.1
+    bottleneck: Count = 128
     masked_only: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for key in ("noise_scale", "huber_beta", "bottleneck"):
-            if getattr(self, key) <= 0:
-                raise ValueError(f"algorithm.flow.{key} is {getattr(self, key)}: it must be above 0")
 
 
 def velocity_error(predicted: Tensor, target: Tensor, counted: Tensor, *, beta: float) -> Tensor:

@@ -1,90 +1,81 @@
 """Settings of Diffusion Forcing LM, and which of them go together."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated, Literal
+
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 
 from algorithms.common.backbone import BackboneConfig
+from algorithms.common.fields import STRICT, Count, NonNegative, Number, Share
 from algorithms.common.optim import OptimizerConfig
 from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoder
-from algorithms.diffusion_forcing.models import DENOISERS, StreamConfig
+from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
 from algorithms.diffusion_forcing.process import INFORMATION
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture
 
-PARAMETERISATIONS = tuple(DENOISERS)
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DiffusionConfig:
     """The noise process and its loss weights, as in the original; checked by the process itself."""
 
-    timesteps: int = 32
-    beta_schedule: str = "cosine"
-    fit_every_steps: int = 250
-    objective: str = "pred_noise"
+    timesteps: Count = 32
+    beta_schedule: Literal["information", "linear", "cosine", "sigmoid"] = "information"
+    fit_every_steps: Count = 250
+    objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
     use_fused_snr: bool = True
-    snr_clip: float = 5.0
-    cum_snr_decay: float = 0.95
-    clip_noise: float = 5.0
-    log_snr_shift: float = 0.0
+    snr_clip: Number = 5.0
+    cum_snr_decay: Number = 0.95
+    clip_noise: Number = 5.0
+    log_snr_shift: Number = 0.0
 
     def __post_init__(self) -> None:
-        if self.fit_every_steps < 1:
-            raise ValueError(f"algorithm.diffusion.fit_every_steps is {self.fit_every_steps}: it must be at least 1")
         if self.beta_schedule == INFORMATION and self.log_snr_shift != 0:
             raise ValueError(
-                "algorithm.diffusion.log_snr_shift moves a fixed schedule, and beta_schedule=information is fitted: "
-                "set it to 0"
+                "log_snr_shift moves a fixed schedule, and beta_schedule=information is fitted: set it to 0"
             )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DFLMConfig:
     """Settings of `algorithm=df_lm`; the loss is mse_weight · weighted MSE + ce_weight · token cross-entropy."""
 
-    backbone: BackboneConfig
-    name: str = "df_lm"
-    parameterisation: str = "two_stream"
-    time_fusion: str = "add"
-    mse_weight: float = 0.0
-    ce_weight: float = 1.0
-    self_conditioning: float = 0.0
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    name: Literal["df_lm"] = "df_lm"
+    parameterisation: Literal["two_stream", "shifted", "faithful"] = "two_stream"
+    time_fusion: Literal["add", "concat_mlp"] = "concat_mlp"
+    mse_weight: NonNegative = 0.0
+    ce_weight: NonNegative = 1.0
+    self_conditioning: Share = 0.0
     embedding: EmbeddingConfig = field(default_factory=EmbeddingConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     rows: RowMixture = field(default_factory=RowMixture)
     streams: StreamConfig = field(default_factory=StreamConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    decoder: AnyDecoder = field(default_factory=MatrixDecoder)
+    decoder: Annotated[AnyDecoder, Field(discriminator="name")] = field(default_factory=MatrixDecoder)
 
     def __post_init__(self) -> None:
-        if self.parameterisation not in PARAMETERISATIONS:
-            raise ValueError(
-                f"algorithm.parameterisation is '{self.parameterisation}': choose one of {', '.join(PARAMETERISATIONS)}"
-            )
-        if not 0 <= self.self_conditioning <= 1:
-            raise ValueError(f"algorithm.self_conditioning is {self.self_conditioning}: it must lie in [0, 1]")
         if self.self_conditioning and self.parameterisation == "faithful":
             raise ValueError(
-                "algorithm.self_conditioning feeds token probabilities back, which parameterisation=faithful has none "
+                "self_conditioning feeds token probabilities back, which parameterisation=faithful has none "
                 "of: set it to 0"
             )
         if self.parameterisation != "faithful" and self.diffusion.objective != "pred_x0":
             raise ValueError(
-                f"algorithm.diffusion.objective is '{self.diffusion.objective}': parameterisation="
+                f"diffusion.objective is '{self.diffusion.objective}': parameterisation="
                 f"{self.parameterisation} predicts the clean embedding; set it to pred_x0"
             )
         if self.diffusion.beta_schedule == INFORMATION:
             if self.parameterisation == "faithful":
                 raise ValueError(
-                    "algorithm.diffusion.beta_schedule=information is fitted to token probabilities, which "
+                    "diffusion.beta_schedule=information is fitted to token probabilities, which "
                     "parameterisation=faithful has none of: take cosine, linear or sigmoid"
                 )
             if self.embedding.norm != "fixed":
                 raise ValueError(
-                    "algorithm.diffusion.beta_schedule=information measures noise against the norm of an embedding: "
-                    "set algorithm.embedding.norm=fixed"
+                    "diffusion.beta_schedule=information measures noise against the norm of an embedding: "
+                    "set embedding.norm=fixed"
                 )
-        if min(self.mse_weight, self.ce_weight) < 0 or self.mse_weight + self.ce_weight == 0:
-            raise ValueError(
-                f"algorithm.mse_weight ({self.mse_weight}) and ce_weight ({self.ce_weight}) cannot be negative, "
-                "and one of them must be above 0"
-            )
+        if self.mse_weight + self.ce_weight == 0:
+            raise ValueError("mse_weight and ce_weight are both 0: one of them must be above 0")

@@ -4,15 +4,18 @@ Source: MDLM (arXiv:2406.07524); nathan-barry/tiny-diffusion for `objective=refe
 time, which the masks tell (arXiv:2406.03736). B batch, T tokens, W = T + 1 the window, V vocabulary; the mask is V.
 """
 
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.fields import STRICT, Count
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
 from algorithms.common.randomness import RowRandom
@@ -27,10 +30,9 @@ from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, 
 from algorithms.masked_diffusion.masking import counted_masks, independent_masks, stratified_shares
 
 CPU_ROWS = 8  # rows of a forward while decoding: the activations of more fall out of a CPU's cache
-OBJECTIVES = ("continuous_time", "any_order", "reference")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MaskedDiffusionConfig:
     """Settings of `algorithm=masked_diffusion`.
 
@@ -38,20 +40,13 @@ class MaskedDiffusionConfig:
     with a drawn number of masks, `reference` the mean over all masked tokens of a batch, which is no likelihood.
     """
 
-    backbone: BackboneConfig
-    name: str = "masked_diffusion"
-    objective: str = "continuous_time"
-    validation_masks: int = 8
-    masks_per_count: int = 1
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    name: Literal["masked_diffusion"] = "masked_diffusion"
+    objective: Literal["continuous_time", "any_order", "reference"] = "continuous_time"
+    validation_masks: Count = 8
+    masks_per_count: Count = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    decoder: AnyDecoder = field(default_factory=TopConfidence)
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ValueError(f"algorithm.objective is '{self.objective}': choose one of {', '.join(OBJECTIVES)}")
-        for key in ("validation_masks", "masks_per_count"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"algorithm.{key} is {getattr(self, key)}: it must be at least 1")
+    decoder: Annotated[AnyDecoder, Field(discriminator="name")] = field(default_factory=TopConfidence)
 
 
 class MaskedDiffusion(BaseAlgorithm):

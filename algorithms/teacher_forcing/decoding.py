@@ -3,40 +3,32 @@
 B batch, P prompt tokens, L positions in all, V vocabulary.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 
 from algorithms.common.backbone import KVCache, LanguageModel
 from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
+from algorithms.common.fields import STRICT, Count, NonNegative, PositiveShare
 from algorithms.common.randomness import RowRandom
-from algorithms.common.sampling import check_sampling, context_start, sample_tokens
+from algorithms.common.sampling import context_start, sample_tokens
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Autoregressive(Decoder):
     """`algorithm/decoder=autoregressive`. temperature 0 is greedy; top_k and top_p of None keep all tokens."""
 
-    name: str = "autoregressive"
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
+    name: Literal["autoregressive"] = "autoregressive"
+    temperature: NonNegative = 1.0
+    top_k: Count | None = None
+    top_p: PositiveShare | None = None
     use_cache: bool = True
-
-    def __post_init__(self) -> None:
-        if self.name != "autoregressive":
-            raise ValueError(
-                f"algorithm/decoder={self.name} does not fit algorithm=gpt: use algorithm/decoder=autoregressive"
-            )
-        check_sampling(self.temperature, self.top_k, self.top_p)
 
     def check(self, model: Any, request: Request) -> None:
         super().check(model, request)
         if self.top_k is not None and self.top_k > model.vocabulary_size:
-            raise ValueError(
-                f"algorithm.decoder.top_k is {self.top_k}, above the vocabulary of {model.vocabulary_size} tokens"
-            )
+            raise ValueError(f"top_k is {self.top_k}, above the vocabulary of {model.vocabulary_size} tokens")
 
     def decode(self, model: Any, request: Request) -> Generation:
         """One forward of the network a step, until every text has met its stop token or its end."""

@@ -5,19 +5,22 @@ controls of a comparison with diffusion: masked inputs are held to be what makes
 (arXiv:2510.04071), and noising is smoothing (arXiv:1703.02573). B batch, T tokens, C channels, V vocabulary.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.fields import STRICT, Share, ShareBelowOne
 from algorithms.common.optim import OptimizerConfig
 from algorithms.teacher_forcing.decoding import Autoregressive
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class GPTConfig:
     """Settings of `algorithm=gpt`.
 
@@ -25,18 +28,12 @@ class GPTConfig:
     the rows whose embeddings get noise; targets and evaluation stay clean.
     """
 
-    backbone: BackboneConfig
-    name: str = "gpt"
-    token_dropout: float = 0.0
-    input_noise: float = 0.0
+    backbone: BackboneConfig = field(default_factory=BackboneConfig)
+    name: Literal["gpt"] = "gpt"
+    token_dropout: ShareBelowOne = 0.0
+    input_noise: Share = 0.0
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     decoder: Autoregressive = field(default_factory=Autoregressive)
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.token_dropout < 1:
-            raise ValueError(f"algorithm.token_dropout is {self.token_dropout}: it must lie in [0, 1)")
-        if not 0 <= self.input_noise <= 1:
-            raise ValueError(f"algorithm.input_noise is {self.input_noise}: it must lie in [0, 1]")
 
 
 def replace_tokens(ids: Tensor, probability: float, vocabulary_size: int, generator: torch.Generator) -> Tensor:

@@ -14,7 +14,7 @@ READERS: dict[str, Callable[[DatasetConfig], TextCorpus | DocumentCorpus]] = {
     "tiny_shakespeare": plain_files.load_tiny_shakespeare,
     "text_file": plain_files.load_text_file,
     "text8": text8.load,
-    "openwebtext": DocumentCorpus.from_config,
+    "documents": DocumentCorpus.from_config,
 }
 
 

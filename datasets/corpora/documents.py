@@ -1,4 +1,4 @@
-"""`openwebtext`: a folder or file of documents (parquet, jsonl, txt), streamed so that memory stays bounded.
+"""`documents`: a folder or file of documents (parquet, jsonl, txt), streamed so that memory stays bounded.
 
 Each document goes to train, val or test by a hash of its own text: the order of files does not matter,
 and copies of one document never lie on both sides of the split.
@@ -35,11 +35,11 @@ class DocumentCorpus:
         """Find the files; FileNotFoundError or ValueError when there is nothing to read."""
         root = Path(config.given_path)
         if not root.exists():
-            raise FileNotFoundError(f"dataset.path={root} does not exist: give a file or folder of documents")
+            raise FileNotFoundError(f"path={root} does not exist: give a file or folder of documents")
         found = sorted(root.rglob("*")) if root.is_dir() else [root]
         files = tuple(file for file in found if file.is_file() and file.name.endswith(SUFFIXES))
         if not files:
-            raise ValueError(f"dataset.path={root} holds no documents: expected files ending in {', '.join(SUFFIXES)}")
+            raise ValueError(f"path={root} holds no documents: expected files ending in {', '.join(SUFFIXES)}")
         if any(file.suffix == ".parquet" for file in files) and importlib.util.find_spec("pyarrow") is None:
             raise ValueError(f"reading the parquet files of {root} needs pyarrow: pip install pyarrow")
         return cls(root, files, config.held_out)

@@ -19,7 +19,7 @@ FEWEST_CHARACTERS = 100  # below this a held-out half has no few characters left
 
 
 def load_tiny_shakespeare(config: DatasetConfig) -> TextCorpus:
-    """`tiny_shakespeare`: the exact file, from dataset.path, the cache or a download; always checked by SHA-256."""
+    """`tiny_shakespeare`: the exact file, from `path`, the cache or a download; always checked by SHA-256."""
     cached = Path(config.cache_dir) / "downloads" / "tiny_shakespeare.txt"
     if config.path is not None:
         data = check_tiny_shakespeare(read_bytes(config.path), config.path)
@@ -48,10 +48,10 @@ def load_text_file(config: DatasetConfig) -> TextCorpus:
     """`text_file`: any UTF-8 file of the user's; its tail is held out."""
     text = decode_utf8(read_bytes(config.given_path), config.given_path)
     if not text.strip():
-        raise ValueError(f"dataset.path={config.path} is empty: give a file with text in it")
+        raise ValueError(f"path={config.path} is empty: give a file with text in it")
     if len(text) < FEWEST_CHARACTERS:
         raise ValueError(
-            f"dataset.path={config.path} has only {len(text)} characters: "
+            f"path={config.path} has only {len(text)} characters: "
             f"give a text of at least {FEWEST_CHARACTERS}, better of many thousands"
         )
     return split_continuous(text, config.held_out)

@@ -27,7 +27,7 @@ def split_continuous(text: str, held_out: float) -> TextCorpus:
     return TextCorpus({"train": text[:head], "val": text[head:middle], "test": text[middle:]}, continuous=True)
 
 
-def read_bytes(path: str | Path, key: str = "dataset.path") -> bytes:
+def read_bytes(path: str | Path, key: str = "path") -> bytes:
     """The content of a user's file; FileNotFoundError or ValueError names what is wrong with the path."""
     path = Path(path)
     if not path.exists():

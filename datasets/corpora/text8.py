@@ -13,7 +13,7 @@ ALPHABET = b" abcdefghijklmnopqrstuvwxyz"
 
 
 def load(config: DatasetConfig) -> TextCorpus:
-    """`text8`: from dataset.path (text8 or text8.zip), the cache or a download; length and symbols are checked."""
+    """`text8`: from `path` (text8 or text8.zip), the cache or a download; length and symbols are checked."""
     cached = Path(config.cache_dir) / "downloads" / "text8.zip"
     source: str | Path
     if config.path is not None:

@@ -61,11 +61,11 @@ class BPETokenizer:
         """Read a tokenizer.json; FileNotFoundError or ValueError when it is none."""
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"dataset.tokenizer_path={path} is no file: give a tokenizer.json")
+            raise FileNotFoundError(f"tokenizer_path={path} is no file: give a tokenizer.json")
         try:
             return cls(path.read_text(encoding="utf-8"))
         except Exception as error:  # the library raises plain Exception for whatever it cannot read
-            raise ValueError(f"dataset.tokenizer_path={path} is no tokenizer.json ({error})") from error
+            raise ValueError(f"tokenizer_path={path} is no tokenizer.json ({error})") from error
 
     def encode(self, text: str) -> np.ndarray:
         """Ids (N,) int64."""

@@ -12,9 +12,11 @@ from datasets.tokenizers import Tokenizer
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig
 from experiments.evaluation.models import Model, load_model
 from experiments.evaluation.settings import ModelSettings, Setting, build_settings
-from experiments.run.config import ALGORITHMS, LanguageModelingConfig, RunConfig, compose_run, look_up
+from experiments.run.build import compose_run
 from experiments.run.errors import sentence
 from experiments.run.overrides import key_of, quote
+from experiments.run.registry import ALGORITHMS, look_up
+from experiments.run.schema import LanguageModelingConfig, RunConfig
 from experiments.training.child_runs import ChildRun
 
 LOW_TEMPERATURE = 0.2  # of the control that a judge alone would take for the best writer

@@ -1,19 +1,23 @@
 """Settings of experiment=comparison, checked before any work."""
 
 import re
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
 
+from pydantic import BeforeValidator
+from pydantic.dataclasses import dataclass
+
+from algorithms.common.fields import STRICT, Count
 from experiments.evaluation.config import VisualizeConfig, check_seeds
 from experiments.evaluation.settings import expand
-from experiments.run.config import ALGORITHMS, LanguageModelingConfig
 from experiments.run.errors import near_miss
 from experiments.run.folder import CONFIGS
+from experiments.run.schema import LanguageModelingConfig, SamplingConfig, TrainingConfig
 
 LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MethodConfig:
     """One side of the comparison: `algorithm`, trained here with `overrides` on its command line, or the run `load`.
 
@@ -26,8 +30,26 @@ class MethodConfig:
     frontier: Any = None
     decoders: list[Any] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        if self.algorithm is None and self.load is None:
+            raise ValueError("algorithm and load are both missing: say algorithm=gpt, or load=RUN_FOLDER")
+        known = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
+        if self.algorithm is not None and self.algorithm not in known:
+            raise ValueError(f"algorithm is '{self.algorithm}', which is unknown{near_miss(self.algorithm, known)}")
+        if self.load is not None and self.overrides:
+            raise ValueError("overrides are for training, and load= brings weights that are trained: drop one")
+        if self.decoders:
+            expand(self.decoders, None)
+        if self.frontier is not None and len(expand(self.frontier, None)) != 1:
+            raise ValueError("frontier holds several settings: name one decoder, temperatures go beside it")
 
-@dataclass(frozen=True)
+
+def _without_null(methods: Any) -> Any:
+    """null takes a method out."""
+    return {k: v for k, v in methods.items() if v is not None} if isinstance(methods, dict) else methods
+
+
+@dataclass(frozen=True, config=STRICT)
 class JudgesConfig:
     """GPTs that score texts: runs `load`, or else trained here on the corpus `dataset`, one for each seed; `max_steps`
     None takes those of the methods."""
@@ -36,81 +58,51 @@ class JudgesConfig:
     dataset: str | None = "shakespeare_other"
     overrides: list[str] = field(default_factory=lambda: ["dataset.tokenizer=byte"])
     seeds: list[int] = field(default_factory=lambda: [0, 1])
-    max_steps: int | None = None
+    max_steps: Count | None = None
 
     def __post_init__(self) -> None:
-        check_seeds("experiment.judges.seeds", self.seeds)
-        if self.max_steps is not None and self.max_steps < 1:
-            raise ValueError(f"experiment.judges.max_steps is {self.max_steps}: it must be at least 1, or null")
+        check_seeds(self.seeds)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ReviewConfig:
     """A blind review of two methods' default settings: `pairs` of texts, in random order from `seed`."""
 
     methods: list[str]
-    pairs: int = 24
+    pairs: Count = 24
     seed: int = 0
 
-    def __post_init__(self) -> None:
-        if self.pairs < 1:
-            raise ValueError(f"experiment.review.pairs is {self.pairs}: it must be at least 1")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class ComparisonConfig(LanguageModelingConfig):
     """`experiment=comparison`: `training` is each method's, `sampling` the texts of every setting at every seed."""
 
     name: str = "comparison"
     tasks: list[str] = field(default_factory=lambda: ["training", "likelihood", "sweep", "visualize", "report"])
-    title: str = "Ways to train a language model, compared"
-    methods: dict[str, MethodConfig] = field(default_factory=lambda: {name: MethodConfig(name) for name in ALGORITHMS})
+    title: str = "Four ways to train a language model, compared"
+    methods: Annotated[dict[str, MethodConfig], BeforeValidator(_without_null)] = field(kw_only=True)
     judges: JudgesConfig = field(default_factory=JudgesConfig)
     temperatures: list[float] = field(default_factory=lambda: [0.6, 0.8, 1.0])
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
-    likelihood_batches: int | None = None
-    workers: int | None = None
+    likelihood_batches: Count | None = 5
+    workers: Count | None = None
     visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
     review: ReviewConfig | None = None
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(max_steps=3000, val_every_steps=500, checkpoint_every_steps=500)
+    )
+    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        check_seeds("experiment.seeds", self.seeds)
+        check_seeds(self.seeds)
         if not self.methods:
-            raise ValueError("experiment.methods is empty: name at least one, as in {gpt: {algorithm: gpt}}")
-        for label, method in self.methods.items():
-            self._check_method(label, method)
+            raise ValueError("methods is empty: name at least one, as in {gpt: {algorithm: gpt}}")
+        for label in self.methods:
+            if not LABEL.fullmatch(label):
+                raise ValueError(f"methods holds '{label}': a method's name takes letters, digits, _ . and -")
         if not self.temperatures or min(self.temperatures) <= 0 or len(set(self.temperatures)) < len(self.temperatures):
-            raise ValueError(
-                f"experiment.temperatures is {self.temperatures}: give different numbers above 0, such as [0.8, 1.0]"
-            )
-        for key in ("workers", "likelihood_batches"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"experiment.{key} is {value}: it must be at least 1, or null")
+            raise ValueError(f"temperatures is {self.temperatures}: give different numbers above 0, such as [0.8, 1.0]")
         if self.review is not None:
-            self._check_review(self.review)
-
-    def _check_method(self, label: str, method: MethodConfig) -> None:
-        key = f"experiment.methods.{label}"
-        if not LABEL.fullmatch(label):
-            raise ValueError(f"experiment.methods holds '{label}': a method's name takes letters, digits, _ . and -")
-        if method.algorithm is None and method.load is None:
-            raise ValueError(f"{key} has neither algorithm nor load: say {key}.algorithm=gpt, or {key}.load=RUN_FOLDER")
-        known = [path.stem for path in (CONFIGS / "algorithm").glob("*.yaml")]
-        if method.algorithm is not None and method.algorithm not in known:
-            near = near_miss(method.algorithm, known)
-            raise ValueError(f"{key}.algorithm is '{method.algorithm}', which is unknown{near}")
-        if method.load is not None and method.overrides:
-            raise ValueError(f"{key}.overrides are for training, and load= brings weights that are trained: drop one")
-        try:
-            if method.decoders:
-                expand(method.decoders, None)
-            if method.frontier is not None and len(expand(method.frontier, None)) != 1:
-                raise ValueError("frontier holds several settings: name one decoder, temperatures go beside it")
-        except ValueError as error:
-            raise ValueError(f"{key}: {error}") from error
-
-    def _check_review(self, review: ReviewConfig) -> None:
-        if len(review.methods) != 2 or len(set(review.methods)) != 2 or not set(review.methods) <= set(self.methods):
-            raise ValueError(f"experiment.review.methods is {review.methods}: name two of {', '.join(self.methods)}")
+            chosen = self.review.methods
+            if len(chosen) != 2 or len(set(chosen)) != 2 or not set(chosen) <= set(self.methods):
+                raise ValueError(f"review.methods is {chosen}: name two of {', '.join(self.methods)}")

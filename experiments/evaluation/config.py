@@ -1,40 +1,33 @@
 """Settings of experiment=decoding, checked before any work."""
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import field
+from typing import Annotated, Any
 
+from pydantic import Field
+from pydantic.dataclasses import dataclass
+
+from algorithms.common.fields import STRICT, Count
 from experiments.evaluation.settings import KEY, expand
-from experiments.run.config import LanguageModelingConfig
+from experiments.run.schema import LanguageModelingConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class PresetsConfig:
     """The task presets: `length` new tokens after a prompt of `prompt_tokens` of the validation split."""
 
-    length: int = 512
-    prompt_tokens: int = 16
-
-    def __post_init__(self) -> None:
-        for key in ("length", "prompt_tokens"):
-            if getattr(self, key) < 1:
-                raise ValueError(f"experiment.presets.{key} is {getattr(self, key)}: it must be at least 1")
+    length: Count = 512
+    prompt_tokens: Count = 16
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class VisualizeConfig:
     """The task visualize: one text of `blocks` windows of the network, played at `fps` frames a second."""
 
-    blocks: int = 2
-    fps: float = 12
-
-    def __post_init__(self) -> None:
-        if self.blocks < 1:
-            raise ValueError(f"experiment.visualize.blocks is {self.blocks}: it must be at least 1")
-        if not 0.1 <= self.fps <= 50:  # what a GIF can play
-            raise ValueError(f"experiment.visualize.fps is {self.fps:g}: it must lie in 0.1 to 50")
+    blocks: Count = 2
+    fps: Annotated[float, Field(ge=0.1, le=50, strict=True)] = 12  # what a GIF can play
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class DecodingConfig(LanguageModelingConfig):
     """`experiment=decoding`: decoders x grid x seeds, `sampling.n_samples` texts of `sampling.length` tokens each."""
 
@@ -54,9 +47,8 @@ class DecodingConfig(LanguageModelingConfig):
         return [] if self.judge is None else self.judge if isinstance(self.judge, list) else [self.judge]
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         if not all(isinstance(path, str) for path in self.judges):
-            raise ValueError(f"experiment.judge is {self.judge!r}: give a run folder, a list of them, or null")
+            raise ValueError(f"judge is {self.judge!r}: give a run folder, a list of them, or null")
         count = len(expand(self.decoders, self.grid))
         if "ab" in self.tasks and count != 2:
             raise ValueError(
@@ -64,15 +56,13 @@ class DecodingConfig(LanguageModelingConfig):
                 f"{KEY}=[A, B], or one decoder with a list of two values"
             )
         if self.sampling.suffix:
-            raise ValueError(
-                "experiment.sampling.suffix plays no part in a sweep, which continues prompts: leave it empty"
-            )
-        check_seeds("experiment.seeds", self.seeds)
+            raise ValueError("sampling.suffix plays no part in a sweep, which continues prompts: leave it empty")
+        check_seeds(self.seeds)
 
 
-def check_seeds(key: str, seeds: list[int]) -> None:
+def check_seeds(seeds: list[int]) -> None:
     """Raise ValueError unless there are seeds, all different and not negative."""
     if not seeds:
-        raise ValueError(f"{key} is empty: give at least one, and three for a spread")
+        raise ValueError("seeds is empty: give at least one, and three for a spread")
     if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"{key} is {seeds}: give different whole numbers, 0 or above")
+        raise ValueError(f"seeds is {seeds}: give different whole numbers, 0 or above")

@@ -8,9 +8,10 @@ from typing import Any
 from experiments.analysis import decoding_table as table
 from experiments.evaluation.compared_methods import ComparedMethod
 from experiments.evaluation.comparison_config import ComparisonConfig
-from experiments.run.config import ALGORITHMS, RunConfig, look_up
 from experiments.run.files import read_json
 from experiments.run.overrides import key_of
+from experiments.run.registry import ALGORITHMS, look_up
+from experiments.run.schema import RunConfig
 from experiments.run.summary import describe_machine
 from experiments.training.child_runs import ChildRun
 

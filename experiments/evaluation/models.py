@@ -6,8 +6,9 @@ from typing import Any
 
 from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
-from experiments.run.config import ALGORITHMS, build, look_up
+from experiments.run.build import build
 from experiments.run.folder import checkpoint_of
+from experiments.run.registry import ALGORITHMS, look_up
 from experiments.training.checkpoints import Checkpoint, load_weights, read_checkpoint
 
 

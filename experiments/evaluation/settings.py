@@ -11,8 +11,9 @@ import json
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from experiments.run.config import ALGORITHMS, build, compose_choice, look_up
+from experiments.run.build import build, compose_choice
 from experiments.run.folder import CONFIGS
+from experiments.run.registry import ALGORITHMS, look_up
 
 Options = dict[str, Any]
 KEY = "experiment.decoders"

@@ -24,8 +24,8 @@ QUOTED = "'experiment.sampling.prompt=\"To be\"'"
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
-    """`: did you mean ...?` if something known is close to `word`, else the choices."""
-    known = sorted(known)
+    """`: did you mean ...?` if something known is close to `word`, else the choices in their order."""
+    known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
     if close:
         return f": did you mean '{close[0]}'?"

@@ -19,8 +19,8 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from experiments.run.config import LoggerConfig, RunConfig
 from experiments.run.console import is_rank_zero
+from experiments.run.schema import LoggerConfig, RunConfig
 
 Table = tuple[list[str], list[list[Any]]]  # names of columns, rows
 SKIPPED = ("epoch",)  # one endless epoch

@@ -15,8 +15,8 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from experiments.run.config import EvaluationConfig, RunConfig, TrainingConfig
 from experiments.run.errors import near_miss
+from experiments.run.schema import EvaluationConfig, RunConfig, TrainingConfig
 from experiments.training import callbacks
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import AtomicCheckpointIO

@@ -34,7 +34,7 @@ def write_txt(file, texts):
 
 def config_of(path, tmp_path, **fields):
     given = {"tokenizer": "byte", "held_out_fraction": 0.3, "cache_dir": str(tmp_path / "cache")}
-    return DatasetConfig("openwebtext", path=str(path), **(given | fields))
+    return DatasetConfig("documents", path=str(path), **(given | fields))
 
 
 @pytest.mark.parametrize(

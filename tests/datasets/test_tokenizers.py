@@ -86,7 +86,7 @@ def test_bpe_from_a_file(tmp_path):
     file.write_text("{}", encoding="utf-8")
     with pytest.raises(ValueError, match=r"no tokenizer\.json"):
         BPETokenizer.load(file)
-    with pytest.raises(FileNotFoundError, match=r"dataset\.tokenizer_path"):
+    with pytest.raises(FileNotFoundError, match="tokenizer_path"):
         BPETokenizer.load(tmp_path / "missing.json")
 
 

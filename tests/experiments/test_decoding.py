@@ -26,7 +26,7 @@ from experiments.evaluation.judges.gpt import GPTJudge
 from experiments.evaluation.judges.panel import JudgePanel
 from experiments.evaluation.judges.windows import windowed_sums
 from experiments.evaluation.settings import expand, label
-from experiments.run.config import SamplingConfig
+from experiments.run.schema import SamplingConfig
 from experiments.training import loggers
 from tests.conftest import Main
 

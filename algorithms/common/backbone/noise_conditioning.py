@@ -30,12 +30,10 @@ class NoiseConditioning(nn.Module):
     def __init__(self, channels: int, fusion: str) -> None:
         super().__init__()
         if fusion not in FUSIONS:
-            raise ValueError(f"algorithm.time_fusion is '{fusion}': choose one of {', '.join(FUSIONS)}")
+            raise ValueError(f"time_fusion is '{fusion}': choose one of {', '.join(FUSIONS)}")
         embedded = channels if fusion == "add" else channels // 2
         if embedded % 2:
-            raise ValueError(
-                f"algorithm.backbone.n_embd is {channels}: time_fusion={fusion} needs {embedded} to be even"
-            )
+            raise ValueError(f"n_embd is {channels}: time_fusion={fusion} needs {embedded} to be even")
         self.channels = embedded
         self.mlp = (
             None

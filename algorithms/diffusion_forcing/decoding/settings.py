@@ -2,29 +2,27 @@
 self-speculative (arXiv:2211.17192)."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.artifact import Artifact
 from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Positive
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_forcing.decoding.guidance import guidance_from_loss, keyword_loss
 from algorithms.diffusion_forcing.decoding.posterior import Posterior, make_posterior
 from algorithms.diffusion_forcing.decoding.sampling import sample
 from algorithms.diffusion_forcing.decoding.scheduling_matrix import scheduling_matrix
 from algorithms.diffusion_forcing.decoding.speculative import speculate
-from algorithms.diffusion_forcing.models.embeddings import ROUNDINGS, round_to_tokens
+from algorithms.diffusion_forcing.models.embeddings import round_to_tokens
 from algorithms.diffusion_forcing.process.gaussian import Sampler
 
-SCHEDULES = ("pyramid", "autoregressive", "full_sequence", "trapezoid", "trapezoid_original")
-TOKEN_DRAWS = ("chain", "sample", "last", "mean")
 
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MatrixDecoder(Decoder):
     """How noise is taken away, from `sampling_timesteps` levels to none.
 
@@ -35,47 +33,33 @@ class MatrixDecoder(Decoder):
     every row, with the same result. `sliding` never reads a token twice, even where the text outgrows the context.
     """
 
-    name: str = "matrix"
-    schedule: str = "autoregressive"
-    uncertainty_scale: float = 1.0
-    sampling_timesteps: int = 8
-    level_power: float = 1.0
-    ddim_eta: float = 1.0
-    stabilization_level: int = 0
-    chunk_size: int | None = 16
-    token_draw: str = "sample"
-    temperature: float = 1.0
-    rounding: str = "nearest"
+    name: Literal["matrix"] = "matrix"
+    schedule: Literal["pyramid", "autoregressive", "full_sequence", "trapezoid", "trapezoid_original"] = (
+        "autoregressive"
+    )
+    uncertainty_scale: NonNegative = 1.0
+    sampling_timesteps: Count = 1
+    level_power: Number = 1.0
+    ddim_eta: Number = 1.0
+    stabilization_level: Natural = 0
+    chunk_size: Count | None = None
+    token_draw: Literal["chain", "sample", "last", "mean"] = "sample"
+    temperature: Positive = 1.0
+    rounding: Literal["nearest", "head"] = "nearest"
     keyword: str | None = None
-    guidance_scale: float = 0.0
+    guidance_scale: Number = 0.0
     use_cache: bool = True
     sliding: bool = False
 
     def __post_init__(self) -> None:
-        if self.name != "matrix":
-            raise ValueError(
-                f"algorithm/decoder={self.name} does not fit algorithm=df_lm: use pyramid, full_sequence, "
-                "trapezoid or autoregressive_matrix"
-            )
-        for key, choices in (("schedule", SCHEDULES), ("token_draw", TOKEN_DRAWS), ("rounding", ROUNDINGS)):
-            if getattr(self, key) not in choices:
-                raise ValueError(
-                    f"algorithm.decoder.{key} is '{getattr(self, key)}': choose one of {', '.join(choices)}"
-                )
-        if self.chunk_size is not None and self.chunk_size < 1:
-            raise ValueError(f"algorithm.decoder.chunk_size is {self.chunk_size}: it must be at least 1, or null")
         if self.sliding and not self.use_cache:
-            raise ValueError("algorithm.decoder.sliding slides a cache: set use_cache=true with it")
-        if self.uncertainty_scale < 0:
-            raise ValueError(f"algorithm.decoder.uncertainty_scale is {self.uncertainty_scale}: it cannot be negative")
-        if self.temperature <= 0:
-            raise ValueError(f"algorithm.decoder.temperature is {self.temperature}: it must be above 0")
+            raise ValueError("sliding slides a cache: set use_cache=true with it")
         if self.temperature != 1.0 and self.token_draw == "mean":
-            raise ValueError("algorithm.decoder.temperature has no effect with token_draw=mean: set it to 1")
+            raise ValueError("temperature has no effect with token_draw=mean: set it to 1")
         if (self.keyword is None) != (self.guidance_scale == 0):
-            raise ValueError("algorithm.decoder.keyword and guidance_scale go together: set both or neither")
+            raise ValueError("keyword and guidance_scale go together: set both or neither")
         if self.keyword is not None and self.token_draw != "mean":
-            raise ValueError("guidance needs a differentiable prediction: set algorithm.decoder.token_draw=mean")
+            raise ValueError("keyword guides by a differentiable prediction: set token_draw=mean")
 
     def sees_right(self, model: Any) -> bool:
         return model.denoiser.reads_right > 0
@@ -89,18 +73,17 @@ class MatrixDecoder(Decoder):
         denoiser, style = model.denoiser, model.config.backbone.style
         if self.token_draw != "mean" and not denoiser.predicts_tokens:
             raise ValueError(
-                f"algorithm.decoder.token_draw={self.token_draw} needs token probabilities: "
+                f"token_draw={self.token_draw} needs token probabilities: "
                 "set token_draw=mean, or parameterisation=two_stream"
             )
         if self.token_draw == "chain" and not denoiser.chains:
             raise ValueError(
-                "algorithm.decoder.token_draw=chain needs a network trained for it: set token_draw=sample, or train "
+                "token_draw=chain needs a network trained for it: set token_draw=sample, or train "
                 "with parameterisation=two_stream and streams.chain above 0"
             )
         if self.sliding and style != "rope":
             raise ValueError(
-                "algorithm.decoder.sliding needs rotary positions: set it to false, or train with "
-                "algorithm.backbone.style=rope"
+                "sliding needs rotary positions: set it to false, or train with algorithm.backbone.style=rope"
             )
         try:
             posterior = self._posterior(model)[1]
@@ -177,29 +160,20 @@ class MatrixDecoder(Decoder):
         return guidance_from_loss(keyword_loss(table, keyword), self.guidance_scale)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Speculative(Decoder):
     """`algorithm/decoder=speculative`: every pass verifies `draft_tokens` tokens, and drafts as many for the next."""
 
-    name: str = "speculative"
-    draft_tokens: int = 3
-    temperature: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.draft_tokens < 1:
-            raise ValueError(f"algorithm.decoder.draft_tokens is {self.draft_tokens}: it must be at least 1")
-        if self.temperature <= 0:
-            raise ValueError(f"algorithm.decoder.temperature is {self.temperature}: it must be above 0")
+    name: Literal["speculative"] = "speculative"
+    draft_tokens: Count = 3
+    temperature: Positive = 1.0
 
     def check(self, model: Any, request: Request) -> None:
         super().check(model, request)
         if not model.denoiser.predicts_tokens:
             raise ValueError("algorithm/decoder=speculative verifies next tokens: take parameterisation=two_stream")
         if self.draft_tokens >= model.block_size:
-            raise ValueError(
-                f"algorithm.decoder.draft_tokens is {self.draft_tokens}: it must be below the context of "
-                f"{model.block_size}"
-            )
+            raise ValueError(f"draft_tokens is {self.draft_tokens}: it must be below the context of {model.block_size}")
         if request.prompt_lengths != request.given.sum(1).tolist():
             raise ValueError(
                 "algorithm/decoder=speculative writes from left to right: give no tokens behind those to be written, "

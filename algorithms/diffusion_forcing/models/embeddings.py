@@ -5,32 +5,28 @@ B batch, T tokens, C embedding channels, V vocabulary.
 """
 
 import math
-from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
-NORMS = ("fixed", "free")
-ROUNDINGS = ("nearest", "head")
+from algorithms.common.fields import STRICT, Count, Number
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EmbeddingConfig:
     """`norm=fixed` gives every token the norm sqrt(dim), so that a coordinate has unit variance and embeddings
     cannot shrink; `free` learns the norm from N(0, 0.02²) times `scale` (None: sqrt(dim)). `dim` None: n_embd."""
 
-    dim: int | None = None
-    norm: str = "fixed"
-    scale: float | None = None
+    dim: Count | None = 64
+    norm: Literal["fixed", "free"] = "fixed"
+    scale: Number | None = None
 
     def __post_init__(self) -> None:
-        if self.dim is not None and self.dim < 1:
-            raise ValueError(f"algorithm.embedding.dim is {self.dim}: it must be at least 1, or null for n_embd")
-        if self.norm not in NORMS:
-            raise ValueError(f"algorithm.embedding.norm is '{self.norm}': choose one of {', '.join(NORMS)}")
         if self.scale is not None and self.norm == "fixed":
-            raise ValueError("algorithm.embedding.scale works with norm=free only: a fixed norm is sqrt(dim)")
+            raise ValueError("scale works with norm=free only: a fixed norm is sqrt(dim)")
 
 
 class TokenTable(nn.Module):

@@ -39,7 +39,7 @@ class FaithfulDenoiser(Denoiser):
         dim = config.embedding.dim or n_embd
         if dim != n_embd and config.backbone.style == "nanogpt":
             raise ValueError(
-                f"algorithm.embedding.dim is {dim}: with learned positions (backbone.style=nanogpt) the faithful "
+                f"embedding.dim is {dim}: with learned positions (backbone.style=nanogpt) the faithful "
                 f"recipe diffuses embeddings of n_embd = {n_embd} channels; set dim to null"
             )
         self.table = TokenTable(vocabulary_size, dim, config.embedding)

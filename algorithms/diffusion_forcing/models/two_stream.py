@@ -7,16 +7,19 @@ has been drawn. B batch, T tokens, N noisy ones, W window, C embedding channels,
 """
 
 import random
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
 
 import torch
 import torch.nn.functional as F
+from pydantic import Field
+from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.common.backbone import Backbone, BackboneConfig
 from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.masks import window_mask
+from algorithms.common.fields import STRICT, Natural, NonNegative, PositiveShare, Share
 from algorithms.diffusion_forcing.models.base import NeighbourStates
 from algorithms.diffusion_forcing.models.shifted import ShiftedDenoiser
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
@@ -26,7 +29,7 @@ if TYPE_CHECKING:
     from algorithms.diffusion_forcing.config import DFLMConfig
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class StreamConfig:
     """The noisy stream of `parameterisation=two_stream`.
 
@@ -36,31 +39,22 @@ class StreamConfig:
     windows in which a token is predicted given the one before it, too; 0 leaves that out.
     """
 
-    share: float = 0.5
-    max_window: int = 16
-    weight: float = 0.2
-    forward_layers: int = 1
-    backward_layers: int = 1
-    chain: float = 0.5
+    share: PositiveShare = 0.5
+    max_window: Annotated[int, Field(ge=2, strict=True)] = 16
+    weight: NonNegative = 0.2
+    forward_layers: Natural = 1
+    backward_layers: Natural = 1
+    chain: Share = 0.5
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"algorithm.streams.share is {self.share}: it must lie in (0, 1]")
-        if self.max_window < 2 or self.max_window & (self.max_window - 1):
-            raise ValueError(f"algorithm.streams.max_window is {self.max_window}: it must be a power of 2, at least 2")
-        if self.weight < 0:
-            raise ValueError(f"algorithm.streams.weight is {self.weight}: it cannot be negative")
-        if not 0 <= self.chain <= 1:
-            raise ValueError(f"algorithm.streams.chain is {self.chain}: it must lie in [0, 1]")
-        for key in ("forward_layers", "backward_layers"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"algorithm.streams.{key} is {getattr(self, key)}: it cannot be negative")
+        if self.max_window & (self.max_window - 1):
+            raise ValueError(f"max_window is {self.max_window}: it must be a power of 2, at least 2")
 
     def tokens(self, block_size: int) -> int:
         """Noisy tokens N beside block_size clean ones; ValueError if not even a window fits."""
         if self.max_window >= block_size:
             raise ValueError(
-                f"algorithm.streams.max_window is {self.max_window}: it must be below the "
+                f"max_window is {self.max_window}: it must be below the "
                 f"{block_size} tokens of a text (algorithm.backbone.block_size)"
             )
         windows = int(self.share * (block_size - 1)) // self.max_window
@@ -209,7 +203,9 @@ class TwoStreamDenoiser(ShiftedDenoiser):
 
 def window_config(config: BackboneConfig, layers: int) -> BackboneConfig:
     """A backbone over a window: of the width of `config`, with rotary positions, as windows begin anywhere."""
-    try:
-        return replace(config, n_layer=layers, style="rope", bias=False)
-    except ValueError as error:
-        raise ValueError(f"{error} (the backbones over noisy windows always have rotary positions)") from error
+    if config.n_embd // config.n_head % 2:
+        raise ValueError(
+            f"backbone.n_embd / n_head is {config.n_embd // config.n_head}: it must be even, as the backbones over "
+            "noisy windows always have rotary positions"
+        )
+    return replace(config, n_layer=layers, style="rope", bias=False)

@@ -5,30 +5,28 @@ other kinds of row show the network what it meets while sampling. Shapes: B batc
 to timesteps - 1.
 """
 
-import math
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
+
+from algorithms.common.fields import STRICT, NonNegative
 
 CLEAN = -1
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class RowMixture:
     """Relative weights of the kinds of row; they need not add up to 1."""
 
-    independent: float = 1.0  # every token's level uniform over 0..timesteps-1, on its own
-    schedule: float = 0.0  # a row of a pyramid: clean up to a random position, a ramp of random width, then noise
-    tail: float = 0.0  # a clean prefix of random length, then independent levels up to the end
-    clean: float = 0.0  # every token clean
-    together: float = 0.0  # one level for all tokens: ordinary diffusion
+    independent: NonNegative = 0.15  # every token's level uniform over 0..timesteps-1, on its own
+    schedule: NonNegative = 0.6  # a row of a pyramid: clean up to a random position, a ramp of random width, then noise
+    tail: NonNegative = 0.1  # a clean prefix of random length, then independent levels up to the end
+    clean: NonNegative = 0.0  # every token clean
+    together: NonNegative = 0.15  # one level for all tokens: ordinary diffusion
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            weight = getattr(self, field.name)
-            if not 0 <= weight < math.inf:
-                raise ValueError(f"the weight of {field.name} rows must be 0 or a positive number, got {weight}")
         if sum(astuple(self)) == 0:
             raise ValueError("the weights of all kinds of rows are 0: give at least one a positive weight")
 

@@ -5,20 +5,20 @@ LLaDA (arXiv:2502.09992). B batch, L all positions, R rows still being decoded, 
 """
 
 from abc import abstractmethod
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative
 from algorithms.common.randomness import RowRandom, StepUniforms
-from algorithms.common.sampling import check_sampling
-from algorithms.masked_diffusion.decoding.state import CONFIDENCES, MASKED, ChunkState, Prediction, Predictor
+from algorithms.masked_diffusion.decoding.state import MASKED, ChunkState, Confidence, Prediction, Predictor
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class MaskedDecoder(Decoder):
     """What all decoders of masked diffusion share: the loop, in which `commit` decides what each step makes of a chunk.
 
@@ -32,18 +32,10 @@ class MaskedDecoder(Decoder):
     order_follows_text: ClassVar[bool] = False  # what is decided when depends on nothing but the text so far
 
     name: str = ""
-    chunk_len: int | None = None
-    context_len: int | None = None
-    temperature: float = 1.0
-    top_k: int | None = None
-
-    def __post_init__(self) -> None:
-        own = type(self).name
-        if self.name != own:
-            raise ValueError(f"algorithm.decoder.name is '{self.name}', but {type(self).__name__} is '{own}'")
-        check_sampling(self.temperature, self.top_k, None)
-        self._at_least(1, "chunk_len")
-        self._at_least(0, "context_len")
+    chunk_len: Count | None = None
+    context_len: Natural | None = None
+    temperature: NonNegative = 1.0
+    top_k: Count | None = None
 
     @property
     def has_likelihood(self) -> bool:
@@ -72,17 +64,13 @@ class MaskedDecoder(Decoder):
                 "raise algorithm.backbone.block_size in training"
             )
         if self.top_k is not None and self.top_k > vocabulary_size:
-            raise ValueError(
-                f"algorithm.decoder.top_k is {self.top_k}, above the vocabulary of {vocabulary_size} tokens: lower it"
-            )
+            raise ValueError(f"top_k is {self.top_k}, above the vocabulary of {vocabulary_size} tokens: lower it")
         chunk_len, context_len = self.spans(window)
         if chunk_len > window:
-            raise ValueError(
-                f"algorithm.decoder.chunk_len is {chunk_len}: the window holds {window} tokens, set it to at most that"
-            )
+            raise ValueError(f"chunk_len is {chunk_len}: the window holds {window} tokens, set it to at most that")
         if chunk_len + context_len > window:
             raise ValueError(
-                f"algorithm.decoder.context_len is {context_len}: beside a chunk_len of {chunk_len} the window of "
+                f"context_len is {context_len}: beside a chunk_len of {chunk_len} the window of "
                 f"{window} tokens has room for {window - chunk_len}"
             )
 
@@ -181,28 +169,18 @@ class MaskedDecoder(Decoder):
             row_forwards=row_forwards,
         )
 
-    def _at_least(self, minimum: int, key: str) -> None:
-        value = getattr(self, key)
-        if value is not None and value < minimum:
-            raise ValueError(f"algorithm.decoder.{key} is {value}: it must be at least {minimum}")
-
-    def _check_confidence(self, measure: str, *keys: str) -> None:
-        """ValueError unless `measure` is known and the thresholds under `keys` are values that it can take."""
-        if measure not in CONFIDENCES:
-            raise ValueError(f"algorithm.decoder.confidence is '{measure}': choose one of {', '.join(CONFIDENCES)}")
+    def _check_confidence(self, measure: Confidence, *keys: str) -> None:
+        """ValueError unless `measure` has what it needs and the thresholds under `keys` are values that it can take."""
         if measure == "top_k_mass" and self.top_k is None:
-            raise ValueError("algorithm.decoder.confidence=top_k_mass needs algorithm.decoder.top_k: set it")
+            raise ValueError("confidence=top_k_mass needs top_k: set it")
         for key in keys:
             value = getattr(self, key)
             if value is None:
                 continue
             if measure == "entropy" and not value <= 0:
-                raise ValueError(
-                    f"algorithm.decoder.{key} is {value}: with confidence=entropy it is minus an entropy in nats, "
-                    "at most 0"
-                )
+                raise ValueError(f"{key} is {value}: with confidence=entropy it is minus an entropy in nats, at most 0")
             if measure != "entropy" and not 0 <= value <= 1:
-                raise ValueError(f"algorithm.decoder.{key} is {value}: it must lie in [0, 1]")
+                raise ValueError(f"{key} is {value}: it must lie in [0, 1]")
 
 
 def _shown(text: Tensor, begin: int, state: ChunkState, prediction: Prediction) -> tuple[Tensor, Tensor]:

@@ -4,24 +4,27 @@ A decoder is its settings and a pure commit step; the loop around it is in loop.
 R rows, K positions of the chunk, W window. Time t runs from 1 (all masked) to 0, alpha_t = 1 - t.
 """
 
-from dataclasses import dataclass, replace
-from typing import ClassVar
+from dataclasses import replace
+from typing import ClassVar, Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from algorithms.common.fields import STRICT, Count, NonNegative, Number, Share
 from algorithms.masked_diffusion.decoding.loop import MaskedDecoder
 from algorithms.masked_diffusion.decoding.state import (
     DONE,
     DRAFT,
     MASKED,
     ChunkState,
+    Confidence,
     Prediction,
     best_of,
 )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Ancestral(MaskedDecoder):
     """Positions are unmasked in random order, as the diffusion process itself does it.
 
@@ -30,12 +33,8 @@ class Ancestral(MaskedDecoder):
     as the network is not told the time. Without, the first-hitting sampler (arXiv:2409.02908): one by one, exact.
     """
 
-    name: str = "ancestral"
-    steps: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "steps")
+    name: Literal["ancestral"] = "ancestral"
+    steps: Count | None = None
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
         return {"time": uniform if self.steps is None else (uniform * self.steps).floor()}
@@ -46,19 +45,17 @@ class Ancestral(MaskedDecoder):
         return state.decide((time == time.amax(-1, keepdim=True)) & waiting, prediction.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TopConfidence(MaskedDecoder):
     """The `tokens_per_step` most confident positions are decided in each step (MaskGIT, arXiv:2202.04200)."""
 
     order_follows_text: ClassVar[bool] = True
 
-    name: str = "top_confidence"
-    tokens_per_step: int = 1
-    confidence: str = "probability"
+    name: Literal["top_confidence"] = "top_confidence"
+    tokens_per_step: Count = 1
+    confidence: Confidence = "probability"
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "tokens_per_step")
         self._check_confidence(self.confidence)
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
@@ -68,7 +65,7 @@ class TopConfidence(MaskedDecoder):
         return state.decide(torch.zeros_like(waiting).scatter_(-1, best, True) & waiting, prediction.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Threshold(MaskedDecoder):
     """Positions at least as confident as a bar are decided, and always the best one (Fast-dLLM, arXiv:2505.22618).
 
@@ -78,17 +75,14 @@ class Threshold(MaskedDecoder):
 
     order_follows_text: ClassVar[bool] = True
 
-    name: str = "threshold"
-    threshold: float = 0.9
-    confidence: str = "probability"
-    relax: float = 0.0
-    floor: float | None = None
+    name: Literal["threshold"] = "threshold"
+    threshold: Number = 0.9
+    confidence: Confidence = "probability"
+    relax: NonNegative = 0.0
+    floor: Number | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self._check_confidence(self.confidence, "threshold", "floor")
-        if not self.relax >= 0:
-            raise ValueError(f"algorithm.decoder.relax is {self.relax}: it cannot be negative (0 keeps the threshold)")
 
     def bar(self, state: ChunkState) -> Tensor | float:
         """The confidence that is enough: (R, 1), or one number for all rows."""
@@ -104,7 +98,7 @@ class Threshold(MaskedDecoder):
         return state.decide(enough | best_of(confidence, waiting), prediction.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class EntropyBound(MaskedDecoder):
     """Positions are decided together while their entropies, without the largest, add up to at most `budget` nats.
 
@@ -113,13 +107,8 @@ class EntropyBound(MaskedDecoder):
 
     order_follows_text: ClassVar[bool] = True
 
-    name: str = "entropy_bound"
-    budget: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not self.budget >= 0:
-            raise ValueError(f"algorithm.decoder.budget is {self.budget}: it cannot be negative (nats)")
+    name: Literal["entropy_bound"] = "entropy_bound"
+    budget: NonNegative = 0.5
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         waiting = state.open
@@ -129,7 +118,7 @@ class EntropyBound(MaskedDecoder):
         return state.decide(torch.zeros_like(waiting).scatter_(-1, order, within) & waiting, prediction.tokens)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class Remasking(MaskedDecoder):
     """ReMDM (arXiv:2503.00307, rescaled schedule): a token of the chunk may be masked again until the last step.
 
@@ -140,15 +129,9 @@ class Remasking(MaskedDecoder):
 
     position_draws: ClassVar[bool] = True
 
-    name: str = "remasking"
-    steps: int = 64
-    eta: float = 0.1
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._at_least(1, "steps")
-        if not 0 <= self.eta <= 1:
-            raise ValueError(f"algorithm.decoder.eta is {self.eta}: it must lie in [0, 1]")
+    name: Literal["remasking"] = "remasking"
+    steps: Count = 64
+    eta: Share = 0.1
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
         return {"step": uniform.new_zeros(uniform.size(0), 1)}

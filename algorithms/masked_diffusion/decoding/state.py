@@ -5,14 +5,14 @@ R rows still being decoded, K positions of the chunk, W window, V vocabulary wit
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
 
 MASKED, DRAFT, DONE = 0, 1, 2
 
-CONFIDENCES = ("probability", "margin", "entropy", "top_k_mass")
+Confidence = Literal["probability", "margin", "entropy", "top_k_mass"]
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Prediction:
         if measure == "entropy":
             return -torch.special.entr(self.probabilities).sum(-1)
         if self.ranked is None:
-            raise ValueError("algorithm.decoder.confidence=top_k_mass needs algorithm.decoder.top_k")
+            raise ValueError("confidence=top_k_mass needs top_k: set it")
         return self.ranked.sum(-1)
 
 

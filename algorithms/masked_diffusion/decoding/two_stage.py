@@ -3,16 +3,19 @@
 Source: nathan-barry/tiny-diffusion's two-stage decoder, step for step. R rows, K positions of the chunk.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number
 from algorithms.masked_diffusion.decoding.rules import MaskedDecoder
-from algorithms.masked_diffusion.decoding.state import DONE, DRAFT, MASKED, ChunkState, Prediction, best_of
+from algorithms.masked_diffusion.decoding.state import DONE, DRAFT, MASKED, ChunkState, Confidence, Prediction, best_of
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=STRICT)
 class TwoStage(MaskedDecoder):
     """Confirms where confidence >= confirm_threshold, drafts masked positions where it is >= draft_threshold.
 
@@ -27,29 +30,24 @@ class TwoStage(MaskedDecoder):
     passed without a confirmation, and in a step with changes from the `max_block_steps`-th of a chunk on.
     """
 
-    name: str = "two_stage"
-    draft_threshold: float = 0.7
-    confirm_threshold: float = 0.9
-    replace_margin: float = 0.05
-    max_draft_age: int = 0
-    confidence: str = "probability"
+    name: Literal["two_stage"] = "two_stage"
+    draft_threshold: Number = 0.7
+    confirm_threshold: Number = 0.9
+    replace_margin: NonNegative = 0.05
+    max_draft_age: Natural = 0
+    confidence: Confidence = "probability"
     always_confirm: bool = True
-    min_draft_confidence: float = 0.0
-    max_stall_steps: int = 80
-    max_block_steps: int = 2000
+    min_draft_confidence: Number = 0.0
+    max_stall_steps: Count = 80
+    max_block_steps: Count = 2000
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         self._check_confidence(self.confidence, "draft_threshold", "confirm_threshold", "min_draft_confidence")
         if self.draft_threshold > self.confirm_threshold:
             raise ValueError(
-                f"algorithm.decoder.draft_threshold is {self.draft_threshold}, above confirm_threshold "
+                f"draft_threshold is {self.draft_threshold}, above confirm_threshold "
                 f"({self.confirm_threshold}): lower it to at most that"
             )
-        for key in ("replace_margin", "max_draft_age"):
-            self._at_least(0, key)
-        for key in ("max_stall_steps", "max_block_steps"):
-            self._at_least(1, key)
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
         per_row = uniform.new_zeros(uniform.size(0), 1, dtype=torch.long)

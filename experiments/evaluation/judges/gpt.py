@@ -10,7 +10,8 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.tokenizers import CharTokenizer, Tokenizer, tokenizer_from_state
 from experiments.evaluation.judges.base import KEY, Judge, named
 from experiments.evaluation.models import read_model_checkpoint
-from experiments.run.config import ALGORITHMS, build, look_up
+from experiments.run.build import build
+from experiments.run.registry import ALGORITHMS, look_up
 from experiments.training.checkpoints import load_weights
 
 

@@ -20,6 +20,7 @@ from algorithms.diffusion_flow.posterior import PosteriorFlowConfig
 from algorithms.diffusion_flow.velocity import VelocityFlowConfig, assisted_logits, velocity_error
 from algorithms.masked_diffusion.decoding import ChunkState, TopConfidence
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
+from experiments.run.build import build
 from tests.algorithms.writing import write
 from tests.golden.values import FOLDER
 
@@ -308,20 +309,25 @@ def test_flow_decoders_claim_no_likelihood() -> None:
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("part", "settings", "words"),
     [
-        (lambda: PosteriorFlowConfig(weight=-1), "algorithm.flow.weight is -1"),
-        (lambda: PosteriorFlowConfig(interval=0), "algorithm.flow.interval is 0"),
-        (lambda: PosteriorFlowConfig(min_progress=0.9, max_progress=0.1), "the first below the second"),
-        (lambda: PosteriorFlowConfig(code_dim=0), "algorithm.flow.code_dim is 0"),
-        (lambda: VelocityFlowConfig(bottleneck=0), "algorithm.flow.bottleneck is 0"),
-        (lambda: VelocityFlowConfig(warmup_steps=-1), "algorithm.flow.warmup_steps is -1"),
-        (lambda: FlowThreshold(flow_until=1.5), "algorithm.decoder.flow_until is 1.5"),
-        (lambda: FlowTopConfidence(flow_step=-0.1), "algorithm.decoder.flow_step is -0.1"),
-        (lambda: FlowTopConfidence(flow_step=1.1), "algorithm.decoder.flow_step is 1.1: it must lie in [0, 1]"),
+        ("flow", {"name": "posterior", "weight": -1}, "algorithm.flow.weight is -1: it must be at least 0"),
+        ("flow", {"name": "posterior", "interval": 0}, "algorithm.flow.interval is 0: it must be at least 1"),
+        (
+            "flow",
+            {"name": "posterior", "min_progress": 0.9, "max_progress": 0.1},
+            "algorithm.flow.min_progress (0.9) and max_progress (0.1) must lie in [0, 1], the first below the second",
+        ),
+        ("flow", {"name": "posterior", "code_dim": 0}, "algorithm.flow.code_dim is 0: it must be at least 1"),
+        ("flow", {"name": "velocity", "bottleneck": 0}, "algorithm.flow.bottleneck is 0: it must be at least 1"),
+        ("flow", {"name": "velocity", "warmup_steps": -1}, "algorithm.flow.warmup_steps is -1: it must be at least 0"),
+        ("flow", {"name": "velocity", "code_dim": 8}, "unknown config key 'algorithm.flow.code_dim'"),
+        ("decoder", {"name": "flow_threshold", "flow_until": 1.5}, "algorithm.decoder.flow_until is 1.5: it must be"),
+        ("decoder", {"name": "flow_top_confidence", "flow_step": -0.1}, "algorithm.decoder.flow_step is -0.1"),
+        ("decoder", {"name": "flow_top_confidence", "flow_step": 1.1}, "flow_step is 1.1: it must be at most 1"),
     ],
 )
-def test_bad_settings_are_one_sentence(call, words: str) -> None:
+def test_bad_settings_are_one_sentence(part: str, settings: dict, words: str) -> None:
     """Catches a setting out of range that would only show in the figures."""
     with pytest.raises(ValueError, match=re.escape(words)):
-        call()
+        build(DiffusionFlowConfig, {part: settings}, "algorithm")

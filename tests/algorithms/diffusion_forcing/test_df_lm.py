@@ -61,7 +61,7 @@ def test_it_starts_from_the_weights_of_the_gpt_of_its_seed(parameterisation, sty
 
 def single_token_process(timesteps: int, make=shifted) -> tuple[DFLM, torch.Tensor]:
     """A model whose next-token prediction is a fixed distribution, so that everything is known in closed form."""
-    model = make(diffusion=DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=timesteps))
+    model = make(diffusion=DiffusionConfig(beta_schedule="cosine", log_snr_shift=-1.4, timesteps=timesteps))
     probabilities = torch.tensor([0.5, 0.25, 0.15, 0.07, 0.03], dtype=torch.double)
     head = model.denoiser.model.lm_head
     head.forward = lambda h: probabilities.log().expand(*h.shape[:-1], V)
@@ -211,6 +211,6 @@ def test_few_levels_are_enough():
     """Catches a process that cannot be made for fewer levels than some decoder would take by default."""
     decoder = MatrixDecoder(sampling_timesteps=2)
     for timesteps in (1, 4):
-        model = two_stream(diffusion=DiffusionConfig(objective="pred_x0", timesteps=timesteps))
+        model = two_stream(diffusion=DiffusionConfig(beta_schedule="cosine", timesteps=timesteps))
         steps = replace(decoder, sampling_timesteps=min(2, timesteps))
         assert write(model, some_ids(1, 1), length=3, seeds=[0], decoder=steps).ids.shape == (1, 4)

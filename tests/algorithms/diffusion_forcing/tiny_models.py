@@ -17,7 +17,7 @@ from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture
 
 V = 5
-MEAN = MatrixDecoder(schedule="pyramid", sampling_timesteps=8, ddim_eta=0.0, token_draw="mean")
+MEAN = MatrixDecoder(schedule="pyramid", sampling_timesteps=8, ddim_eta=0.0, chunk_size=16, token_draw="mean")
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -34,7 +34,7 @@ def next_token(
     """A model as it starts, of a parameterisation that predicts next tokens."""
     settings = {
         "embedding": EmbeddingConfig(dim=4),
-        "diffusion": DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=16),
+        "diffusion": DiffusionConfig(beta_schedule="cosine", log_snr_shift=-1.4, timesteps=16),
         "rows": RowMixture(independent=1, schedule=1, tail=1, clean=1, together=1),
         "streams": StreamConfig(max_window=4),
     } | changes
@@ -64,11 +64,13 @@ def two_stream(*arguments, **changes) -> DFLM:
 def faithful(style: str = "nanogpt", objective: str = "pred_noise", **changes) -> DFLM:
     """The original's recipe, as it starts."""
     settings = {
-        "embedding": EmbeddingConfig(norm="free"),
+        "embedding": EmbeddingConfig(dim=None, norm="free"),
         "mse_weight": 1.0,
         "ce_weight": 0.0,
         "decoder": MEAN,
-        "diffusion": DiffusionConfig(objective=objective),
+        "diffusion": DiffusionConfig(beta_schedule="cosine", objective=objective),
+        "time_fusion": "add",
+        "rows": RowMixture(independent=1, schedule=0, tail=0, clean=0, together=0),
     } | changes
     config = DFLMConfig(BackboneConfig(2, 2, 16, 8, style=style), parameterisation="faithful", **settings)
     return DFLM(config, vocabulary_size=V).eval()

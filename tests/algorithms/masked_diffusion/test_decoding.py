@@ -28,6 +28,8 @@ from algorithms.masked_diffusion.decoding import (
     TopConfidence,
     TwoStage,
 )
+from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusionConfig
+from experiments.run.build import build
 from tests.algorithms.masked_diffusion.conftest import recorder_of
 
 RULES = {
@@ -434,8 +436,9 @@ def test_rules_are_found_by_their_names():
     rules = typing.get_args(AnyDecoder)
     assert {type(rule) for rule in RULES.values()} == set(rules)
     for rule, other in itertools.permutations(rules, 2):
-        with pytest.raises(ValueError, match=f"name is '{other.name}'"):
-            rule(name=other.name)
+        with pytest.raises(ValueError, match=f"name is '{other.name}': choose one of {rule.name}|did you mean"):
+            build(rule, {"name": other.name}, "algorithm.decoder")
+        assert type(build(MaskedDiffusionConfig, {"decoder": {"name": rule.name}}, "algorithm").decoder) is rule
 
 
 @pytest.mark.parametrize(
@@ -446,7 +449,7 @@ def test_rules_are_found_by_their_names():
         (Threshold, {"floor": -0.1}, "floor is -0.1"),
         (Threshold, {"relax": -1.0}, "relax is -1.0"),
         (Threshold, {"threshold": 0.5, "confidence": "entropy"}, "at most 0"),
-        (Threshold, {"confidence": "top_k_mass"}, "needs algorithm.decoder.top_k"),
+        (Threshold, {"confidence": "top_k_mass"}, "confidence=top_k_mass needs top_k: set it"),
         (Threshold, {"confidence": "mood"}, "confidence is 'mood': choose one of probability"),
         (TopConfidence, {"tokens_per_step": 0}, "tokens_per_step is 0"),
         (TopConfidence, {"chunk_len": 0}, "chunk_len is 0"),
@@ -462,7 +465,7 @@ def test_rules_are_found_by_their_names():
 def test_bad_settings_are_named(rule, options, words):
     """Catches settings out of range that would pass in silence."""
     with pytest.raises(ValueError, match=words):
-        rule(**options)
+        build(rule, options, "algorithm.decoder")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from algorithms.common.backbone.weights import from_tiny_diffusion
 from algorithms.common.decoder import Request
 from algorithms.masked_diffusion.decoding import Threshold, TopConfidence
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
+from experiments.run.build import build
 from tests.algorithms.writing import write
 from tests.golden.values import FOLDER
 
@@ -115,8 +116,14 @@ def test_a_batch_gives_each_row_what_it_gets_alone() -> None:
         (lambda m: write(m, ids()[:1, :2], length=0, seeds=[0]), "length to generate is 0"),
         (lambda m: write(m, ids()[:1, :2], length=2, seeds=[0], decoder=TopConfidence(top_k=8)), "top_k is 8"),
         (lambda m: write(m, ids()[:1, :2], length=2, seeds=[0], decoder=TopConfidence(chunk_len=14)), "chunk_len"),
-        (lambda m: make(objective="mean"), "algorithm.objective is 'mean'"),
-        (lambda m: make(validation_masks=0), "algorithm.validation_masks is 0"),
+        (
+            lambda m: build(type(m.config), {"objective": "mean"}, "algorithm"),
+            "objective is 'mean': choose one of",
+        ),
+        (
+            lambda m: build(type(m.config), {"validation_masks": 0}, "algorithm"),
+            "algorithm.validation_masks is 0",
+        ),
     ],
 )
 def test_bad_input_is_one_sentence(call, words: str) -> None:

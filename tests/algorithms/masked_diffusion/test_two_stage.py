@@ -7,6 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from algorithms.masked_diffusion.decoding import DONE, DRAFT, MASKED, ChunkState, Prediction, Threshold, TwoStage
+from experiments.run.build import build
 
 NAMES = {
     "draft_threshold": "draft_threshold",
@@ -133,4 +134,4 @@ def test_a_draft_ages_by_one_each_step():
 def test_bad_settings_are_named(options, words):
     """Catches settings out of range that would pass in silence."""
     with pytest.raises(ValueError, match=words):
-        TwoStage(**options)
+        build(TwoStage, options, "algorithm.decoder")

@@ -12,6 +12,7 @@ from algorithms.common.backbone import BackboneConfig
 from algorithms.common.sampling import context_start
 from algorithms.teacher_forcing.decoding import Autoregressive
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig, noise_rows, replace_tokens
+from experiments.run.build import build
 from tests.algorithms.writing import write
 
 GENERATOR = torch.Generator().manual_seed(0)
@@ -198,13 +199,13 @@ def test_corruption_is_the_generators(option):
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
     [
-        ("token_dropout", 1.0, "[0, 1)"),
-        ("token_dropout", -0.1, "[0, 1)"),
-        ("input_noise", 1.1, "[0, 1]"),
-        ("input_noise", math.nan, "[0, 1]"),
+        ("token_dropout", 1.0, "below 1"),
+        ("token_dropout", -0.1, "at least 0"),
+        ("input_noise", 1.1, "at most 1"),
+        ("input_noise", math.nan, "a finite number"),
     ],
 )
 def test_corruption_that_cannot_be_is_named(option, value, allowed):
     """Catches a share outside its range that trains on nothing but noise, or on none."""
-    with pytest.raises(ValueError, match=re.escape(f"algorithm.{option} is {value}: it must lie in {allowed}")):
-        corrupted_gpt(**{option: value})
+    with pytest.raises(ValueError, match=re.escape(f"algorithm.{option} is {value}: it must be {allowed}")):
+        build(GPTConfig, {option: value}, "algorithm")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from experiments.run.config import LoggerConfig
+from experiments.run.schema import LoggerConfig
 from experiments.training import loggers
 from experiments.training.loggers import CsvLogger, StepsDoneCsv, build_loggers
 

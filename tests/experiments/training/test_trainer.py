@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule
 from omegaconf import OmegaConf
 
-from experiments.run.config import EvaluationConfig, TrainingConfig
+from experiments.run.schema import EvaluationConfig, TrainingConfig
 from experiments.training.callbacks import NanGuard, ProgressLine, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.loggers import StepsDoneCsv

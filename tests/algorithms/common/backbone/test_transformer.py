@@ -6,6 +6,7 @@ import torch
 from algorithms.common.backbone import Backbone, BackboneConfig, LanguageModel
 from algorithms.common.backbone.masks import attention_mask
 from algorithms.common.backbone.weights import from_nanogpt, from_tiny_diffusion
+from experiments.run.build import build
 from tests.golden.values import assert_golden, golden, in_double
 
 STYLES = ["nanogpt", "rope"]
@@ -133,7 +134,7 @@ def test_parameter_counts_are_the_published_ones():
     [
         ({"n_embd": 18, "n_head": 4}, "multiple of n_head"),
         ({"n_embd": 6, "n_head": 2}, "even head size"),
-        ({"style": "llama"}, "choose one of nanogpt, rope"),
+        ({"style": "llama"}, "style is 'llama': choose one of nanogpt, rope"),
         ({"dropout": 1.0}, "dropout"),
         ({"bias": True, "style": "rope"}, "needs style=nanogpt"),
         ({"block_size": 0}, "block_size"),
@@ -143,7 +144,7 @@ def test_impossible_sizes_are_named(changes, words):
     """Catches a bad size that would surface only as a shape error deep in torch."""
     sizes = {"n_layer": 1, "n_head": 2, "n_embd": 8, "block_size": 4} | changes
     with pytest.raises(ValueError, match=words):
-        BackboneConfig(**sizes)
+        build(BackboneConfig, sizes, "algorithm.backbone")
 
 
 def test_too_long_an_input_is_refused():

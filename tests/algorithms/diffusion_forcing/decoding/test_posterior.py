@@ -43,7 +43,7 @@ BLOCK = 16
 
 @cache
 def model_of(make, style: str = "rope", **changes) -> DFLM:
-    diffusion = DiffusionConfig(objective="pred_x0", log_snr_shift=-1.4, timesteps=8)
+    diffusion = DiffusionConfig(beta_schedule="cosine", log_snr_shift=-1.4, timesteps=8)
     return make(style, block_size=BLOCK, diffusion=diffusion, **changes)
 
 
@@ -139,7 +139,9 @@ def test_cached_equals_uncached_with_estimates_fed_back(make):
     """Catches an estimate that is fed back at another position, where tokens become final between two rows."""
     model = model_of(make, self_conditioning=0.5)
     for scale, chunk_size in [(0.5, None), (2.0, 6)]:
-        decoder = MatrixDecoder(schedule="pyramid", uncertainty_scale=scale, chunk_size=chunk_size)
+        decoder = MatrixDecoder(
+            schedule="pyramid", sampling_timesteps=8, uncertainty_scale=scale, chunk_size=chunk_size
+        )
         ids, is_given = text_with(list(range(2, 16)), 16)
         cached = written(model, ids, is_given, decoder)
         whole = written(model, ids, is_given, replace(decoder, use_cache=False))
@@ -152,7 +154,7 @@ def test_estimates_are_fed_back_to_their_own_tokens(monkeypatch, scale):
     token's channel is what the row before predicted of it."""
     model = model_of(shifted, self_conditioning=0.5)
     denoiser, beliefs, predicted = model.denoiser, [], {}
-    decoder = MatrixDecoder(schedule="pyramid", uncertainty_scale=scale, chunk_size=6)
+    decoder = MatrixDecoder(schedule="pyramid", sampling_timesteps=8, uncertainty_scale=scale, chunk_size=6)
     read_noisy, head = denoiser.read_noisy, denoiser.head
 
     def reads(x: torch.Tensor, abar: torch.Tensor, belief: torch.Tensor) -> torch.Tensor:

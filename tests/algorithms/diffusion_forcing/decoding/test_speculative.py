@@ -18,6 +18,7 @@ from algorithms.diffusion_forcing.decoding.speculative import accept
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
+from experiments.run.build import build
 from tests.algorithms.diffusion_forcing.tiny_models import asked, faithful, write
 
 V, BLOCK = 3, 4
@@ -171,7 +172,7 @@ def test_costs_and_traces_are_what_the_backbone_was_asked_for():
 def test_bad_settings_are_named(settings, words):
     """Catches settings that would draft nothing or divide by nothing."""
     with pytest.raises(ValueError, match=words):
-        Speculative(**settings)
+        build(Speculative, settings, "algorithm.decoder")
 
 
 def test_what_cannot_be_drafted_is_refused():

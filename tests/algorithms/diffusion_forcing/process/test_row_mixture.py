@@ -8,14 +8,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture, sample_noise_levels
+from experiments.run.build import build
 
 KINDS = ("independent", "schedule", "tail", "clean", "together")
+NONE = dict.fromkeys(KINDS, 0.0)
 
 
 def draw(
     batch: int, tokens: int, *, timesteps: int = 32, seed: int = 0, windows: bool = False, **weights: float
 ) -> torch.Tensor:
-    mixture = RowMixture(**({"independent": 0.0} | weights))
+    mixture = RowMixture(**(NONE | weights))
     generator = torch.Generator().manual_seed(seed)
     return sample_noise_levels(
         batch, tokens, timesteps=timesteps, mixture=mixture, generator=generator, windows=windows
@@ -41,9 +43,9 @@ def test_levels_have_the_right_range_for_every_size(kind, batch, tokens, timeste
     assert torch.equal(levels, draw(batch, tokens, **options))
 
 
-def test_the_default_is_the_plain_recipe():
-    """Catches a default mixture that is not the original's: independent, uniform over every level."""
-    levels = sample_noise_levels(200, 100, timesteps=8, mixture=RowMixture(), generator=torch.Generator())
+def test_independent_rows_are_the_plain_recipe():
+    """Catches independent rows that are not the original's: uniform over every level."""
+    levels = draw(200, 100, timesteps=8, independent=1.0)
     assert (levels.flatten().bincount(minlength=8) / 20000 - 1 / 8).abs().max() < 0.01
     pairs = (levels[:, :-1] * 8 + levels[:, 1:]).flatten().bincount(minlength=64) / (200 * 99)
     assert (pairs - 1 / 64).abs().max() < 0.006
@@ -125,9 +127,14 @@ def test_kinds_come_in_proportion():
 
 @pytest.mark.parametrize(
     ("weights", "words"),
-    [({"tail": -1.0}, "tail"), ({"clean": math.nan}, "clean"), ({"schedule": math.inf}, "schedule"), ({}, "all kinds")],
+    [
+        ({"tail": -1.0}, "rows.tail is -1"),
+        ({"clean": math.nan}, "rows.clean is nan"),
+        ({"schedule": math.inf}, "rows.schedule"),
+        ({}, "all kinds"),
+    ],
 )
 def test_impossible_mixtures_are_named(weights, words):
     """Catches weights that no draw can follow."""
     with pytest.raises(ValueError, match=words):
-        RowMixture(**({"independent": 0.0} | weights))
+        build(RowMixture, NONE | weights, "algorithm.rows")
