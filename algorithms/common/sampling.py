@@ -55,13 +55,3 @@ def context_start(position: int, block_size: int) -> int:
     hop = max(1, block_size // 2)
     overflow = position - block_size
     return 0 if overflow <= 0 else -(-overflow // hop) * hop
-
-
-def check_sampling(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    """Raise ValueError, naming the key, on sampling options out of range."""
-    if temperature < 0:
-        raise ValueError(f"algorithm.decoder.temperature is {temperature}: it cannot be negative (0 is greedy)")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"algorithm.decoder.top_k is {top_k}: it must be at least 1, or null for all tokens")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"algorithm.decoder.top_p is {top_p}: it must lie in (0, 1], or be null")

@@ -1,13 +1,12 @@
 """Draws shared by the decoders: filters, and the distribution of a token draw."""
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from algorithms.common.randomness import RowRandom
-from algorithms.common.sampling import check_sampling, filter_logits, sample_tokens
+from algorithms.common.sampling import filter_logits, sample_tokens
 
 logit_rows = st.lists(st.floats(-20, 20), min_size=2, max_size=12)
 
@@ -59,12 +58,3 @@ def test_top_p_keeps_the_smallest_sufficient_set(logits, p):
 def test_temperature_zero_is_greedy():
     """Catches a division by zero, or a draw where none is wanted."""
     assert int(sample_tokens(torch.tensor([0.0, 3.0, 1.0]), torch.tensor(0.99), temperature=0.0)) == 1
-
-
-@pytest.mark.parametrize(
-    ("options", "key"), [((-1.0, None, None), "temperature"), ((1.0, 0, None), "top_k"), ((1.0, None, 1.5), "top_p")]
-)
-def test_bad_options_are_named(options, key):
-    """Catches options out of range that would pass in silence."""
-    with pytest.raises(ValueError, match=key):
-        check_sampling(*options)
