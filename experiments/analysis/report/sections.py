@@ -18,7 +18,6 @@ from experiments.analysis.report.document import (
     Section,
     Text,
 )
-from experiments.analysis.report.pictures import animation, training_curves
 
 NO_TRACES = "No traces were recorded."
 INTERVALS = (
@@ -81,7 +80,7 @@ def _training(comparison: Comparison) -> Section:
             "line against a solid one, nor take a curve that still falls for what a method can reach."
         ]
     )
-    picture = training_curves(comparison)
+    picture = plots.training_curves(comparison)
     found: Block = picture or _missing("No training records (metrics.csv) were found.")
     without = [method.label for method in comparison.methods if method.folder is None]
     rest = [_missing(f"Without a training folder: {naming.listed(without)}.")] if picture and without else []
@@ -153,7 +152,7 @@ def _animation(comparison: Comparison) -> Section:
             "needs fewer is done first. A forward takes longer for some methods, so this is no race in seconds."
         ]
     )
-    return Section("animation", "The methods at work", [about, animation(comparison) or _missing(NO_TRACES)])
+    return Section("animation", "The methods at work", [about, plots.animation(comparison) or _missing(NO_TRACES)])
 
 
 def _nonsense(comparison: Comparison) -> Section:
