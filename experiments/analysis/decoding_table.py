@@ -143,6 +143,15 @@ def spread(values: Sequence[float]) -> Spread | None:
     return Spread(statistics.fmean(values), sd, len(values))
 
 
+def brief(found: Spread | None) -> str:
+    """Four digits of the mean ± two of the deviation; blank without a value."""
+    if found is None:
+        return ""
+    return f"{found.mean:.4g}" + (
+        "" if found.sd is None else f" ± {float(format(found.sd, '.2g')):g}"
+    )  # 500, not 5e+02
+
+
 def _shown(found: Spread | None, form: str) -> str:
     if found is None:
         return ""

@@ -91,7 +91,7 @@ def _distinct(n: int, *shown: str) -> Metric:
 
 def _divergence(n: int, *shown: str) -> Metric:
     meaning = f"of the {n}-grams from those of held-out text (Jensen-Shannon)"
-    known = {"unit": "bits", "better": LOWER, "axis": f"{n}-gram divergence from held-out text, bits"}
+    known: dict[str, Any] = {"unit": "bits", "better": LOWER, "axis": f"{n}-gram divergence from held-out text, bits"}
     compute = f"{CORPUS}:ngram_divergence"
     return Metric(f"js_{n}", f"{n}-gram divergence", meaning, compute, ("sample",), {"n": n}, shown=shown, **known)
 

@@ -90,7 +90,7 @@ def markdown(compared: dict[str, Any]) -> str:
     """ab.md: both settings, the table of metrics, the claims, and the wins with what counts as better."""
     lines = []
     for name, metric in compared["figures"].items():
-        means = [_shown(metric[key]) for key in ("a", "b", "real_text")]
+        means = [table.brief(metric[key] and table.Spread(**metric[key])) for key in ("a", "b", "real_text")]
         if not any(means):
             continue
         difference = metric["difference"] or {"mean": None, "low": None}
@@ -138,10 +138,3 @@ def _wins(a: table.Row, b: table.Row, targets: dict[str, float | None]) -> dict[
     count = {side: list(points.values()).count(side) for side in ("A", "B")}
     winner = "tie" if count["A"] == count["B"] else max(count, key=lambda side: count[side])
     return {"seed": a["seed"], **count, "winner": winner, "points": points}
-
-
-def _shown(spread: dict[str, Any] | None) -> str:
-    if spread is None:
-        return ""
-    sd = "" if spread["sd"] is None else f" ± {float(format(spread['sd'], '.2g')):g}"  # 500 and not 5e+02
-    return f"{spread['mean']:.4g}{sd}"

@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, FuncFormatter, MaxNLocator
+from matplotlib.ticker import EngFormatter, FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 # Okabe and Ito's palette: told apart by colour-blind readers and in print.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -29,6 +29,7 @@ STYLE = {
     "xtick.color": "#555555",
     "ytick.color": "#555555",
     "text.color": "#333333",
+    "text.parse_math": False,  # a dollar in a label is a dollar
 }
 
 
@@ -52,13 +53,14 @@ def plot(
     size: tuple[float, float] = (9, 5),
     sharex: bool = False,
     sharey: bool = False,
+    dpi: int = 150,
 ) -> Iterator[tuple[Figure, list[Axes]]]:
     """A styled plot of `size` inches and its axes, row by row, written to `out` when the block ends.
 
     The format is that of the suffix of `out`. Nothing is written where the block raises.
     """
     with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=size, dpi=150, layout="constrained")
+        canvas = Figure(figsize=size, dpi=dpi, layout="constrained")
         axes = canvas.subplots(rows, columns, squeeze=False, sharex=sharex, sharey=sharey)
         yield canvas, list(axes.flat)
         out = Path(out)
@@ -75,6 +77,14 @@ def grid(ax: Axes, axis: Literal["both", "x", "y"] = "both") -> None:
 def plain_numbers(axis: Axis) -> None:
     """Label an axis with numbers written out, in groups of three digits: never as powers or offsets."""
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
+
+
+def logarithmic(axis: Axis, set_scale: Callable[[str], None]) -> None:
+    """Make an axis, whose `set_scale` is given with it, one of powers with plain numbers."""
+    set_scale("log")
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_minor_formatter(NullFormatter())
+    plain_numbers(axis)
 
 
 def steps_below(ax: Axes) -> None:

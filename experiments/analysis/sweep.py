@@ -65,7 +65,8 @@ def pool(folders: Sequence[Path]) -> list[Row]:
             known = found.setdefault(table.identity(row), row)
             if known is row:
                 continue
-            if json.dumps([known[name] for name in QUALITY]) != json.dumps([row[n] for n in QUALITY]):
+            both = [name for name in QUALITY if known[name] is not None and row[name] is not None]  # versions differ
+            if json.dumps([known[name] for name in both]) != json.dumps([row[name] for name in both]):
                 raise ValueError(
                     f"{path}: '{row['setting']}' at seed {row['seed']} has other values than elsewhere with the same "
                     "weights and seed, as of another corpus, machine or version: analyse the runs apart"

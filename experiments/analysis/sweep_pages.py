@@ -116,7 +116,7 @@ def _list(groups: Sequence[Row], names: Sequence[str], chosen: Sequence[int], mo
     columns = {name: BY_KEY[name].heading for name in shown_in(LISTS)} | {**more}
     real = [index for index, group in enumerate(groups) if group["method"] == table.REAL]
     lines = [
-        [names[index], str(len(groups[index]["seeds"])), *(_shown(groups[index][metric]) for metric in columns)]
+        [names[index], str(len(groups[index]["seeds"])), *(table.brief(groups[index][metric]) for metric in columns)]
         for index in (*chosen, *real)
     ]
     return table.render(*_without_blank(["setting", "seeds", *columns.values()], lines))
@@ -126,12 +126,6 @@ def _without_blank(header: list[str], lines: list[list[str]]) -> tuple[list[str]
     """The table without the columns in which nothing was measured."""
     keep = [index for index in range(len(header)) if any(line[index] for line in lines)]
     return [header[index] for index in keep], [[line[index] for index in keep] for line in lines]
-
-
-def _shown(spread: table.Spread | None) -> str:
-    if spread is None:
-        return ""
-    return f"{spread.mean:.4g}" + ("" if spread.sd is None else f" ± {float(format(spread.sd, '.2g')):g}")
 
 
 def _gap(difference: dict[str, Any] | None) -> str:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+from matplotlib.ticker import MaxNLocator
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired, plots
@@ -222,7 +222,4 @@ def _there(group: Row, name: str) -> bool:
 def _scale(axis: Any, set_scale: Callable[[str], None], values: Sequence[float]) -> None:
     """A logarithmic axis where the values range far, labelled with plain numbers."""
     if values and min(values) > 0 and max(values) >= LOGARITHMIC_FROM * min(values):
-        set_scale("log")
-        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-        axis.set_minor_formatter(NullFormatter())
-        plots.plain_numbers(axis)
+        plots.logarithmic(axis, set_scale)

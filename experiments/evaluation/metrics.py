@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pkgutil import resolve_name
 from typing import Any
 
-from algorithms.common.metrics.text_sets import mean_of_known
 from experiments.analysis.metrics import METRICS, Metric
 
 
@@ -19,5 +18,6 @@ def _value(metric: Metric, inputs: Mapping[str, Any]) -> float | None:
         return None
     compute = resolve_name(metric.compute)
     if metric.of == ("text",):
-        return mean_of_known(compute(text, **metric.options) for text in inputs["text"])
+        each = [compute(text, **metric.options) for text in inputs["text"]]
+        return sum(each) / len(each) if each else None
     return compute(*given, **metric.options)

@@ -3,7 +3,6 @@
 A child sees an ordinary single run: so a crash, a GPU or a DDP launch of one job cannot disturb the others.
 """
 
-import csv
 import os
 import subprocess
 import sys
@@ -15,7 +14,9 @@ import yaml
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-from experiments.run.files import read_json, write_json
+from experiments.analysis.decoding_table import render
+from experiments.analysis.files import table_text
+from experiments.run.files import read_json, write_json, write_text
 from experiments.run.folder import ROOT
 from experiments.run.overrides import key_of, quote
 
@@ -55,12 +56,10 @@ class ResultsTable(Callback):
         if not rows:
             return
         header = ["job", "overrides", *COLUMNS]
-        with (folder / "results.csv").open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, header)
-            writer.writeheader()
-            writer.writerows(rows)
-        table = _markdown(header, rows)
-        (folder / "results.md").write_text(table, encoding="utf-8")
+        lines = [[row[name] for name in header] for row in rows]
+        table = render(header, lines)
+        write_text(folder / "results.csv", table_text(header, lines))
+        write_text(folder / "results.md", table)
         _draw_curves(folder, rows)
         print(f"\n{table}\nsweep folder: {folder}")
         failed = [row["job"] for row in rows if row["status"] != "ok"]
@@ -108,10 +107,3 @@ def _draw_curves(folder: Path, rows: list[dict[str, str]]) -> None:
 
 def _number(value: float | None, form: str) -> str:
     return "" if value is None else format(value, form)
-
-
-def _markdown(header: list[str], rows: list[dict[str, str]]) -> str:
-    widths = [max(len(h), *(len(r[h]) for r in rows)) for h in header]
-    lines = [[h.ljust(w) for h, w in zip(header, widths, strict=True)], ["-" * w for w in widths]]
-    lines += [[r[h].ljust(w) for h, w in zip(header, widths, strict=True)] for r in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)

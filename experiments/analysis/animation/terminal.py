@@ -81,9 +81,9 @@ def _panel(record: TraceRecord, moment: int, previous: int, columns: int, colour
     return Text("\n", no_wrap=True).join(rows)
 
 
-def _style(kind: Kind, level: float) -> Style | None:
+def _style(kind: Kind, level: float) -> Style:
     if kind is Kind.DONE:
-        return None
+        return Style()
     colours = GIVEN if kind is Kind.GIVEN else ink(LIGHT, kind, level)
     back = None if colours.back is None else "#" + bytes(colours.back).hex()
     return Style(color="#" + bytes(colours.text).hex(), bgcolor=back)

@@ -22,6 +22,11 @@ class Text:
     tone: str = ""
 
 
+def say(*pieces: str, tone: str = "") -> Text:
+    """A paragraph."""
+    return Text(pieces, tone)
+
+
 @dataclass(frozen=True)
 class Points:
     """A list of sentences, each after the word that it is about."""

@@ -1,4 +1,4 @@
-"""The plots of the report: quality against diversity, time and forwards, and the levels of the traces.
+"""The plots of the report: quality against diversity, time and forwards, training curves, and the traces.
 
 Each draws one file of the folder plots/ and says what it shows, or gives None where nothing was measured.
 S states, L positions.
@@ -6,30 +6,31 @@ S states, L positions.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import plots as style
+from experiments.analysis.animation import html_fragment, write_gif
+from experiments.analysis.curves import plot_curves, validated
 from experiments.analysis.metrics import BY_KEY
 from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import REAL, Comparison, Estimate
-from experiments.analysis.report.document import Picture
+from experiments.analysis.report.document import Animation, Picture
 from experiments.analysis.report.labels import Label, place
 
 FOLDER = "plots"
-STYLE: Any = style.STYLE | {"text.parse_math": False}  # a dollar in a label is a dollar
 HALF, WIDE = (5.4, 5.0), 6.6  # inches
 SMALL = 10  # of the font
 STATES = ("#FFFFD9", "#E69F00", "#081D58")  # decided, draft, masked; the ends are those of the noise levels
 CONTROLS = "control: must not win"
+CURVES, MOVIE = "training_curves.png", "animation.gif"
 
 
 def against(comparison: Comparison, metric: str, file: str, caption: str) -> Picture | None:
@@ -68,7 +69,8 @@ def quality_against(comparison: Comparison, cost: str, file: str, caption: str) 
         real = comparison.estimate(REAL, "judge_nll")
         if real is not None:
             ax.axhline(real.mean, color=naming.REAL_COLOUR, linewidth=1, linestyle=":", label=table.REAL)
-        _logarithmic(ax)
+        style.logarithmic(ax.xaxis, ax.set_xscale)
+        ax.xaxis.set_minor_locator(NullLocator())
         ax.set_xlabel(BY_KEY[cost].on_axis)
         ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
         _finish(ax, list(known), names)
@@ -137,18 +139,37 @@ def levels(comparison: Comparison, label: str, file: str) -> Picture | None:
     return Picture(file, f"Levels of {label} while it writes, {S} states downwards, {L} positions across", caption)
 
 
+def training_curves(comparison: Comparison) -> Picture | None:
+    """Validation NLL of every method that has a record of it; None where none has."""
+    logged = {m.label: m.folder for m in comparison.methods if m.folder is not None and _validated(m.folder)}
+    if not logged:
+        return None
+    colours = [naming.colour(comparison, label) for label in logged]
+    plot_curves(logged, comparison.folder / FOLDER / CURVES, colours)
+    alt = f"Validation NLL against tokens seen and time trained, a curve for each of {naming.listed(list(logged))}"
+    return Picture(CURVES, alt, "Validation NLL against training tokens (above) and training time (below).")
+
+
+def animation(comparison: Comparison) -> Animation | None:
+    """The traces of all methods on one clock; None without traces."""
+    traces = [comparison.traces[m.label] for m in comparison.methods if m.label in comparison.traces]
+    if not traces:
+        return None
+    fps = comparison.about.get("fps", 12)
+    write_gif(traces, comparison.folder / FOLDER / MOVIE, fps=fps)
+    names = naming.listed([trace.method for trace in traces])
+    caption = "One text of each method as it is written; the clock counts forwards of the network."
+    return Animation(
+        html_fragment(traces, fps=fps), Picture(MOVIE, f"Animation of {names} writing a text each", caption)
+    )
+
+
 @contextmanager
 def _axes(comparison: Comparison, file: str, size: tuple[float, float]) -> Iterator[Axes]:
-    """A styled plot of one panel, written when the block ends."""
-    with matplotlib.rc_context(STYLE):
-        canvas = Figure(figsize=size, dpi=180, layout="constrained")
-        ax = canvas.subplots()
-        ax.grid(color="#E5E5E5", linewidth=0.8)
-        ax.set_axisbelow(True)
+    """A plot of one panel, written when the block ends."""
+    with style.plot(comparison.folder / FOLDER / file, size=size, dpi=180) as (_, (ax,)):
+        style.grid(ax)
         yield ax
-        path = comparison.folder / FOLDER / file
-        path.parent.mkdir(exist_ok=True)
-        canvas.savefig(path)
 
 
 def _points(ax: Axes, comparison: Comparison, label: str, points: Sequence[Sequence[Estimate]], line: str) -> None:
@@ -226,8 +247,6 @@ def _errors(estimates: Sequence[Estimate]) -> np.ndarray | None:
     return np.maximum(np.array([means - low, high - means]), 0.0)
 
 
-def _logarithmic(ax: Axes) -> None:
-    ax.set_xscale("log")
-    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,g}"))
-    ax.xaxis.set_minor_locator(NullLocator())
+def _validated(run: Path) -> bool:
+    """Whether a run has logged a finite validation NLL."""
+    return (run / "metrics.csv").is_file() and validated(run)

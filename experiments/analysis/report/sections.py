@@ -17,8 +17,8 @@ from experiments.analysis.report.document import (
     Picture,
     Section,
     Text,
+    say,
 )
-from experiments.analysis.report.pictures import animation, training_curves
 
 NO_TRACES = "No traces were recorded."
 INTERVALS = (
@@ -33,10 +33,10 @@ def build(comparison: Comparison) -> Document:
     subtitle = f"{naming.listed([method.label for method in comparison.methods])}"
     subtitle += f" on {about['dataset']}" if about.get("dataset") else ""
     head: list[Block] = [
-        Text([summary.purpose(comparison)]),
+        say(summary.purpose(comparison)),
         summary.methods(comparison),
         summary.findings(comparison),
-        Text(["What was run:"]),
+        say("What was run:"),
         summary.facts(comparison),
     ]
     if about.get("command"):
@@ -52,12 +52,10 @@ def _likelihood(comparison: Comparison) -> Section:
     base = tables.baseline(comparison)
     split = naming.listed(sorted({each.split for each in comparison.likelihoods}))
     blocks: list[Block] = [
-        Text(
-            [
-                "How well each model predicts text that it has never seen, in nats per token ± standard error over "
-                "windows; lower is better. Compare values of one kind only: an exact value is the model's likelihood "
-                "itself, a bound (≤) lies above it by an unknown amount, so a higher bound does not show a worse model."
-            ]
+        say(
+            "How well each model predicts text that it has never seen, in nats per token ± standard error over "
+            "windows; lower is better. Compare values of one kind only: an exact value is the model's likelihood "
+            "itself, a bound (≤) lies above it by an unknown amount, so a higher bound does not show a worse model."
         )
     ]
     if not comparison.likelihoods:
@@ -70,18 +68,16 @@ def _likelihood(comparison: Comparison) -> Section:
             "standard error of the paired differences; behind ≤ it is a bound minus an exact value, which the true gap "
             "may lie far below."
         )
-    return Section("likelihood", "Likelihood", [*blocks, Text([said], NOTE)])
+    return Section("likelihood", "Likelihood", [*blocks, say(said, tone=NOTE)])
 
 
 def _training(comparison: Comparison) -> Section:
-    about = Text(
-        [
-            "Validation NLL while the models learn, over the tokens that they have seen and over the time that it took "
-            "on this machine. Solid lines are exact likelihoods and dashed ones upper bounds: do not rank a dashed "
-            "line against a solid one, nor take a curve that still falls for what a method can reach."
-        ]
+    about = say(
+        "Validation NLL while the models learn, over the tokens that they have seen and over the time that it took "
+        "on this machine. Solid lines are exact likelihoods and dashed ones upper bounds: do not rank a dashed "
+        "line against a solid one, nor take a curve that still falls for what a method can reach."
     )
-    picture = training_curves(comparison)
+    picture = plots.training_curves(comparison)
     found: Block = picture or _missing("No training records (metrics.csv) were found.")
     without = [method.label for method in comparison.methods if method.folder is None]
     rest = [_missing(f"Without a training folder: {naming.listed(without)}.")] if picture and without else []
@@ -89,12 +85,10 @@ def _training(comparison: Comparison) -> Section:
 
 
 def _frontier(comparison: Comparison) -> Section:
-    about = Text(
-        [
-            "Likely text against varied text: each curve is a method from low to high temperature (the small numbers), "
-            "judged by a language model that was trained on other texts. The star is real text, and nearer to it is "
-            "better on both axes at once; lower alone is not better, as the crosses show, which are nonsense or copies."
-        ]
+    about = say(
+        "Likely text against varied text: each curve is a method from low to high temperature (the small numbers), "
+        "judged by a language model that was trained on other texts. The star is real text, and nearer to it is "
+        "better on both axes at once; lower alone is not better, as the crosses show, which are nonsense or copies."
     )
     caption = "Judge against {}, a curve over temperature for each method."
     shown = [
@@ -102,16 +96,14 @@ def _frontier(comparison: Comparison) -> Section:
         plots.against(comparison, "js_4", "divergence.png", caption.format("the divergence of 4-grams")),
     ]
     found = _gallery(shown, comparison, "No settings over temperature were measured")
-    return Section("frontier", "Quality against diversity", [about, found, Text([f"Bars: {INTERVALS}"], NOTE)])
+    return Section("frontier", "Quality against diversity", [about, found, say(f"Bars: {INTERVALS}", tone=NOTE)])
 
 
 def _speed(comparison: Comparison) -> Section:
-    about = Text(
-        [
-            "What texts cost and how likely the judge finds them, for decoders at temperature 1; left and low is cheap "
-            "and likely. Seconds hold for this machine and code only, forwards for any; forwards of a model with a "
-            "cache are cheaper than those of one without, so compare them together, and judge no setting by one column."
-        ]
+    about = say(
+        "What texts cost and how likely the judge finds them, for decoders at temperature 1; left and low is cheap "
+        "and likely. Seconds hold for this machine and code only, forwards for any; forwards of a model with a "
+        "cache are cheaper than those of one without, so compare them together, and judge no setting by one column."
     )
     caption = "Judge against {}, a point for each decoder setting at temperature 1, numbered as in the table."
     shown = [
@@ -126,16 +118,14 @@ def _speed(comparison: Comparison) -> Section:
         return Section("speed", "Speed", [about, _missing("No settings for speed were measured.")])
     found = [_gallery(shown, comparison, "Quality against cost cannot be drawn"), *([bars] if bars else []), measured]
     note = f"Small beside each mean, and as bars: {INTERVALS} No best value is marked: none is best at equal quality."
-    return Section("speed", "Speed", [about, *found, Text([note], NOTE)])
+    return Section("speed", "Speed", [about, *found, say(note, tone=NOTE)])
 
 
 def _levels(comparison: Comparison) -> Section:
-    about = Text(
-        [
-            "In which order each method decides its text: every row is a step, downwards, and every column a position. "
-            "Where many cells change in one row, many tokens are decided at once. These are single texts, and the "
-            "order says nothing about their quality."
-        ]
+    about = say(
+        "In which order each method decides its text: every row is a step, downwards, and every column a position. "
+        "Where many cells change in one row, many tokens are decided at once. These are single texts, and the "
+        "order says nothing about their quality."
     )
     drawn = [
         plots.levels(comparison, method.label, f"levels_{number}_{_file_name(method.label)}.png")
@@ -147,22 +137,18 @@ def _levels(comparison: Comparison) -> Section:
 
 
 def _animation(comparison: Comparison) -> Section:
-    about = Text(
-        [
-            "The same traces as the texts come into being, on one clock that counts forwards of the network: who "
-            "needs fewer is done first. A forward takes longer for some methods, so this is no race in seconds."
-        ]
+    about = say(
+        "The same traces as the texts come into being, on one clock that counts forwards of the network: who "
+        "needs fewer is done first. A forward takes longer for some methods, so this is no race in seconds."
     )
-    return Section("animation", "The methods at work", [about, animation(comparison) or _missing(NO_TRACES)])
+    return Section("animation", "The methods at work", [about, plots.animation(comparison) or _missing(NO_TRACES)])
 
 
 def _nonsense(comparison: Comparison) -> Section:
-    about = Text(
-        [
-            "Samplers of nonsense, loops and copies go through the same measures as the methods. A metric flags a "
-            "sampler where it lies clearly outside what real text of the same size has; a flag says unlike, not worse, "
-            "and a sampler without flags is not good, only not caught by these metrics."
-        ]
+    about = say(
+        "Samplers of nonsense, loops and copies go through the same measures as the methods. A metric flags a "
+        "sampler where it lies clearly outside what real text of the same size has; a flag says unlike, not worse, "
+        "and a sampler without flags is not good, only not caught by these metrics."
     )
     blocks: list[Block] = [about]
     checked = tables.controls(comparison)
@@ -171,10 +157,10 @@ def _nonsense(comparison: Comparison) -> Section:
         fooled = summary.ahead(comparison)
         if fooled:
             names = naming.listed(list(map(naming.sampler, fooled)))
-            blocks.append(Text([f"By the judge alone, {names} would come before every method: never read it alone."]))
+            blocks.append(say(f"By the judge alone, {names} would come before every method: never read it alone."))
         for key in summary.unflagged(comparison):
             alarm = f"{naming.sampler(key)} is flagged by no metric: these measures cannot tell it from real text."
-            blocks.append(Text([alarm], ALARM))
+            blocks.append(say(alarm, tone=ALARM))
     else:
         blocks.append(_missing("No controls were measured, so nothing shows that nonsense would lose."))
     written = texts.of_controls(comparison)
@@ -182,17 +168,15 @@ def _nonsense(comparison: Comparison) -> Section:
         blocks.append(Details("What the controls write", [written]))
     own = tables.defaults(comparison)
     if own.rows:
-        blocks += [Text(["The same for the default decoder of every method:"]), own]
+        blocks += [say("The same for the default decoder of every method:"), own]
     return Section("nonsense", "Would nonsense win here?", blocks)
 
 
 def _everything(comparison: Comparison) -> Section:
-    about = Text(
-        [
-            "Every metric of every setting, mean and ± standard deviation over sampling seeds (from three on, if they "
-            "differ); a blank was not measured. There is no overall score: each metric alone can be won by a text that "
-            "nobody wants."
-        ]
+    about = say(
+        "Every metric of every setting, mean and ± standard deviation over sampling seeds (from three on, if they "
+        "differ); a blank was not measured. There is no overall score: each metric alone can be won by a text that "
+        "nobody wants."
     )
     if not comparison.groups:
         return Section("metrics", "All metrics", [about, _missing("No setting was measured.")])
@@ -219,7 +203,7 @@ def _reproduce(comparison: Comparison) -> Section:
         Code("python -m experiments.analysis.report RUN"),
     ]
     commands = [Commands("\n".join(lines))] if lines else [_missing("No commands were recorded.")]
-    return Section("reproduce", "How to reproduce", [Text([text]), *commands, Text([said, *again, "."])])
+    return Section("reproduce", "How to reproduce", [say(text), *commands, say(said, *again, ".")])
 
 
 def _gallery(pictures: Sequence[Picture | None], comparison: Comparison, otherwise: str) -> Block:
@@ -231,7 +215,7 @@ def _gallery(pictures: Sequence[Picture | None], comparison: Comparison, otherwi
 
 
 def _missing(sentence: str) -> Text:
-    return Text([sentence], NOTE)
+    return say(sentence, tone=NOTE)
 
 
 def _file_name(label: str) -> str:

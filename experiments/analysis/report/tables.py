@@ -42,10 +42,8 @@ def likelihoods(comparison: Comparison) -> Table:
     against = f"gap to {base.method}" if base else "gap"
     header = ["method", "likelihood", "kind", "nats/token", "bits/char", against, "parameters", "training"]
     methods = {method.label: method for method in comparison.methods}
-    rows: list[list[Cell]] = []
-    starts: set[int] = set()
+    rows: list[tuple[str, list[Cell]]] = []
     for kind in kinds(comparison):
-        starts.add(len(rows))
         for each in comparison.likelihoods:
             if each.kind != kind:
                 continue
@@ -54,24 +52,19 @@ def likelihoods(comparison: Comparison) -> Table:
             bits = "" if each.bits is None else f"{'≤ ' * each.is_bound}{each.bits:.3f}"
             cells = [Cell(each.name), Cell(kind), Cell(naming.nats(each)), Cell(bits), Cell(_gap(comparison, each))]
             size = f"{method.parameters:,}" if method and method.parameters is not None else ""
-            rows.append([_method(comparison, each.method), *cells, Cell(size), Cell(duration(trained))])
-    return Table(header, rows, labels=3, starts=frozenset(starts - {0}))
+            rows.append((kind, [_method(comparison, each.method), *cells, Cell(size), Cell(duration(trained))]))
+    return _grouped(header, rows, labels=3)
 
 
 def speed(comparison: Comparison) -> Table:
     """Cost and quality of the settings that differ in speed, with intervals over sampling seeds."""
     shown = _measured(comparison, SPEED)
-    rows: list[list[Cell]] = []
-    starts: set[int] = set()
-    before = None
+    rows = []
     for key, number in comparison.numbers.items():
-        if key[0] != before:
-            starts.add(len(rows))
-        before = key[0]
-        cells = _cells(comparison, key, shown)
-        rows.append([_method(comparison, key[0]), Cell(str(number)), Cell(key[1]), *cells])
+        own = [_method(comparison, key[0]), Cell(str(number)), Cell(key[1])]
+        rows.append((key[0], [*own, *_cells(comparison, key, shown)]))
     header = ["method", "no.", "setting", *(metric.title for metric in shown)]
-    return Table(header, rows, labels=3, starts=frozenset(starts - {0}))
+    return _grouped(header, rows, labels=3)
 
 
 def controls(comparison: Comparison) -> Table:
@@ -90,18 +83,13 @@ def everything(comparison: Comparison) -> Table:
     groups = comparison.groups
     shown = measured(comparison)
     order = [*(method.label for method in comparison.methods), *table.MODELLESS]
-    rows: list[list[Cell]] = []
-    starts: set[int] = set()
-    before = None
+    rows = []
     for method, label in sorted(groups, key=lambda key: order.index(key[0]) if key[0] in order else -1):
         group = groups[method, label]
-        if method != before:
-            starts.add(len(rows))
-        before = method
         cells = [_spread(group[metric.key], metric.form) for metric in shown]
-        rows.append([_method(comparison, method), Cell(label), Cell(str(len(group["seeds"]))), *cells])
+        rows.append((method, [_method(comparison, method), Cell(label), Cell(str(len(group["seeds"]))), *cells]))
     header = ["method", "setting", "seeds", *(metric.title for metric in shown)]
-    return Table(header, rows, labels=2, starts=frozenset(starts - {0}))
+    return _grouped(header, rows, labels=2)
 
 
 def glossary(comparison: Comparison) -> Table:
@@ -139,6 +127,12 @@ def _flags(comparison: Comparison, settings: Sequence[Setting], *, alarm: bool) 
         who = Cell(naming.sampler(key), colour=naming.colour(comparison, key[0]))
         rows.append([who, verdict, *_cells(comparison, key, shown)])
     return Table(["sampler", "flagged by", *(metric.title for metric in shown)], rows, labels=2)
+
+
+def _grouped(header: Sequence[str], rows: Sequence[tuple[str, list[Cell]]], labels: int) -> Table:
+    """A table of rows that each belong to a group."""
+    starts = [place for place in range(1, len(rows)) if rows[place][0] != rows[place - 1][0]]
+    return Table(header, [cells for _, cells in rows], labels, frozenset(starts))
 
 
 def _measured(comparison: Comparison, place: str) -> list[Metric]:

@@ -5,7 +5,7 @@ from typing import Any
 from experiments.analysis import decoding_table as table
 from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import REAL, Comparison, Setting
-from experiments.analysis.report.document import NOTE, Block, Sample, Samples, Section, Text
+from experiments.analysis.report.document import NOTE, Block, Sample, Samples, Section, say
 
 SHOWN = 3  # texts of each method
 
@@ -13,15 +13,13 @@ SHOWN = 3  # texts of each method
 def side_by_side(comparison: Comparison) -> Section:
     """The section of samples: the first texts of every method's default setting, and real text beside them."""
     seed, settings = _shown(comparison)
-    about = Text(
-        [
-            "What each method writes with its default decoder at temperature 1, and real text beside it: the same "
-            "prompt and sampling seed for all, the first texts of the run and not chosen ones. "
-            "A few texts say how a method fails, not how often."
-        ]
+    about = say(
+        "What each method writes with its default decoder at temperature 1, and real text beside it: the same "
+        "prompt and sampling seed for all, the first texts of the run and not chosen ones. "
+        "A few texts say how a method fails, not how often."
     )
     if not settings:
-        return Section("samples", "Samples side by side", [about, Text(["No samples were kept."], NOTE)])
+        return Section("samples", "Samples side by side", [about, say("No samples were kept.", tone=NOTE)])
     blocks: list[Block] = [about]
     records = {key: comparison.samples[key][seed] for key in settings}
     for index in range(min(SHOWN, max(len(record["texts"]) for record in records.values()))):
@@ -32,9 +30,9 @@ def side_by_side(comparison: Comparison) -> Section:
         ]
         blocks.append(Samples(f"Text {index + 1}, sampling seed {seed}", shown))
     if REAL not in settings:
-        blocks.append(Text(["No real text of the same size was kept beside them."], NOTE))
+        blocks.append(say("No real text of the same size was kept beside them.", tone=NOTE))
     elif any(record["prompt"] for record in records.values()):
-        blocks.append(Text(["Real text continues its own beginning, not the prompt of the methods."], NOTE))
+        blocks.append(say("Real text continues its own beginning, not the prompt of the methods.", tone=NOTE))
     return Section("samples", "Samples side by side", blocks)
 
 

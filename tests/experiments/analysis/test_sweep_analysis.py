@@ -176,6 +176,8 @@ def test_rows_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="'base' at seed 0 has other values than elsewhere"):
         analyse(runs, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+    known = run_folder(tmp_path / "c", [ROWS[3] | {"self_bleu": 0.5}])  # by a version with one metric more
+    assert analyse([tmp_path / "a", known], tmp_path / "out")
 
 
 def test_unlike_amounts_of_text_share_no_table(tmp_path: Path) -> None:
