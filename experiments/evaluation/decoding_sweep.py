@@ -12,6 +12,7 @@ from experiments.evaluation.judges.judge import fingerprint
 from experiments.evaluation.measurement import Request, TextEvaluator, Writer
 from experiments.evaluation.plan import Job, Plan, jobs_of
 from experiments.evaluation.records import DecodingRecords
+from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 
 
@@ -45,7 +46,8 @@ class DecodingSweep:
                 probe = copy.copy(self.writers[method].algorithm)  # the same weights
                 probe.config = setting.algorithm
                 try:
-                    probe.check_generation(plan.request.length, prompt_length=len(plan.request.prompt))
+                    with keys_below("algorithm.decoder", setting.decoder):
+                        probe.check_generation(plan.request.length, prompt_length=len(plan.request.prompt))
                 except ValueError as error:
                     raise ValueError(f"{key}: {setting.label}: {error}") from error
 
