@@ -26,7 +26,7 @@ from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, Masked
 class DiffusionFlowConfig(MaskedDiffusionConfig):
     """Settings of `algorithm=diffusion_flow`: those of masked diffusion, and the flow's."""
 
-    name: Literal["diffusion_flow"] = "diffusion_flow"
+    name: Literal["diffusion_flow"] = "diffusion_flow"  # type: ignore[assignment]
     flow: Annotated[PosteriorFlowConfig | VelocityFlowConfig, Field(discriminator="name")] = field(
         default_factory=PosteriorFlowConfig
     )

@@ -12,6 +12,7 @@ from experiments.evaluation.judges.base import fingerprint
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.plan import Job, Plan, jobs_of
 from experiments.evaluation.records import DecodingRecords
+from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 
 
@@ -44,7 +45,8 @@ class DecodingSweep:
             for setting in settings:
                 writer = self.writers[method]
                 try:
-                    setting.decoder.check(writer.algorithm, writer.request(plan.assignment, [0]))
+                    with keys_below("algorithm.decoder", setting.decoder):
+                        setting.decoder.check(writer.algorithm, writer.request(plan.assignment, [0]))
                 except ValueError as error:
                     raise ValueError(f"{key}: {setting.label}: {error}") from error
 

@@ -102,7 +102,7 @@ def _plain(config: DictConfig, where: str) -> Any:
     try:
         return OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException as error:
-        raise ValueError(f"config key '{where}': {str(error).splitlines()[0]}") from error
+        raise ValueError(f"config key '{error.full_key or where}': {str(error).splitlines()[0]}") from error
 
 
 def _rank(error: Any) -> int:

@@ -14,6 +14,7 @@ from algorithms.teacher_forcing.gpt import GPT
 from experiments import launch
 from experiments.analysis import decoding_table as table
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig, ReviewConfig
+from experiments.run.build import build
 from experiments.run.overrides import quote
 from experiments.training import child_runs as training
 from experiments.training.child_runs import ChildRun, train
@@ -174,7 +175,7 @@ def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: M
         ("experiment.judges.load=[nowhere]", "there is no run folder or checkpoint at nowhere"),
         (
             "experiment.judges.overrides=['dataset.tokenizer=words']",
-            "experiment.judges: unknown dataset.tokenizer=words",
+            "experiment.judges: dataset.tokenizer is 'words': choose one of char, byte, bpe",
         ),
         ("algorithm=gpt", "algorithm= chooses one method: a comparison has experiment.methods"),
         ("experiment.tasks=[report]", "gpt is not trained yet: put training first in experiment.tasks"),
@@ -197,9 +198,15 @@ def test_bad_input_is_one_sentence_before_any_work(main: Main, corpus: Path, ove
     [
         ({"methods": {}}, "experiment.methods is empty"),
         ({"methods": {"a b": MethodConfig("gpt")}}, "holds 'a b': a method's name takes letters"),
-        ({"methods": {"a": MethodConfig()}}, "experiment.methods.a has neither algorithm nor load"),
-        ({"methods": {"a": MethodConfig(load="x", overrides=["seed=1"])}}, "load= brings weights that are trained"),
-        ({"methods": {"a": MethodConfig("gpt", frontier=["b", "c"])}}, "frontier holds several settings"),
+        ({"methods": {"a": {}}}, "experiment.methods.a.algorithm and load are both missing: say"),
+        (
+            {"methods": {"a": {"load": "x", "overrides": ["seed=1"]}}},
+            "experiment.methods.a.overrides are for training, and load= brings weights that are trained",
+        ),
+        (
+            {"methods": {"a": {"algorithm": "gpt", "frontier": ["b", "c"]}}},
+            "experiment.methods.a.frontier holds several settings",
+        ),
         ({"temperatures": [0.0, 1.0]}, "experiment.temperatures is [0.0, 1.0]"),
         ({"temperatures": []}, "experiment.temperatures is []"),
         ({"seeds": []}, "experiment.seeds is empty"),
@@ -210,7 +217,7 @@ def test_bad_input_is_one_sentence_before_any_work(main: Main, corpus: Path, ove
 def test_what_cannot_be_compared_is_refused(options: dict, sentence: str) -> None:
     """Catches a comparison of nothing, or of something else than was meant."""
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        ComparisonConfig(**({"methods": GPT_ONLY} | options))
+        build(ComparisonConfig, {"methods": GPT_ONLY} | options, "experiment")
 
 
 # --- trainings in processes of their own

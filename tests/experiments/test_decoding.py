@@ -26,6 +26,7 @@ from experiments.evaluation.judges.gpt import GPTJudge
 from experiments.evaluation.judges.panel import JudgePanel
 from experiments.evaluation.judges.windows import windowed_sums
 from experiments.evaluation.settings import expand, label
+from experiments.run.build import build
 from experiments.run.schema import SamplingConfig
 from experiments.training import loggers
 from tests.conftest import Main
@@ -113,7 +114,7 @@ def test_lists_are_swept_as_a_grid() -> None:
 def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> None:
     """Catches a sweep of nothing, of one thing twice, or of something else than was meant."""
     with pytest.raises(ValueError, match=re.escape(sentence)):
-        DecodingConfig(**options)
+        build(DecodingConfig, options, "experiment")
 
 
 @pytest.mark.parametrize(
@@ -127,7 +128,7 @@ def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> Non
         ("experiment.grid={temperature: [1, -1]}", "temperature=-1: algorithm.decoder.temperature is -1"),
         ("experiment.presets.length=0", "experiment.presets.length is 0: it must be at least 1"),
         ("experiment.visualize.blocks=0", "experiment.visualize.blocks is 0: it must be at least 1"),
-        ("experiment.visualize.fps=0", "experiment.visualize.fps is 0: it must lie in 0.1 to 50"),
+        ("experiment.visualize.fps=0", "experiment.visualize.fps is 0: it must be at least 0.1"),
         (
             "experiment.baseline=greedy",
             "experiment.baseline is 'greedy', which is no setting here: choose from autoreg",

@@ -47,7 +47,7 @@ CASES = {
     "two_stage": ("masked_diffusion", TwoStage(draft_threshold=0.0, confirm_threshold=0.5), None),
     "flow": ("diffusion_flow", FlowTopConfidence(tokens_per_step=3), 2 + 1),
 }
-DF_LM = DFLMConfig(BACKBONE, diffusion=DiffusionConfig(objective="pred_x0"), streams=StreamConfig(max_window=8))
+DF_LM = DFLMConfig(BACKBONE, diffusion=DiffusionConfig(beta_schedule="cosine"), streams=StreamConfig(max_window=8))
 METHODS = {
     "gpt": (GPT, GPTConfig(BACKBONE)),
     "df_lm": (DFLM, DF_LM),
