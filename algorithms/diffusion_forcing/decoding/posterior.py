@@ -236,8 +236,6 @@ class TokenPosterior(Posterior):
 
     def _refined(self, seen: Tensor) -> Tensor:
         """The states of noisy tokens (B, n, n_embd), all of one window."""
-        if seen.size(1) == 0:
-            return seen
         positions = torch.arange(seen.size(1), device=seen.device)
         return self.denoiser.refine(seen, positions, torch.zeros_like(positions))
 

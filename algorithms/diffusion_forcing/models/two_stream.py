@@ -168,7 +168,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
     def refine(self, seen: Tensor, positions: Tensor, begins: Tensor) -> Tensor:
         """States of noisy tokens (B, N, n_embd) after the layers that are theirs alone, each seeing its window up to
         itself."""
-        if self.noisy_layers is None:
+        if self.noisy_layers is None or seen.size(1) == 0:
             return seen
         where = torch.arange(len(positions), device=seen.device)
         return seen + self.more(self.noisy_layers(seen, mask=window_mask(positions, begins), positions=where))

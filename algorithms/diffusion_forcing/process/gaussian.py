@@ -189,10 +189,10 @@ class Sampler:
         stabilization_level: int = 0,
     ) -> None:
         top = process.timesteps
-        if not 1 <= sampling_timesteps <= top:
-            raise ValueError(f"sampling_timesteps must be 1 to timesteps = {top}, got {sampling_timesteps}")
-        if not 0 <= stabilization_level <= top:
-            raise ValueError(f"stabilization_level must be 0 to timesteps = {top}, got {stabilization_level}")
+        limits = {"sampling_timesteps": (1, sampling_timesteps), "stabilization_level": (0, stabilization_level)}
+        for name, (low, value) in limits.items():
+            if not low <= value <= top:
+                raise ValueError(f"{name} must be {low} to timesteps = {top}, got {value}")
         if not level_power > 0:
             raise ValueError(f"level_power must be positive, got {level_power}")
         if not 0 <= ddim_eta <= 1:
@@ -205,7 +205,7 @@ class Sampler:
         steps = torch.linspace(-1, top - 1, sampling_timesteps + 1)
         if level_power != 1:
             steps = ((steps + 1) / top) ** level_power * top - 1
-        self.real_steps = steps.long()  # sampling levels 0..S -> levels -1..timesteps-1
+        self.real_steps = steps.long().to(process.snr.device)  # sampling levels 0..S -> levels -1..timesteps-1
 
     def step(
         self,
