@@ -53,8 +53,9 @@ class TokenDraws:
 
     def uniform(self, window: slice, levels: Tensor) -> Tensor | None:
         """Uniforms (B, W) of the step from levels (B, W), if any are drawn."""
-        nothing = levels.new_zeros(len(levels), dtype=torch.float64)
-        return self._drawn(self.uniforms, window, levels - 1, nothing) if self.has_uniform else None
+        if not self.has_uniform:
+            return None
+        return self._drawn(self.uniforms, window, levels - 1, levels.new_zeros(len(levels), dtype=torch.float64))
 
     def _drawn(self, numbers: dict[int, Tensor], window: slice, index: Tensor, nothing: Tensor) -> Tensor:
         """(B, W, ...): those at index (B, W), `nothing` (B, ...) of a token that has none."""
