@@ -64,7 +64,6 @@ def path_bound(
     prior: WindowPrior,
     ids: Tensor,
     table: Tensor,
-    *,
     squared_norm: float,
     in_flight: int,
     generator: torch.Generator,

@@ -32,26 +32,9 @@ class Diffusion(GaussianProcess):
     ) -> None:
         super().__init__(**options)
         self.denoiser = denoiser
-        self.sampler = Sampler(
-            self,
-            sampling_timesteps=sampling_timesteps,
-            level_power=level_power,
-            ddim_eta=ddim_eta,
-            stabilization_level=stabilization_level,
-        )
-
-    @property
-    def sampling_timesteps(self) -> int:
-        return self.sampler.sampling_timesteps
-
-    @property
-    def is_ddim_sampling(self) -> bool:
-        return self.sampler.is_ddim
-
-    @property
-    def real_steps(self) -> Tensor:
-        """Levels (S + 1,) of the sampling levels 0..S."""
-        return self.sampler.real_steps
+        self.sampler = Sampler(self, sampling_timesteps, level_power, ddim_eta, stabilization_level)
+        self.sampling_timesteps, self.is_ddim_sampling = sampling_timesteps, self.sampler.is_ddim
+        self.real_steps = self.sampler.real_steps
 
     def model_predictions(self, x: Tensor, noise_levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run the denoiser on x (B, T, C) at levels (B, T): pred_noise, pred_x0, output, each (B, T, C)."""
@@ -75,11 +58,5 @@ class Diffusion(GaussianProcess):
         noise_fn: NoiseSource | None = None,
     ) -> Tensor:
         """Take x (B, T, C) from sampling levels 0..S (B, T) to the next ones; see `Sampler.step`."""
-        return self.sampler.step(
-            self.denoiser,
-            x,
-            curr_noise_level,
-            next_noise_level,
-            guidance_fn=guidance_fn,
-            noise_fn=torch.randn_like if noise_fn is None else noise_fn,
-        )
+        functions = {"guidance_fn": guidance_fn, "noise_fn": noise_fn}
+        return self.sampler.step(self.denoiser, x, curr_noise_level, next_noise_level, **functions)

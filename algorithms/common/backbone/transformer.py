@@ -110,8 +110,10 @@ class Backbone(nn.Module):
         elif positions is None:
             check_fits(T, self.config.block_size)
         rotary = None if self.wpe is not None else self._rotary(places if positions is None else positions)
-        if mask is None:
-            mask = self._mask(T, x.device) if cache is None else cache.mask(T, x.device)
+        if mask is None and cache is not None:
+            mask = cache.mask(T, x.device)
+        elif mask is None and self.attention == "block_causal":
+            mask = attention_mask("block_causal", T, T, block_len=self.block_len, device=x.device)
         causal = mask is None and self.attention == "causal" and T > 1
         x = self.ln_in(self.drop(x))
         for block in self.blocks:
@@ -130,11 +132,6 @@ class Backbone(nn.Module):
         where = torch.cat([torch.arange(T, device=clean.device), positions])
         x = self.add_positions(torch.cat([clean, noisy], dim=1), where)
         return self(x, mask=two_stream_mask(T, positions, begins), positions=where).split([T, N], dim=1)
-
-    def _mask(self, tokens: int, device: torch.device) -> Tensor | None:
-        if self.attention != "block_causal":
-            return None
-        return attention_mask(self.attention, tokens, tokens, block_len=self.block_len, device=device)
 
     def _rotary(self, places: slice | Tensor) -> Tensor:
         """Cosines and sines at these places, from a table made longer where a sliding cache has come further."""

@@ -8,7 +8,7 @@ again. B batch, W window, n tokens in flight, C embedding channels, V vocabulary
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,6 @@ from algorithms.diffusion_forcing.decoding.scheduling_matrix import widest_fligh
 from algorithms.diffusion_forcing.models import NeighbourStates, ShiftedDenoiser
 from algorithms.diffusion_forcing.models.embeddings import token_logits
 from algorithms.diffusion_forcing.process.gaussian import Predict, Sampler, channel_logits
-
-if TYPE_CHECKING:
-    from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder
 
 
 @dataclass(frozen=True)
@@ -76,8 +73,8 @@ class Posterior(ABC):
         return None
 
 
-def make_posterior(denoiser: Any, sampler: Sampler, decoder: "MatrixDecoder") -> Posterior:
-    """The Posterior that fits what a Denoiser predicts; for one call of the decoder."""
+def make_posterior(denoiser: Any, sampler: Sampler, decoder: Any) -> Posterior:
+    """The Posterior that fits what a Denoiser predicts, with the settings of a MatrixDecoder; for one call of it."""
     if denoiser.predicts_tokens:
         return TokenPosterior(denoiser, sampler, decoder)
     return WholeWindow(denoiser, denoiser.block_size, denoiser.positions)
@@ -113,7 +110,7 @@ class TokenPosterior(Posterior):
 
     knows_final = True
 
-    def __init__(self, denoiser: ShiftedDenoiser, sampler: Sampler, decoder: "MatrixDecoder") -> None:
+    def __init__(self, denoiser: ShiftedDenoiser, sampler: Sampler, decoder: Any) -> None:
         self.denoiser, self.process, self.decoder = denoiser, sampler.process, decoder
         self.draws_tokens = decoder.token_draw != "mean"
         self.block_size, self.lookahead = denoiser.block_size, denoiser.reads_right
@@ -236,8 +233,6 @@ class TokenPosterior(Posterior):
 
     def _refined(self, seen: Tensor) -> Tensor:
         """The states of noisy tokens (B, n, n_embd), all of one window."""
-        if seen.size(1) == 0:
-            return seen
         positions = torch.arange(seen.size(1), device=seen.device)
         return self.denoiser.refine(seen, positions, torch.zeros_like(positions))
 

@@ -6,6 +6,7 @@ S = sampling_timesteps (noise).
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -47,27 +48,20 @@ class TokenDraws:
 
     def normal(self, window: slice, levels: Tensor) -> Tensor:
         """Noise (B, W, C) of the step from levels (B, W), 0 where there is none."""
-        noise = torch.zeros_like(self.like[:, window])
-        rows = torch.arange(len(levels), device=levels.device)
-        for position in range(window.start, window.stop):
-            if position in self.normals:
-                level = levels[:, position - window.start]
-                drawn = self.normals[position][rows, (level - 2).clamp(min=0)]
-                noise[:, position - window.start] = torch.where((level > 1)[:, None], drawn, 0.0)
-        return noise
+        noise = self._drawn(self.normals, window, levels - 2, torch.zeros_like(self.like[:, 0]))
+        return torch.where((levels > 1)[..., None], noise, 0.0)
 
     def uniform(self, window: slice, levels: Tensor) -> Tensor | None:
         """Uniforms (B, W) of the step from levels (B, W), if any are drawn."""
         if not self.has_uniform:
             return None
-        rows = torch.arange(len(levels), device=levels.device)
-        found = [
-            self.uniforms[position][rows, (levels[:, position - window.start] - 1).clamp(min=0)]
-            if position in self.uniforms
-            else levels.new_zeros(len(levels), dtype=torch.float64)
-            for position in range(window.start, window.stop)
-        ]
-        return torch.stack(found, dim=1)
+        return self._drawn(self.uniforms, window, levels - 1, levels.new_zeros(len(levels), dtype=torch.float64))
+
+    def _drawn(self, numbers: dict[int, Tensor], window: slice, index: Tensor, nothing: Tensor) -> Tensor:
+        """(B, W, ...): those at index (B, W), `nothing` (B, ...) of a token that has none."""
+        rows, places = torch.arange(len(index), device=index.device), range(window.start, window.stop)
+        each = zip(places, index.clamp(min=0).T, strict=True)
+        return torch.stack([numbers[place][rows, i] if place in numbers else nothing for place, i in each], dim=1)
 
 
 @torch.no_grad()
@@ -105,27 +99,25 @@ def sample(
     return Sampled(loop.x, loop.steps)
 
 
+@dataclass
 class _Loop:
     """The state of one call: x (B, L, C) at levels (B, L), of which the first `final` positions are final."""
 
-    def __init__(
-        self,
-        sampler: Sampler,
-        posterior: Posterior,
-        x: Tensor,
-        given: Tensor,
-        random: RowRandom,
-        guidance_fn: Score | None,
-        on_row: OnRow | None,
-    ) -> None:
-        self.sampler, self.posterior, self.random = sampler, posterior, random
-        self.given, self.guidance_fn, self.on_row = given, guidance_fn, on_row
-        S = sampler.sampling_timesteps
-        self.x = torch.where(given[..., None], x, 0.0)
-        self.levels = torch.where(given, 0, S)
-        self.final = self.steps = 0
+    sampler: Sampler
+    posterior: Posterior
+    x: Tensor
+    given: Tensor
+    random: RowRandom
+    guidance_fn: Score | None
+    on_row: OnRow | None
+    final = steps = 0
+
+    def __post_init__(self) -> None:
+        sampler, S = self.sampler, self.sampler.sampling_timesteps
+        self.x = torch.where(self.given[..., None], self.x, 0.0)
+        self.levels = torch.where(self.given, 0, S)
         silent = sampler.is_ddim and sampler.ddim_eta == 0
-        self.draws = TokenDraws(random, self.x, S, normal=not silent, uniform=posterior.draws_tokens)
+        self.draws = TokenDraws(self.random, self.x, S, normal=not silent, uniform=self.posterior.draws_tokens)
         noisy_context = sampler.stabilization_level > 0 and not sampler.is_ddim
         self.shown = torch.zeros_like(self.x) if noisy_context else None  # the noise in which final tokens are shown
 

@@ -17,7 +17,7 @@ from algorithms.diffusion_forcing.decoding.guidance import guidance_from_loss, k
 from algorithms.diffusion_forcing.decoding.posterior import Posterior, make_posterior
 from algorithms.diffusion_forcing.decoding.sampling import sample
 from algorithms.diffusion_forcing.decoding.scheduling_matrix import scheduling_matrix
-from algorithms.diffusion_forcing.decoding.speculative import speculate
+from algorithms.diffusion_forcing.decoding.speculative import Speculation
 from algorithms.diffusion_forcing.models.embeddings import round_to_tokens
 from algorithms.diffusion_forcing.process.gaussian import Sampler
 
@@ -85,16 +85,13 @@ class MatrixDecoder(Decoder):
             raise ValueError(
                 "sliding needs rotary positions: set it to false, or train with algorithm.backbone.style=rope"
             )
-        try:
-            posterior = self._posterior(model)[1]
-            for _, group in request.by_shape():
-                rest = group.ids.size(1) - group.prompt_lengths[0]
-                chunk = min(self.chunk_size or rest, rest)
-                for horizon in (chunk, rest % chunk or chunk):  # the last chunk may be shorter
-                    posterior.check(self.matrix(horizon))
-            self._guidance(request, denoiser.table())
-        except ValueError as error:
-            raise ValueError(f"algorithm.decoder: {error}") from error
+        posterior = self._posterior(model)[1]
+        for _, group in request.by_shape():
+            rest = group.ids.size(1) - group.prompt_lengths[0]
+            chunk = min(self.chunk_size or rest, rest)
+            for horizon in (chunk, rest % chunk or chunk):  # the last chunk may be shorter
+                posterior.check(self.matrix(horizon))
+        self._guidance(request, denoiser.table())
 
     def decode(self, model: Any, request: Request) -> Generation:
         """Given tokens behind others are taken into account once they are in the window, by a network that reads it
@@ -132,21 +129,14 @@ class MatrixDecoder(Decoder):
     def artifacts(self, window: int) -> list[Artifact]:
         """The scheduling matrix of a first chunk in a window of so many tokens."""
         values = self.matrix(min(self.chunk_size or window, window)).numpy()
-        labels = {
-            "x_label": "position in the horizon (left: near, right: far)",
-            "y_label": "sampling step (downwards)",
-            "value_label": "noise level, 0 = clean",
-        }
-        return [Artifact("scheduling_matrix", values, "map", {"top": self.sampling_timesteps, **labels})]
+        labels = {"x_label": "position in the horizon (left: near, right: far)", "y_label": "sampling step (downwards)"}
+        options = {"top": self.sampling_timesteps, **labels, "value_label": "noise level, 0 = clean"}
+        return [Artifact("scheduling_matrix", values, "map", options)]
 
     def _posterior(self, model: Any) -> tuple[Sampler, Posterior]:
         """The steps back from noise, and what says where to; for one call."""
         sampler = Sampler(
-            model.process,
-            sampling_timesteps=self.sampling_timesteps,
-            level_power=self.level_power,
-            ddim_eta=self.ddim_eta,
-            stabilization_level=self.stabilization_level,
+            model.process, self.sampling_timesteps, self.level_power, self.ddim_eta, self.stabilization_level
         )
         return sampler, make_posterior(model.denoiser, sampler, self)
 
@@ -182,9 +172,7 @@ class Speculative(Decoder):
 
     def decode(self, model: Any, request: Request) -> Generation:
         """The text follows the output distribution of one token after the other, at the temperature."""
-        return speculate(
-            model.denoiser, model.process, request, draft_tokens=self.draft_tokens, temperature=self.temperature
-        )
+        return Speculation(model.denoiser, model.process, request, self.draft_tokens, self.temperature).run()
 
     def artifacts(self, window: int) -> list[Artifact]:
         """Nothing to show beforehand."""

@@ -35,17 +35,10 @@ def accept(p: Tensor, q: Tensor, drafts: Tensor, limit: Tensor, uniform: Tensor)
     return count, sample_tokens(next_p.log(), uniform[:, n])
 
 
-def speculate(
-    denoiser: ShiftedDenoiser, process: GaussianProcess, request: Request, *, draft_tokens: int, temperature: float
-) -> Generation:
-    """Write on from the prompts of `request`, texts of one shape, `draft_tokens` below the context."""
-    return _Speculation(denoiser, process, request, draft_tokens, temperature).run()
-
-
-class _Speculation:
-    """The state of one call: ids (B, L + n) of which lengths[b] are decided, all but the last of them in the cache, and
-    the drafts (B, n) behind them with the probabilities q (B, n, V) that they were drawn by, None before the first
-    pass."""
+class Speculation:
+    """One call for texts of one shape, n below the context: ids (B, L + n) of which lengths[b] are decided, all but the
+    last of them in the cache, and the drafts (B, n) behind them with the probabilities q (B, n, V) that they were drawn
+    by, None before the first pass."""
 
     def __init__(
         self, denoiser: ShiftedDenoiser, process: GaussianProcess, request: Request, n: int, temperature: float

@@ -13,12 +13,4 @@ DENOISERS: dict[str, Callable[..., Denoiser]] = {  # made of a DFLMConfig and th
     "faithful": FaithfulDenoiser,
 }
 
-__all__ = [
-    "DENOISERS",
-    "Denoiser",
-    "FaithfulDenoiser",
-    "NeighbourStates",
-    "ShiftedDenoiser",
-    "StreamConfig",
-    "TwoStreamDenoiser",
-]
+__all__ = ["DENOISERS", "NeighbourStates", "ShiftedDenoiser", "StreamConfig"]

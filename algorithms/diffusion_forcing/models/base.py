@@ -5,7 +5,7 @@ B batch, T tokens, N tokens in question, C embedding channels, V vocabulary.
 
 from abc import ABC, abstractmethod
 from functools import partial
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +14,6 @@ from torch import Tensor, nn
 from algorithms.common.likelihood import Likelihood
 from algorithms.diffusion_forcing.models.embeddings import TokenTable
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
-
-if TYPE_CHECKING:
-    from algorithms.diffusion_forcing.config import DFLMConfig
 
 
 class NeighbourStates(NamedTuple):
@@ -38,16 +35,13 @@ class Denoiser(nn.Module, ABC):
     reads_right = 0  # tokens of a window that may be read from right to left
     chains = False  # whether a token can be told the one just drawn before it
     table: TokenTable
+    block_size: int  # tokens that it sees at once
 
-    def __init__(self, config: "DFLMConfig") -> None:
+    def __init__(self, config: Any) -> None:
+        """From a DFLMConfig."""
         super().__init__()
         self.rows = config.rows  # what noisy rows look like in training
         self.squared_error = config.mse_weight > 0
-
-    @property
-    @abstractmethod
-    def block_size(self) -> int:
-        """Tokens that it sees at once."""
 
     def embed(self, ids: Tensor) -> Tensor:
         """Clean embeddings x0 (B, T, C) of ids (B, T)."""

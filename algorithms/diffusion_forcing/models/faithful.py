@@ -4,7 +4,7 @@ B batch, T tokens, C embedding channels, V vocabulary.
 """
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,9 +20,6 @@ from algorithms.diffusion_forcing.models.embeddings import TokenTable, token_log
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
 from algorithms.diffusion_forcing.process.row_mixture import sample_noise_levels
 
-if TYPE_CHECKING:
-    from algorithms.diffusion_forcing.config import DFLMConfig
-
 
 class FaithfulDenoiser(Denoiser):
     """Noisy embeddings and their levels through a causal backbone, and a linear head back to embedding space.
@@ -33,7 +30,7 @@ class FaithfulDenoiser(Denoiser):
     likelihood_kind = "bound"
     predicts_tokens = False
 
-    def __init__(self, config: "DFLMConfig", vocabulary_size: int) -> None:
+    def __init__(self, config: Any, vocabulary_size: int) -> None:
         super().__init__(config)
         n_embd = config.backbone.n_embd
         dim = config.embedding.dim or n_embd
@@ -45,15 +42,11 @@ class FaithfulDenoiser(Denoiser):
         self.table = TokenTable(vocabulary_size, dim, config.embedding)
         self.project_in = nn.Identity() if dim == n_embd else nn.Linear(dim, n_embd, bias=False)
         self.conditioning = NoiseConditioning(n_embd, config.time_fusion)
-        # It sees a token's own noisy value, too: as many positions as a text has tokens.
-        self.backbone = Backbone(replace(config.backbone, block_size=config.backbone.block_size + 1))
+        self.block_size = config.backbone.block_size + 1  # it sees a token's own noisy value, too
+        self.backbone = Backbone(replace(config.backbone, block_size=self.block_size))
         self.head = nn.Linear(n_embd, dim)
         self.project_in.apply(init_weights)
         init_weights(self.head)
-
-    @property
-    def block_size(self) -> int:
-        return self.backbone.config.block_size
 
     def positions(self, length: int) -> Tensor:
         """What x0 holds beside the tokens at positions 0 .. length - 1: (length, C)."""

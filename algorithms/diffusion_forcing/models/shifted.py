@@ -9,7 +9,7 @@ B batch, T tokens, N noisy ones, C embedding channels, V vocabulary.
 import math
 import random
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -25,9 +25,6 @@ from algorithms.diffusion_forcing.models.embeddings import TokenTable
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
 from algorithms.diffusion_forcing.process.row_mixture import CLEAN, sample_noise_levels
 
-if TYPE_CHECKING:
-    from algorithms.diffusion_forcing.config import DFLMConfig
-
 LOG_SNR_RANGE = (-5.0, 6.0)  # of the total SNR: below it nothing is seen of a token, above it all
 LOG_SNR_SCALE = 12.0  # for the sinusoids, which are made for whole levels
 PATHS = (2, 4, 8)  # tokens in flight of the bounds stated
@@ -42,19 +39,16 @@ class ShiftedDenoiser(Denoiser):
     (arXiv:2208.04202).
     """
 
-    def __init__(self, config: "DFLMConfig", vocabulary_size: int) -> None:
+    def __init__(self, config: Any, vocabulary_size: int) -> None:
         super().__init__(config)
         n_embd = config.backbone.n_embd
         self.model = LanguageModel(config.backbone, vocabulary_size)  # first: as a GPT of this seed starts
         self.table = TokenTable(vocabulary_size, config.embedding.dim or n_embd, config.embedding)
+        self.block_size = config.backbone.block_size
         self.self_conditioning = config.self_conditioning
         self.project_in = nn.Linear(self.table.dim, n_embd, bias=False)
         self.conditioning = NoiseConditioning(n_embd, config.time_fusion)
         init_weights(self.project_in)
-
-    @property
-    def block_size(self) -> int:
-        return self.model.backbone.config.block_size
 
     # ---- what the backbone reads ----
 
@@ -66,10 +60,6 @@ class ShiftedDenoiser(Denoiser):
         log_snr = (abar / (1 - abar)).clamp(min=1e-12).log() + log_squared_norm
         low, high = LOG_SNR_RANGE
         return self.conditioning(seen, LOG_SNR_SCALE * (log_snr.clamp(low, high) - low))
-
-    def next_token_logits(self, h: Tensor) -> Tensor:
-        """f: logits (B, T, V) of the token after every position, from the backbone's input h (B, T, n_embd)."""
-        return self.model.lm_head(self.model.backbone(self.model.backbone.add_positions(h)))
 
     # ---- training and evaluation ----
 
@@ -86,7 +76,7 @@ class ShiftedDenoiser(Denoiser):
             prior = self._prior(ids, x, levels, abar, channel, estimate=prior.detach())
         nats = F.cross_entropy(prior.transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T)
         posterior = prior + channel[:, 1:]
-        self._observe(process, levels[:, 1:], posterior, ids[:, 1:])
+        process.observe(levels[:, 1:], posterior, ids[:, 1:])
         parts = {"ce": nats.mean()}
         if self.squared_error:
             error = (posterior.softmax(-1) @ table - x0[:, 1:].detach()).square().mean(-1)
@@ -107,15 +97,8 @@ class ShiftedDenoiser(Denoiser):
             belief = torch.cat([belief[:, :1], belief[:, 1:] + estimate[:, :-1]], dim=1)
         noisy = self.read_noisy(x[:, :-1], abar[:, :-1], belief)
         clean = (levels[:, :-1] == CLEAN)[..., None]
-        return self.next_token_logits(torch.where(clean, self.model.wte(ids[:, :-1]), noisy))
-
-    @torch.no_grad()
-    def _observe(self, process: GaussianProcess, levels: Tensor, posterior: Tensor, ids: Tensor) -> None:
-        """Tell a process that is fitted the nats that are open of the noisy tokens ids (B, T) at `levels`, in rows as
-        they are trained on: a level is as far from the next as a token comes in a step, by its own noise falling and by
-        its neighbours'."""
-        if process.observes:
-            process.observe(levels, F.cross_entropy(posterior.detach().transpose(1, 2), ids, reduction="none"))
+        h = torch.where(clean, self.model.wte(ids[:, :-1]), noisy)  # (B, T, n_embd)
+        return self.model.lm_head(self.model.backbone(self.model.backbone.add_positions(h)))
 
     def nll(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> Tensor:
         """Exact, where a token's past is clean: the I-MMSE relation makes the diffusion integral equal the
@@ -135,15 +118,7 @@ class ShiftedDenoiser(Denoiser):
 
         def bound(in_flight: int, ids: Tensor, generator: torch.Generator) -> Tensor:
             table, squared_norm = self.table(), self.table.scale**2
-            return path_bound(
-                process,
-                self.window_priors,
-                ids,
-                table,
-                squared_norm=squared_norm,
-                in_flight=in_flight,
-                generator=generator,
-            )
+            return path_bound(process, self.window_priors, ids, table, squared_norm, in_flight, generator)
 
         paths = [in_flight for in_flight in PATHS if in_flight < self.block_size]
         return super().likelihoods(process) | {f"pyramid_{n}": Likelihood("bound", partial(bound, n)) for n in paths}

@@ -8,7 +8,7 @@ has been drawn. B batch, T tokens, N noisy ones, W window, C embedding channels,
 
 import random
 from dataclasses import replace
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
@@ -24,9 +24,6 @@ from algorithms.diffusion_forcing.models.base import NeighbourStates
 from algorithms.diffusion_forcing.models.shifted import ShiftedDenoiser
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
 from algorithms.diffusion_forcing.process.row_mixture import sample_noise_levels
-
-if TYPE_CHECKING:
-    from algorithms.diffusion_forcing.config import DFLMConfig
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -64,7 +61,7 @@ class StreamConfig:
 class TwoStreamDenoiser(ShiftedDenoiser):
     """A ShiftedDenoiser trained on clean texts and on noisy windows of them, with layers for what is to the right."""
 
-    def __init__(self, config: "DFLMConfig", vocabulary_size: int) -> None:
+    def __init__(self, config: Any, vocabulary_size: int) -> None:
         super().__init__(config, vocabulary_size)
         self.streams = streams = config.streams
         streams.tokens(self.block_size)  # raises where no window fits
@@ -93,13 +90,9 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         start, width = self._layout(T, N, generator)
         positions = torch.arange(start, start + N, device=ids.device)
         begins = positions - (positions - start) % width
+        windows, K = ids.size(0) * (N // width), process.timesteps
         levels = sample_noise_levels(
-            ids.size(0) * (N // width),
-            width,
-            timesteps=process.timesteps,
-            mixture=self.rows,
-            generator=generator,
-            windows=True,
+            windows, width, timesteps=K, mixture=self.rows, generator=generator, windows=True
         ).view(-1, N)
         tokens = ids[:, start : start + N]
         x0 = F.embedding(tokens, table)
@@ -127,7 +120,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         noisy_ce = nats.mean()
 
         posterior = logits[:, :N] + channel
-        self._observe(process, levels, posterior, tokens)
+        process.observe(levels, posterior, tokens)
         parts = {"ce": clean_ce + self.streams.weight * noisy_ce, "clean_ce": clean_ce, "noisy_ce": noisy_ce}
         if self.squared_error:
             error = (posterior.softmax(-1) @ table - x0.detach()).square().mean(-1)
@@ -169,7 +162,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
     def refine(self, seen: Tensor, positions: Tensor, begins: Tensor) -> Tensor:
         """States of noisy tokens (B, N, n_embd) after the layers that are theirs alone, each seeing its window up to
         itself."""
-        if self.noisy_layers is None:
+        if self.noisy_layers is None or seen.size(1) == 0:
             return seen
         where = torch.arange(len(positions), device=seen.device)
         return seen + self.more(self.noisy_layers(seen, mask=window_mask(positions, begins), positions=where))

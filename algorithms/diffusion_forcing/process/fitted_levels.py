@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.common.artifact import Artifact
@@ -102,12 +103,12 @@ class FittedProcess(GaussianProcess):
         self.levels = levels
         self.squared_norm = squared_norm
 
-    @property
-    def observes(self) -> bool:
-        return self.training
-
-    def observe(self, levels: Tensor, nats: Tensor) -> None:
-        self.levels.observe(levels, nats)
+    @torch.no_grad()
+    def observe(self, levels: Tensor, logits: Tensor, ids: Tensor) -> None:
+        """In rows as they are trained on: a level is as far from the next as a token comes in a step, by its own noise
+        falling and by its neighbours'."""
+        if self.training:
+            self.levels.observe(levels, F.cross_entropy(logits.detach().transpose(1, 2), ids, reduction="none"))
 
     @torch.no_grad()
     def fit(self, total: Callable[[Tensor], Tensor]) -> None:
@@ -118,9 +119,6 @@ class FittedProcess(GaussianProcess):
 
     def artifacts(self) -> list[Artifact]:
         snr = self.levels.snr.cpu().numpy()
-        options = {
-            "y": np.arange(1, len(snr) + 1) / len(snr),
-            "x_label": "signal-to-noise ratio of a token",
-            "y_label": "share of its nats that is open",
-        }
+        labels = {"x_label": "signal-to-noise ratio of a token", "y_label": "share of its nats that is open"}
+        options = {"y": np.arange(1, len(snr) + 1) / len(snr), **labels}
         return [Artifact("noise_levels", snr, "log_curve", options, in_summary=True)]

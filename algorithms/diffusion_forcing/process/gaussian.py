@@ -142,12 +142,6 @@ class GaussianProcess(nn.Module):
             return self.clamp(output), pred_x0, output
         return self.predict_noise_from_start(x, levels, pred_x0), pred_x0, output
 
-    def training_target(self, x0: Tensor, levels: Tensor, noise: Tensor) -> Tensor:
-        """What a network's output (B, T, C) should be for x0 at levels (B, T) with `noise`."""
-        if self.objective == "pred_noise":
-            return noise
-        return x0 if self.objective == "pred_x0" else self.predict_v(x0, levels, noise)
-
     def compute_loss_weights(self, noise_levels: Tensor) -> Tensor:
         """Weights (B, T) of the squared errors at levels (B, T); 0 for a clean token: nothing to predict."""
         levels = check_levels(noise_levels, -1, self.timesteps - 1)
@@ -155,30 +149,26 @@ class GaussianProcess(nn.Module):
         weights = snr_weights(snr, self.objective, snr_clip=self.snr_clip, decay=self.cum_snr_decay)
         return torch.where(levels < 0, 0.0, weights)
 
-    def weighted_error(
-        self, predict: Predict, x0: Tensor, noise_levels: Tensor, noise: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def weighted_error(self, predict: Predict, x0: Tensor, levels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noise x0 (B, T, C) to levels (B, T) and predict: pred_x0 and the weighted squared error, both (B, T, C)."""
-        weights = self.compute_loss_weights(noise_levels)
-        _, pred_x0, output = self.predictions(predict, self.q_sample(x0, noise_levels, noise), noise_levels)
-        error = (output - self.training_target(x0, noise_levels, noise).detach()).square()
-        return pred_x0, error * weights[..., None]
+        weights = self.compute_loss_weights(levels)
+        _, pred_x0, output = self.predictions(predict, self.q_sample(x0, levels, noise), levels)
+        if self.objective == "pred_noise":
+            target = noise
+        else:
+            target = x0 if self.objective == "pred_x0" else self.predict_v(x0, levels, noise)
+        return pred_x0, (output - target.detach()).square() * weights[..., None]
 
-    # ---- for a schedule that is fitted while training, as FittedProcess's; this one stays as it is ----
+    # ---- a schedule that is fitted while training, as FittedProcess's; this one stays as it is ----
 
-    @property
-    def observes(self) -> bool:
-        """Whether `observe` wants to know what tokens cost."""
-        return False
-
-    def observe(self, levels: Tensor, nats: Tensor) -> None:
-        """Count the nats (...) of tokens given all that is known of them, at their own levels (...), -1 for clean."""
+    def observe(self, levels: Tensor, logits: Tensor, ids: Tensor) -> None:
+        """Hear in training what tokens ids (B, T) at levels (B, T) cost: logits (B, T, V) given all that is known."""
 
     def fit(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Move the levels to where they are uniform in the nats counted, and forget these; `total` sums over ranks."""
+        """Move the levels to where they are uniform in the nats observed, and forget these; `total` sums over ranks."""
 
     def artifacts(self) -> list[Artifact]:
-        """What is worth a picture: the levels, if they were fitted."""
+        """What is worth a picture: fitted levels."""
         return []
 
 
@@ -193,17 +183,16 @@ class Sampler:
     def __init__(
         self,
         process: GaussianProcess,
-        *,
         sampling_timesteps: int,
         level_power: float = 1.0,
         ddim_eta: float = 0.0,
         stabilization_level: int = 0,
     ) -> None:
         top = process.timesteps
-        if not 1 <= sampling_timesteps <= top:
-            raise ValueError(f"sampling_timesteps must be 1 to timesteps = {top}, got {sampling_timesteps}")
-        if not 0 <= stabilization_level <= top:
-            raise ValueError(f"stabilization_level must be 0 to timesteps = {top}, got {stabilization_level}")
+        limits = {"sampling_timesteps": (1, sampling_timesteps), "stabilization_level": (0, stabilization_level)}
+        for name, (low, value) in limits.items():
+            if not low <= value <= top:
+                raise ValueError(f"{name} must be {low} to timesteps = {top}, got {value}")
         if not level_power > 0:
             raise ValueError(f"level_power must be positive, got {level_power}")
         if not 0 <= ddim_eta <= 1:
@@ -216,7 +205,7 @@ class Sampler:
         steps = torch.linspace(-1, top - 1, sampling_timesteps + 1)
         if level_power != 1:
             steps = ((steps + 1) / top) ** level_power * top - 1
-        self.real_steps = steps.long()  # sampling levels 0..S -> levels -1..timesteps-1
+        self.real_steps = steps.long().to(process.snr.device)  # sampling levels 0..S -> levels -1..timesteps-1
 
     def step(
         self,
@@ -226,16 +215,16 @@ class Sampler:
         following: Tensor,
         *,
         guidance_fn: Score | None = None,
-        noise_fn: NoiseSource = torch.randn_like,
+        noise_fn: NoiseSource | None = None,
     ) -> Tensor:
         """Take x (B, T, C) from sampling levels (B, T) to the following ones, by DDIM or DDPM.
 
         A token that keeps its level, such as the context at 0, is returned unchanged. `guidance_fn(x0_hat)` returns a
-        scalar score to maximise. `noise_fn(like)` returns the next Gaussian draw: asked once by DDIM; by DDPM first for
-        the stabilised context, then for the step. Raises ValueError for a level outside 0..S, one that rises, or, in
-        DDPM, one that falls by more than 1.
+        scalar score to maximise. `noise_fn(like)` returns the next Gaussian draw (default torch.randn_like): asked once
+        by DDIM; by DDPM first for the stabilised context, then for the step. Raises ValueError for a level outside
+        0..S, one that rises, or, in DDPM, one that falls by more than 1.
         """
-        process = self.process
+        process, draw = self.process, noise_fn or torch.randn_like
         curr = check_levels(curr, 0, self.sampling_timesteps)
         following = check_levels(following, 0, self.sampling_timesteps)
         self._check_fall(curr, following)
@@ -243,7 +232,7 @@ class Sampler:
         curr, following = real_steps[curr], real_steps[following]
 
         shown = torch.where(curr < 0, self.stabilization_level - 1, curr)
-        context_noise = torch.zeros_like(x) if self.is_ddim else process.clamp(noise_fn(x))
+        context_noise = torch.zeros_like(x) if self.is_ddim else process.clamp(draw(x))
         seen = torch.where((curr < 0)[..., None], process.q_sample(x, shown, context_noise), x)
         alpha_next = process.at("alphas_cumprod", following, clean=1.0)
         if guidance_fn is None:
@@ -251,7 +240,7 @@ class Sampler:
         else:
             pred_noise, pred_x0 = self._guided(predict, seen, shown, (1 - alpha_next).sqrt(), guidance_fn)
 
-        noise = process.clamp(noise_fn(x))
+        noise = process.clamp(draw(x))
         if self.is_ddim:
             alpha = process.at("alphas_cumprod", shown, clean=1.0)
             stepped = self._ddim(pred_noise, pred_x0, alpha, alpha_next, noise)

@@ -32,13 +32,7 @@ class RowMixture:
 
 
 def sample_noise_levels(
-    batch: int,
-    tokens: int,
-    *,
-    timesteps: int,
-    mixture: RowMixture,
-    generator: torch.Generator,
-    windows: bool = False,
+    batch: int, tokens: int, *, timesteps: int, mixture: RowMixture, generator: torch.Generator, windows: bool = False
 ) -> Tensor:
     """Draw levels (B, T) int64 on the generator's device: for every row its kind, by the mixture's weights, then
     its levels.

@@ -6,6 +6,7 @@ import pytest
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder
 from algorithms.diffusion_forcing.models import FaithfulDenoiser, ShiftedDenoiser, TwoStreamDenoiser
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
 from experiments.run.build import build

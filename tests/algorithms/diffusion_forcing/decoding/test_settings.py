@@ -97,10 +97,9 @@ def test_a_keyword_needs_a_tokenizer():
 def test_the_decoder_that_is_passed_is_the_one_that_is_checked(make, changes, decoder, words):
     """Catches a check of the configured decoder where another one is passed, and a decoder that asks for what the
     network has not."""
-    model, request = make(**changes), asked(some_ids(1, 1), length=3, seeds=[0])
-    fine = replace(MEAN, chunk_size=4)
+    request, fine = asked(some_ids(1, 1), length=3, seeds=[0]), replace(MEAN, chunk_size=4)
     for configured in (fine, decoder):
-        model.config = replace(model.config, decoder=configured)
+        model = make(decoder=configured, **changes)
         fine.check(model, request)
         with pytest.raises(ValueError, match=re.escape(words)):
             decoder.check(model, request)
