@@ -35,7 +35,7 @@ MAKERS = pytest.mark.parametrize("make", [shifted, two_stream])
 def test_without_noise_it_is_a_gpt(make, style, fusion, self_conditioning):
     """Catches a shift, a head or a conditioning that differs from teacher forcing when the past is clean: likelihood
     and loss of clean texts are those of a GPT of the same weights."""
-    model = make(style, fusion, rows=RowMixture(independent=0, clean=1), self_conditioning=self_conditioning)
+    model = make(style, fusion, rows=RowMixture(0, 0, 0, 1, 0), self_conditioning=self_conditioning)
     gpt = GPT(GPTConfig(model.config.backbone), vocabulary_size=V).double().eval()
     gpt.model.load_state_dict(model.denoiser.model.state_dict())
     ids = some_ids()

@@ -11,7 +11,7 @@ from tests.algorithms.diffusion_forcing.tiny_models import V, faithful, generato
 @pytest.mark.parametrize("style", ["nanogpt", "rope"])
 def test_faithful_bound_of_a_token_depends_on_its_past_only(objective, style):
     """Catches a mask of the two-stream pass that lets a noisy token see its own clean twin or the future."""
-    model = faithful(style, objective, embedding=EmbeddingConfig(norm="free", scale=3.0)).double()
+    model = faithful(style, objective, embedding=EmbeddingConfig(dim=None, norm="free", scale=3.0)).double()
     ids = some_ids(batch=1)
     noise_of = generator
     before = model.nll(ids, noise_of())
@@ -29,7 +29,7 @@ def test_faithful_bound_of_a_token_depends_on_its_past_only(objective, style):
 def test_every_faithful_recipe_learns(objective, fusion, norm):
     """Catches an objective, fusion or embedding whose loss does not fall, or a part without gradient."""
     model = faithful(
-        "nanogpt", objective, time_fusion=fusion, ce_weight=0.5, embedding=EmbeddingConfig(norm=norm)
+        "nanogpt", objective, time_fusion=fusion, ce_weight=0.5, embedding=EmbeddingConfig(dim=None, norm=norm)
     ).train()
     ids = some_ids(batch=16)
     optimiser = torch.optim.Adam(model.parameters(), 3e-3)
