@@ -88,7 +88,9 @@ def test_levels_of_a_known_curve_hide_equal_nats(levels, total, power, scale):
     assert np.abs(curve(snr) / total - np.arange(1, levels + 1) / levels).max() < 2e-3
 
 
-@given(st.lists(st.floats(0, 5), min_size=1, max_size=20).filter(any), st.integers(1, 40), st.integers(0, 1000))
+@given(
+    st.lists(st.floats(0, 5, width=32), min_size=1, max_size=20).filter(any), st.integers(1, 40), st.integers(0, 1000)
+)
 def test_no_estimate_breaks_the_order(nats, levels, seed):
     """Catches levels that rise again where an estimate falls with the noise, a last level with signal, and one with
     more than twice the signal of any that was seen."""
