@@ -99,16 +99,18 @@ class Request:
         """Whether a text ends with given tokens, which only a decoder that sees to the right can take into account."""
         assert self.lengths is not None
         ends = torch.tensor(self.lengths, device=self.ids.device) - 1
-        undecided = ~self.given.all(1)
+        undecided = ~(self.given | ~self.inside).all(1)
         return bool((self.given[torch.arange(len(ends)), ends] & undecided).any())
 
     def by_shape(self) -> list[tuple[list[int], "Request"]]:
-        """The texts of one length and one prompt length together: their rows, and what is asked of these."""
+        """The texts of one length and one prompt length together: their rows, and what is asked of these. Left out are
+        texts that are given as a whole."""
         assert self.lengths is not None
         groups: dict[tuple[int, int], list[int]] = {}
-        for row, shape in enumerate(zip(self.lengths, self.prompt_lengths, strict=True)):
-            groups.setdefault(shape, []).append(row)
-        if len(groups) == 1 and next(iter(groups))[0] == self.ids.size(1):
+        for row, (length, prompt) in enumerate(zip(self.lengths, self.prompt_lengths, strict=True)):
+            if prompt < length:
+                groups.setdefault((length, prompt), []).append(row)
+        if [*groups.values()] == [[*range(len(self.seeds))]] and next(iter(groups))[0] == self.ids.size(1):
             return [(list(range(len(self.seeds))), self)]
         return [
             (
@@ -221,7 +223,7 @@ class Decoder(ABC):
         self.check(model, request)
         began = time.perf_counter()
         parts = [(rows, self.decode(model, group)) for rows, group in request.by_shape()]
-        found = parts[0][1] if len(parts) == 1 else _joined(request, parts)
+        found = parts[0][1] if len(parts[0][0]) == len(request.seeds) else _joined(request, parts)
         ids, lengths = _stopped(request, found.ids)
         return replace(found, ids=ids, lengths=lengths, seconds=time.perf_counter() - began)
 
@@ -232,7 +234,7 @@ class Decoder(ABC):
 
 def _joined(request: Request, parts: Sequence[tuple[list[int], Generation]]) -> Generation:
     """The generations of several shapes as one, which were made one after the other."""
-    ids = torch.zeros_like(request.ids)
+    ids = request.ids.masked_fill(~(request.given & request.inside), 0)
     row_forwards = torch.zeros(len(ids), dtype=torch.long)
     for rows, part in parts:
         ids[rows, : part.ids.size(1)] = part.ids

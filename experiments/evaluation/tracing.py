@@ -30,7 +30,7 @@ def record_trace(
     """The trace of `length` tokens between prompt_ids (P,) and suffix_ids; `decoder` None is the algorithm's own.
 
     With an empty `prompt_text` the prompt is a start token, which is no text and left out. The first state is that
-    before any pass of the network. Raises ValueError on a suffix where the method reads from left to right.
+    before any pass of the network. Raises ValueError on a suffix that the decoder cannot see.
     """
     device = next(algorithm.parameters()).device
     request = Request.continuing(

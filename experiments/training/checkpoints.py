@@ -18,8 +18,14 @@ from experiments.run.files import write_atomically
 from experiments.training.foreign_weights import Algorithm, Description, recognise
 
 Checkpoint = dict[str, Any]
-FORMER_NAMES = {  # of weights -> what they are called now; longer ones first
-    "trunk.": "backbone.",
+STATE_DICTS = ("state_dict", "current_model_state")  # the latter beside averaged weights
+FORMER_NAMES = {  # of weights, as patterns -> what they are called now, None: nothing; one after the other
+    r"(?<![a-z_])trunk\.": "backbone.",
+    r"^process\.denoiser\.(levels\..*|alphas_cumprod)$": None,  # copies
+    r"^process\.denoiser\.": "denoiser.",
+    r"^levels\.": "process.levels.",
+    r"^denoiser\.forward_trunk\.": "denoiser.noisy_layers.",
+    r"^denoiser\.backward_trunk\.": "denoiser.right_layers.",
 }
 
 
@@ -34,7 +40,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The contents of a checkpoint file: tensors and plain containers, on the CPU.
+    """The contents of a checkpoint file: tensors and plain containers, on the CPU, weights under the names of today.
 
     Raises FileNotFoundError or ValueError in one sentence; code in the file is never run.
     """
@@ -64,7 +70,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             f"{path} is not a checkpoint of this project or of nanoGPT, nor a state dict of tiny-diffusion: "
             "it lacks what they carry"
         )
-    return checkpoint
+    renamed = {key: _renamed(checkpoint[key]) for key in STATE_DICTS if key in checkpoint}
+    return checkpoint | renamed
 
 
 def describe(path: Path, *, given: Collection[str] = (), algorithm: Algorithm | None = None) -> Description:
@@ -96,7 +103,7 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
         weights, stored = foreign.weights(name), foreign.shape(path)
     else:
         _check_vocabulary(checkpoint, path, tokenizer)
-        weights, stored = _renamed(checkpoint["state_dict"]), checkpoint["config"].get("algorithm", {})
+        weights, stored = checkpoint["state_dict"], checkpoint["config"].get("algorithm", {})
     _check_sizes(algorithm, stored, path)
     own = algorithm.state_dict()
     for key, value in weights.items():
@@ -112,8 +119,15 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
 
 def _renamed(weights: dict[str, Any]) -> dict[str, Any]:
     """A state dict of ours under the names of today."""
-    pattern = re.compile("|".join(rf"(?<![a-z]){re.escape(name)}" for name in FORMER_NAMES))
-    return {pattern.sub(lambda found: FORMER_NAMES[found[0]], key): value for key, value in weights.items()}
+    renamed = {}
+    for key, value in weights.items():
+        name: str | None = key
+        for pattern, now in FORMER_NAMES.items():
+            if name is not None and re.search(pattern, name):
+                name = None if now is None else re.sub(pattern, now, name)
+        if name is not None:
+            renamed[name] = value
+    return renamed
 
 
 def _check_sizes(algorithm: Any, stored: dict[str, Any], path: Path) -> None:

@@ -112,6 +112,15 @@ def test_given_positions_need_no_pattern(model):
     assert Counting().generate(model, request).ids.tolist() == [[1, 2, 5, 6]]
 
 
+def test_a_text_that_is_given_as_a_whole_stays(model):
+    """Catches a finished text of a batch that cannot be asked for, or is taken for one with a suffix."""
+    known = torch.tensor([[True, True, True, False], [True, False, False, False]])
+    request = Request(torch.tensor([[4, 5, 6, 0], [1, 0, 0, 0]]), known, [0, 1], lengths=[3, 4])
+    assert not request.has_suffix
+    out = Counting().generate(model, request)
+    assert out.texts == [[4, 5, 6], [1, 2, 3, 4]] and out.decided == 3
+
+
 def test_a_trace_holds_copies_of_what_was_asked_for(model):
     """Catches states that change after they were recorded, and a trace that nobody asked for."""
     request = Request.continuing([[1]], length=2, seeds=[0], trace=True)
