@@ -17,7 +17,7 @@ def tokenizer_from_state(state: dict) -> Tokenizer:
     if state["kind"] not in TOKENIZERS:
         known = ", ".join(TOKENIZERS)
         raise ValueError(f"unknown kind of tokenizer {state['kind']!r}: expected one of {known}")
-    return TOKENIZERS[state["kind"]].from_state(state)
+    return TOKENIZERS[state["kind"]](**{key: value for key, value in state.items() if key != "kind"})
 
 
 __all__ = [

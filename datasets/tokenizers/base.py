@@ -1,32 +1,43 @@
 """What a tokenizer is to the rest of the program, and what all of them share. N tokens of a text."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Self
 
 import numpy as np
 
 
-class Tokenizer(Protocol):
-    """What the rest of the program knows of a tokenizer; `state()` is plain containers that a checkpoint carries."""
+class Tokenizer(ABC):
+    """Text to ids and back. `options` are what rebuilds it, plain containers that a checkpoint carries."""
 
     kind: ClassVar[str]  # its name in the registry
     vocabulary_size: int
     start_id: int  # unconditional generation starts after this token; a streamed document ends with it
 
-    def encode(self, text: str) -> np.ndarray: ...
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]: ...
-    def decode(self, ids: Iterable[int]) -> str: ...
-    def state(self) -> dict: ...
-
     @classmethod
     def learn(cls, *, train: Iterable[str], everything: Iterable[str], vocab_size: int | None) -> Self:
         """The tokenizer for a corpus, from the head of its train split or from all of its text."""
-        ...
+        return cls()
 
-    @classmethod
-    def from_state(cls, state: dict) -> Self:
-        """The tokenizer that `state()` described."""
-        ...
+    @abstractmethod
+    def encode(self, text: str) -> np.ndarray:
+        """Ids (N,) int64. Raises ValueError naming what the vocabulary lacks."""
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Ids (N,) int64 of each text."""
+        return [self.encode(text) for text in texts]
+
+    @abstractmethod
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of ids."""
+
+    def options(self) -> dict:
+        """Arguments that make the same tokenizer again."""
+        return {}
+
+    def state(self) -> dict:
+        """Plain containers for a checkpoint."""
+        return {"kind": self.kind, **self.options()}
 
 
 def as_list(ids: Iterable[int]) -> list[int]:

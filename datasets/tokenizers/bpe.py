@@ -6,20 +6,20 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from datasets.tokenizers.base import as_list
+from datasets.tokenizers.base import Tokenizer, as_list
 
 END_OF_TEXT = "<|endoftext|>"
 
 
-class BPETokenizer:
+class BPETokenizer(Tokenizer):
     """Byte-level BPE through the library `tokenizers`; END_OF_TEXT is a token of its own."""
 
     kind: ClassVar[str] = "bpe"
 
-    def __init__(self, serialised: str):
+    def __init__(self, json: str):
         from tokenizers import Tokenizer as Backend
 
-        self._backend = Backend.from_str(serialised)
+        self._backend = Backend.from_str(json)
         if self._backend.token_to_id(END_OF_TEXT) is None:
             self._backend.add_special_tokens([END_OF_TEXT])
         # The end-of-text mark is set by us alone: where a text spells it out, it is ordinary characters.
@@ -29,14 +29,8 @@ class BPETokenizer:
 
     @classmethod
     def learn(cls, *, train: Iterable[str], everything: Iterable[str], vocab_size: int | None) -> Self:
-        """Merges learnt from the head of the train split."""
         assert vocab_size is not None  # checked by DatasetConfig
         return cls.train(train, vocab_size)
-
-    @classmethod
-    def from_state(cls, state: dict) -> Self:
-        """The tokenizer that `state()` described."""
-        return cls(state["json"])
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Self:
@@ -80,6 +74,5 @@ class BPETokenizer:
         """The text of ids; END_OF_TEXT is written out."""
         return self._backend.decode(as_list(ids), skip_special_tokens=False)
 
-    def state(self) -> dict:
-        """Plain containers for a checkpoint."""
-        return {"kind": self.kind, "json": self._backend.to_str()}
+    def options(self) -> dict:
+        return {"json": self._backend.to_str()}

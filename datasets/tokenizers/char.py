@@ -1,14 +1,14 @@
 """One token a character, as nanoGPT's shakespeare_char. N tokens of a text, V vocabulary size."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import ClassVar, Self
 
 import numpy as np
 
-from datasets.tokenizers.base import as_list
+from datasets.tokenizers.base import Tokenizer, as_list
 
 
-class CharTokenizer:
+class CharTokenizer(Tokenizer):
     """One token a character; ids follow the sorted characters of the corpus."""
 
     kind: ClassVar[str] = "char"
@@ -22,13 +22,7 @@ class CharTokenizer:
 
     @classmethod
     def learn(cls, *, train: Iterable[str], everything: Iterable[str], vocab_size: int | None) -> Self:
-        """All characters of the corpus."""
         return cls("".join(set().union(*everything)))
-
-    @classmethod
-    def from_state(cls, state: dict) -> Self:
-        """The tokenizer that `state()` described."""
-        return cls(state["characters"])
 
     def encode(self, text: str) -> np.ndarray:
         """Ids (N,) int64; ValueError names the characters that the vocabulary lacks."""
@@ -44,17 +38,12 @@ class CharTokenizer:
             )
         return ids.astype(np.int64)
 
-    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids (N,) int64 of each text."""
-        return [self.encode(text) for text in texts]
-
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids."""
         return "".join(self.characters[i] for i in as_list(ids))
 
-    def state(self) -> dict:
-        """Plain containers for a checkpoint."""
-        return {"kind": self.kind, "characters": self.characters}
+    def options(self) -> dict:
+        return {"characters": self.characters}
 
 
 def code_points(text: str) -> np.ndarray:
