@@ -90,32 +90,29 @@ def path_excess(
     *,
     edges: Tensor,
     in_flight: int,
-    together: bool = False,
     generator: torch.Generator,
 ) -> PathExcess:
     """Cross-entropy given the clean past, and an unbiased estimate of what a path with `in_flight` tokens adds to it.
 
-    The sum of the two bounds -log p of ids[:, 1:] (B, T) given ids[:, :1]; only its mean over a text is a bound, for a
-    path moves nats between neighbours. `edges` (N + 1,) are SNRs, descending from nearly clean to 0. Tokens follow
-    each other N / in_flight of the N cells apart, so that one of each window is in every such stretch; `together`,
-    chunks of in_flight tokens pass all cells at one level. Takes N passes of the prior. `table` (V, C) holds the
-    embeddings.
+    The sum of the two bounds -log p of ids[:, 1:] (B, T) given ids[:, :1]; only its mean over a text is a bound, for
+    a path moves nats between neighbours. `edges` (N + 1,) are SNRs, descending from nearly clean to 0. Tokens follow
+    each other N / in_flight of the N cells apart, so that one of each window is in every such stretch. Takes N passes
+    of the prior. `table` (V, C) holds the embeddings.
 
     The same noise is denoised with both logits, and only the difference is estimated: the integral with the clean
     past is known. Left out are the reconstruction at edges[0], 1e-8 to 1e-6 nats where 65 orthogonal embeddings have
     snr · |e|² >= 80 (more where they are closer), and the term of the prior at edges[-1], snr · |e|² / 2 nats: 0 at 0.
-    Raises ValueError for edges that in_flight staggered tokens cannot share equally.
+    Raises ValueError for edges that in_flight tokens cannot share equally.
     """
     cells = len(edges) - 1
-    if in_flight < 1 or cells < 1 or (cells % in_flight and not together):
+    if in_flight < 1 or cells < 1 or cells % in_flight:
         raise ValueError(f"edges must bound a multiple of in_flight = {in_flight} cells, got {cells}")
     (rows, length), device, dtype = ids[:, 1:].shape, ids.device, table.dtype
     edges = edges.to(table)
     widths = edges[:-1] - edges[1:]
     clean = table[ids[:, 1:]]  # (B, T, C)
     excess = clean.new_zeros(rows, length)
-    passes = together_passes if together else staggered_passes
-    for begins, cell in passes(length, cells, in_flight, device):
+    for begins, cell in staggered_passes(length, cells, in_flight, device):
         # One place for all tokens of a row: what a window shows at once lies on one path, linear in SNR in a cell.
         place = torch.rand(rows, 1, generator=generator, device=device, dtype=dtype)
         noise = torch.randn(clean.shape, generator=generator, device=device, dtype=dtype)
@@ -143,12 +140,3 @@ def staggered_passes(
         index = (position - offset) % in_flight  # in the window, were it not cut off
         for step in range(stretch):
             yield (position - index).clamp(min=0), index * stretch + step
-
-
-def together_passes(
-    length: int, cells: int, in_flight: int, device: torch.device | str = "cpu"
-) -> Iterator[tuple[Tensor, Tensor]]:
-    """Begins of the chunks and cells, each (T,), where all tokens are in the same cell."""
-    position = torch.arange(length, device=device)
-    for cell in range(cells):
-        yield position - position % in_flight, torch.full_like(position, cell)

@@ -89,12 +89,12 @@ def test_one_in_flight_costs_nothing(smoother):
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize(("in_flight", "together"), [(1, False), (4, False), (4, True)])
-def test_the_bound_of_a_prior_is_its_cross_entropy(table, in_flight, together):
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_the_bound_of_a_prior_is_its_cross_entropy(table, in_flight):
     """Catches a wrong width, factor, noise or SNR: logits that heed nothing cost -log softmax, by pointwise I-MMSE."""
     embeddings, ids = TABLES[table], CHAIN.sample(6000, 5, seed=1)
     logits = torch.tensor([0.0, 1.0, -1.0, 0.5, 2.0], dtype=torch.float64)
-    parts = estimate(SamePrior(CHAIN.transition, logits), ids, embeddings, in_flight, together=together)
+    parts = estimate(SamePrior(CHAIN.transition, logits), ids, embeddings, in_flight)
     rows = (parts.autoregressive + parts.excess + logits.log_softmax(-1)[ids[:, 1:]]).mean(-1)
     mean, error = mean_error(rows)
     assert abs(mean) < 3 * error < 0.03
@@ -104,12 +104,12 @@ def test_the_bound_of_a_prior_is_its_cross_entropy(table, in_flight, together):
 
 
 @pytest.mark.parametrize("table", TABLES)
-@pytest.mark.parametrize(("in_flight", "together"), [(2, False), (4, False), (4, True)])
-def test_a_smoother_pays_nothing_on_any_path(table, in_flight, together):
+@pytest.mark.parametrize("in_flight", [2, 4])
+def test_a_smoother_pays_nothing_on_any_path(table, in_flight):
     """Catches tokens of a window at places of different paths, and windows that hide what they may show."""
     embeddings, ids = TABLES[table], CHAIN.sample(8000, 9, seed=2)
     prior = ExactPrior(CHAIN.transition, embeddings, smoother=True)
-    mean, error = mean_error(estimate(prior, ids, embeddings, in_flight, together=together).excess.mean(-1))
+    mean, error = mean_error(estimate(prior, ids, embeddings, in_flight).excess.mean(-1))
     assert abs(mean) < 3 * error
     assert abs(mean) < 0.02
 
@@ -119,7 +119,6 @@ def test_a_filter_pays_more_the_more_tokens_are_in_flight():
     ids = CHAIN.sample(3000, 9, seed=3)
     prior = ExactPrior(CHAIN.transition, ORTHOGONAL, smoother=False)
     prices = [mean_error(estimate(prior, ids, ORTHOGONAL, w).excess.mean(-1)) for w in (1, 2, 4, 8)]
-    prices.append(mean_error(estimate(prior, ids, ORTHOGONAL, 8, together=True).excess.mean(-1)))
     assert prices[0] == (0, 0)
     for (lower, error), (higher, other_error) in pairwise(prices):
         assert higher - lower > 5 * (error + other_error)
@@ -245,14 +244,13 @@ def test_two_tokens_cost_what_quadrature_says(smoother):
 # ---- the passes ----
 
 
-@pytest.mark.parametrize("together", [False, True])
 @given(w=st.integers(1, 5), stretch=st.integers(1, 4), T=st.integers(1, 12))
 @settings(max_examples=25, deadline=None)
-def test_every_token_visits_every_cell_once(together, w, stretch, T):
+def test_every_token_visits_every_cell_once(w, stretch, T):
     """Catches a path that skips or repeats a cell, a window of the wrong length, and tokens of a row out of step."""
     cells = w * stretch
     prior = Recording(ExactPrior(CHAIN.transition, ORTHOGONAL, smoother=True))
-    estimate(prior, CHAIN.sample(3, T + 1, seed=0), ORTHOGONAL, w, cells=cells, together=together)
+    estimate(prior, CHAIN.sample(3, T + 1, seed=0), ORTHOGONAL, w, cells=cells)
     edges = edges_for(ORTHOGONAL, cells)
     _, snr, begins = (torch.stack(shown) for shown in zip(*prior.shown, strict=True))  # (N, R, T), (N, T)
     cell = cells - torch.searchsorted(edges.flip(0), snr)
@@ -266,15 +264,14 @@ def test_every_token_visits_every_cell_once(together, w, stretch, T):
         ).all()  # windows are runs from their begin
         assert lengths.max() <= w and (lengths[1:-1] == w).all()
         lag = one_cell.diff()[one_begins.diff() == 0]
-        assert (lag == (0 if together else stretch)).all()
+        assert (lag == stretch).all()
 
 
-@pytest.mark.parametrize("together", [False, True])
-def test_a_batch_is_its_rows(together):
+def test_a_batch_is_its_rows():
     """Catches sums over the wrong axis: all passes at once against one token, pass and row at a time."""
     table, ids = TABLES["unequal norms"], CHAIN.sample(3, 7, seed=6)
     prior = Recording(ExactPrior(CHAIN.transition, table, smoother=True))
-    parts = estimate(prior, ids, table, 3, cells=6, together=together)
+    parts = estimate(prior, ids, table, 3, cells=6)
     edges, expected = edges_for(table, 6), torch.zeros(3, 6, dtype=torch.float64)
     for x, snr, begins in prior.shown:
         for row in range(3):
