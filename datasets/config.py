@@ -21,6 +21,11 @@ Corpus = Literal[
     "documents",
 ]
 CORPORA = get_args(Corpus)
+TokenizerName = Literal[
+    "char",
+    "byte",
+    "bpe",
+]
 FORMER_NAMES = {"openwebtext": "documents"}  # by which older runs and checkpoints know a corpus
 
 
@@ -34,7 +39,7 @@ class DatasetConfig:
 
     name: Annotated[Corpus, BeforeValidator(_present_name)] = "shakespeare"
     path: str | None = None  # the user's file or folder, where the corpus needs or accepts one
-    tokenizer: Literal["char", "byte", "bpe"] = "char"
+    tokenizer: TokenizerName = "char"
     vocab_size: Annotated[int, Field(strict=True)] | None = 1024  # of a bpe vocabulary trained on the train split
     tokenizer_path: str | None = None  # a tokenizer.json to load instead of training one; bpe only
     held_out_fraction: Annotated[float, Field(gt=0, le=0.5, strict=True)] | None = None  # kept from training

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-METHODS = ("teacher_forcing", "diffusion_forcing", "masked_diffusion", "diffusion_flow")
+METHODS = tuple(sorted({path.parent.name for path in ROOT.glob("algorithms/*/__init__.py")} - {"common"}))
 ALGORITHMS = ("algorithms", *(f"algorithms.{room}" for room in (*METHODS, "common")))
 ROOMS = ("evaluation", "training", "run", "analysis")  # of experiments/
 

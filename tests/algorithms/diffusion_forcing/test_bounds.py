@@ -178,11 +178,11 @@ def test_the_price_is_that_of_filtering_against_smoothing(table, in_flight, rows
 def pair_excess(joint, *, smoother, cells=8, nodes=48, places=24):
     """Exact excess of each pair, (V, V), on the staggered path of two tokens with scalar embeddings, by quadrature.
 
-    `joint` (V, V) is the law of the pair. The path: the second token enters, then both move, the second half of the
-    cells behind, then the second is alone with the first, which is clean.
+    `joint` (V, V) is the distribution of the pair. The path: the second token enters, then both move, the second half
+    of the cells behind, then the second is alone with the first, which is clean.
     """
     V, half, e = len(joint), cells // 2, SCALAR[:, 0].numpy()
-    edges, law = edges_for(SCALAR, cells).numpy(), joint.numpy()
+    edges, distribution = edges_for(SCALAR, cells).numpy(), joint.numpy()
     normal, mass = np.polynomial.hermite_e.hermegauss(nodes)
     mass = mass / mass.sum()
     where, share = np.polynomial.legendre.leggauss(places)
@@ -207,16 +207,16 @@ def pair_excess(joint, *, smoother, cells=8, nodes=48, places=24):
                     snr = edges[cell] - place * width
                     # The first token, in this cell: the second is half the cells behind, or not there yet.
                     own = density(snr, a, first)
-                    after = law.sum(1)
+                    after = distribution.sum(1)
                     if cell < half and smoother:
                         late = edges[cell + half] + place * (edges[cell + half + 1] - edges[cell + half])
-                        after = density(late, b, second) @ law.T
+                        after = density(late, b, second) @ distribution.T
                     total[a, b] += part * width / 2 * lost(own * after, a)
                     # The second, in this cell: the first is half the cells ahead, or clean.
-                    own, before = density(snr, b, second), law[a]
+                    own, before = density(snr, b, second), distribution[a]
                     if cell >= half:
                         early = edges[cell - half] + place * (edges[cell - half + 1] - edges[cell - half])
-                        before = density(early, a, first) @ law
+                        before = density(early, a, first) @ distribution
                     total[a, b] += part * width / 2 * lost(own * before, b)
     return torch.from_numpy(total) + joint.log()  # the bound less -log p(pair)
 
@@ -226,7 +226,7 @@ def test_two_tokens_cost_what_quadrature_says(smoother):
     """Catches any bias: the smoother's bound is -log p of each pair, the filter's more or less by a known amount."""
     V, draws = 3, 6000
     transition = MarkovSource(V=V, seed=2, sharpness=2.0).transition
-    joint = transition[0][:, None] * transition  # the law of two tokens after a 0
+    joint = transition[0][:, None] * transition  # the distribution of two tokens after a 0
     expected = pair_excess(joint, smoother=smoother)
     if smoother:
         torch.testing.assert_close(expected, torch.zeros_like(expected), atol=3e-5, rtol=0)

@@ -2,7 +2,8 @@
 
     python -m tests.algorithms.masked_diffusion.bias_table
 
-tokens per forward, and total variation of the bigram law, for each decoder at several settings (arXiv:2602.19619).
+tokens per forward, and total variation of the bigram distribution, for each decoder at several settings
+(arXiv:2602.19619).
 """
 
 from collections.abc import Iterator

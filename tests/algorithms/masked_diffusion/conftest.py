@@ -147,7 +147,7 @@ class MarkovSource:
 
     @property
     def bigrams(self) -> Tensor:
-        """The law (V, V) of two neighbours."""
+        """The distribution (V, V) of two neighbours."""
         return self.stationary[:, None] * self.transition
 
     def sample(self, rows: int, length: int, seed: int) -> Tensor:
@@ -188,7 +188,7 @@ class MarkovSource:
         )
 
     def total_variation(self, ids: Tensor) -> float:
-        """Distance of the bigrams of ids (B, L) from the chain's law."""
+        """Distance of the bigrams of ids (B, L) from the chain's distribution."""
         pairs = ids[:, :-1] * self.V + ids[:, 1:]
         shares = torch.bincount(pairs.flatten(), minlength=self.V**2).double() / pairs.numel()
         return float((shares - self.bigrams.flatten()).abs().sum() / 2)

@@ -323,12 +323,12 @@ def test_unmasking_times_are_uniform():
     rows = 6000
     uniform = torch.rand(rows, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     prediction = Prediction(torch.full((rows, 3, 1), 1.0), torch.zeros(rows, 3, dtype=torch.long))
-    for steps, law in ((None, {1: 1.0}), (2, {1: 3 / 8, 2: 3 / 8, 3: 2 / 8}), (1, {3: 1.0})):
+    for steps, distribution in ((None, {1: 1.0}), (2, {1: 3 / 8, 2: 3 / 8, 3: 2 / 8}), (1, {3: 1.0})):
         decoder, state = Ancestral(steps=steps), state_of(uniform)
         state.memory.update(decoder.begin(state, uniform))
         after = decoder.commit(state, prediction)
         decided = (~after.open).sum(-1)
-        for count, share in law.items():
+        for count, share in distribution.items():
             assert abs(float((decided == count).double().mean()) - share) < 0.03
         first = (~after.open).double().mean(0)
         assert (first - first.mean()).abs().max() < 0.03
@@ -361,7 +361,8 @@ def draw(decoder, logits, uniform):
 
 @examples(seeds, st.floats(0.2, 2.0))
 def test_a_draw_is_the_common_one(seed, temperature):
-    """Catches another law than that of the other methods: without top_k it is `sample_tokens`, draw by draw."""
+    """Catches another distribution than that of the other methods: without top_k it is `sample_tokens`, draw by
+    draw."""
     generator = torch.Generator().manual_seed(seed)
     logits = 3 * torch.randn(2, 4, V, generator=generator)
     uniform = torch.rand(2, 4, generator=generator, dtype=torch.float64)

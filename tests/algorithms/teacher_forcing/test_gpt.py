@@ -1,4 +1,5 @@
-"""Teacher forcing: closed forms of the loss, corrupted inputs, exactness of the cached decoder, and its law."""
+"""Teacher forcing: closed forms of the loss, corrupted inputs, exactness of the cached decoder, and its
+distribution."""
 
 import math
 import re
@@ -53,7 +54,7 @@ def test_batched_decoding_equals_single():
 
 
 def test_first_token_follows_the_models_distribution():
-    """Catches a decoder whose law is not the network's softmax."""
+    """Catches a decoder whose distribution is not the network's softmax."""
     gpt = make_gpt()
     with torch.no_grad():
         gpt.model.lm_head.weight.normal_(0, 0.5)
@@ -167,7 +168,8 @@ def test_replaced_tokens_are_as_many_as_said_and_uniform():
 
 
 def test_noise_keeps_the_variance_at_every_level():
-    """Catches weights whose squares do not add up to 1, and one level for a whole row or another law of levels."""
+    """Catches weights whose squares do not add up to 1, and one level for a whole row or another distribution of
+    levels."""
     x = 0.02 * torch.randn(50, 20, 2000, generator=seeded(1))
     noisy = noise_rows(x, 1.0, torch.tensor(0.02), seeded(2))
     assert (noisy.square().mean(-1) / 0.02**2 - 1).abs().max() < 6 * math.sqrt(2 / 2000)
