@@ -190,7 +190,7 @@ def build_run(cfg: DictConfig, *, choices: Mapping[str, Any], overrides: list[st
         cls = DatasetConfig
         if group != "dataset":
             registry = ALGORITHMS if group == "algorithm" else EXPERIMENTS
-            cls = look_up(registry, node.get("name"), f"{group}.name").config_class
+            cls = look_up(registry, str(node.get("name")), f"{group}.name").config_class
         built[group] = build(cls, node, group)
     keys = build(RunKeys, plain | built, "")
     return RunConfig(

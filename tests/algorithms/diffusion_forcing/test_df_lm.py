@@ -81,8 +81,7 @@ def test_path_bound_on_the_autoregressive_schedule_is_the_cross_entropy():
     x = process.q_sample(x0, levels, noise)
     with torch.no_grad():
         x0_hat = model.denoiser.estimate(process, ids, x, levels)  # (B, 1, C), of the second token
-        second = [tensor[:, 1:] for tensor in (ids, levels, x0)]
-        estimate = ancestral_bound(process, *second, x0_hat, x[:, 1:], table)[:, 0]
+        estimate = ancestral_bound(process, ids[:, 1:], levels[:, 1:], x0[:, 1:], x0_hat, x[:, 1:], table)[:, 0]
     for token in range(V):
         values = estimate[ids[:, 1] == token]
         error = values.std() / math.sqrt(len(values))

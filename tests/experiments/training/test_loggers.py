@@ -83,7 +83,7 @@ def test_a_resumed_file_is_cut_at_the_checkpoint(path: Path) -> None:
 def test_rows_count_steps_done_and_carry_tokens(path: Path) -> None:
     """Catches a curve that is off by one step against the checkpoints, and validation without a token axis."""
     logger = StepsDoneCsv(path)
-    logger.trainer = SimpleNamespace(global_step=10)  # type: ignore[assignment]
+    logger.trainer = SimpleNamespace(global_step=10)
     logger.tokens = 640
     logger.log_metrics({"val/nll": 2.0, "epoch": 0}, 9)
     logger.save()
