@@ -123,7 +123,7 @@ class Benchmark(LanguageModeling):
         """Tokens per second of sampling.n_samples texts in one call, and in as many calls; and what a decoding step
         adds to the forward of the backbone, in either."""
         config = self.config.sampling
-        model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
+        model = self.algorithm.to(self.device).eval()
         seeds = list(range(config.n_samples))
         with BackboneTime(model) as backbone:
 
@@ -158,7 +158,7 @@ class Benchmark(LanguageModeling):
         config, decoder = self.config.sampling, self.run.algorithm.decoder
         if not hasattr(decoder, "use_cache"):
             raise ValueError(f"algorithm/decoder={decoder.name} has no cache: take one with use_cache, such as pyramid")
-        model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
+        model = self.algorithm.to(self.device).eval()
         arms = [dataclasses.replace(decoder, use_cache=cached) for cached in (True, False)]
 
         def generate(arm: Any) -> Generation:
@@ -192,16 +192,15 @@ class Benchmark(LanguageModeling):
         """Seconds of the timed steps in the shortest loop that trains the same model on the same batches, on the same
         device and in the same precision."""
         assert self.data is not None
-        strategy = self._evaluation_trainer().strategy
-        device = strategy.root_device
-        model = self._build_algorithm().to(device).train()
+        strategy = self.evaluator.strategy
+        model = self._build_algorithm().to(self.device).train()
         optimizer = model.configure_optimizers()["optimizer"]
-        generator = torch.Generator(device).manual_seed(self.run.seed)
+        generator = torch.Generator(self.device).manual_seed(self.run.seed)
         clip = self.config.training.gradient_clip_norm
         began = 0.0
         for step, ids in enumerate(islice(self.data.training_batches(0), self.config.training.max_steps)):
             with strategy.precision_plugin.forward_context():
-                loss = model.loss(ids.to(device), generator)["loss"]
+                loss = model.loss(ids.to(self.device), generator)["loss"]
             optimizer.zero_grad()
             loss.backward()
             if clip is not None:
