@@ -16,12 +16,13 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from experiments.run import summary
 from experiments.run.console import print_rank_zero
 from experiments.run.errors import near_miss
+from experiments.run.files import write_json
 from experiments.run.folder import checkpoint_of
 from experiments.run.registry import EXPERIMENTS, look_up
 from experiments.run.schema import RunConfig
+from experiments.run.summary import describe_machine
 from experiments.training import loggers
 from experiments.training.checkpoints import Checkpoint, read_checkpoint
 from experiments.training.trainer import build_trainer, check_settings
@@ -122,7 +123,7 @@ class BaseExperiment:
     @rank_zero_only
     def write_summary(self, status: str) -> None:
         self.summary["status"] = status
-        summary.write_summary(self.run_dir / "summary.json", self.summary)
+        write_json(self.run_dir / "summary.json", self.summary | describe_machine())
 
     def _begin_summary(self) -> dict[str, Any]:
         fresh = {

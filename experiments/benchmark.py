@@ -8,7 +8,8 @@ are taken pair by pair and their median is reported. B batch, T tokens.
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from itertools import islice
 from typing import Any
@@ -66,28 +67,26 @@ class Stopwatch(Callback):
             self.seconds = _now() - self.began
 
 
-class BackboneTime:
-    """Adds up the seconds spent in the backbones of a model while entered."""
+@contextmanager
+def timed_backbones(model: torch.nn.Module) -> Iterator[list[float]]:
+    """A list that gets the seconds of every pass of the model's backbones while entered."""
+    passes: list[float] = []
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.backbones = [module for module in model.modules() if isinstance(module, Backbone)]
-        self.seconds = 0.0
-        self.began = 0.0
+    def begin(*_: Any) -> None:
+        passes.append(-_now())
 
-    def __enter__(self) -> "BackboneTime":
-        self.hooks = [backbone.register_forward_pre_hook(self._begin) for backbone in self.backbones]
-        self.hooks += [backbone.register_forward_hook(self._end) for backbone in self.backbones]
-        return self
+    def end(*_: Any) -> None:
+        passes[-1] += _now()
 
-    def __exit__(self, *error: object) -> None:
-        for hook in self.hooks:
+    backbones = [module for module in model.modules() if isinstance(module, Backbone)]
+    hooks = [
+        hook for one in backbones for hook in (one.register_forward_pre_hook(begin), one.register_forward_hook(end))
+    ]
+    try:
+        yield passes
+    finally:
+        for hook in hooks:
             hook.remove()
-
-    def _begin(self, *_: Any) -> None:
-        self.began = _now()
-
-    def _end(self, *_: Any) -> None:
-        self.seconds += _now() - self.began
 
 
 class Benchmark(LanguageModeling):
@@ -125,17 +124,15 @@ class Benchmark(LanguageModeling):
         config = self.config.sampling
         model = self.algorithm.to(self.device).eval()
         seeds = list(range(config.n_samples))
-        with BackboneTime(model) as backbone:
+        with timed_backbones(model) as passes:
 
             def generate(rows: slice) -> tuple[torch.Tensor, float, float]:
                 """Ids, seconds, and the share of the backbone's time that everything else took."""
-                backbone.seconds, began = 0.0, _now()
-                some = seeds[rows]
-                prompts = [self.prompt] * len(some)
-                asked = Request.continuing(prompts, length=config.length, seeds=some, device=model.device)
-                ids = model.generate(asked).ids
+                passes.clear()
+                began = _now()
+                ids = model.generate(self._asked(seeds[rows], model.device)).ids
                 seconds = _now() - began
-                return ids, seconds, seconds / backbone.seconds - 1
+                return ids, seconds, seconds / sum(passes) - 1
 
             pairs, overheads = [], []
             for _ in range(self.config.rounds + 1):
@@ -162,10 +159,7 @@ class Benchmark(LanguageModeling):
         arms = [dataclasses.replace(decoder, use_cache=cached) for cached in (True, False)]
 
         def generate(arm: Any) -> Generation:
-            seeds, prompts = range(config.n_samples), [self.prompt] * config.n_samples
-            return model.generate(
-                Request.continuing(prompts, length=config.length, seeds=seeds, device=model.device), arm
-            )
+            return model.generate(self._asked(range(config.n_samples), model.device), arm)
 
         rounds = [[generate(arm) for arm in arms] for _ in range(self.config.rounds + 1)][1:]  # the first warms up
         tokens = config.n_samples * config.length
@@ -178,6 +172,12 @@ class Benchmark(LanguageModeling):
         for name, value in figures.items():
             self.summary["figures"][f"benchmark/{name}"] = value
             print_rank_zero(f"  {name} {value:.4g}")
+
+    def _asked(self, seeds: Sequence[int], device: torch.device) -> Request:
+        """A text for each seed."""
+        return Request.continuing(
+            [self.prompt] * len(seeds), length=self.config.sampling.length, seeds=seeds, device=device
+        )
 
     def _framework(self) -> float:
         """Seconds of the timed steps through Trainer, loggers and callbacks."""

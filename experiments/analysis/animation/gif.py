@@ -49,8 +49,7 @@ def write_gif(
 
     Raises ValueError without records, below 2 frames, and for `fps` that no GIF can play.
     """
-    frames.check(records, fps)
-    times = frames.times(records, max_frames)
+    times = frames.times(records, fps=fps, max_frames=max_frames)
     picture = _Picture(records, columns)
     drawn = [picture.draw(time, previous) for time, previous in zip(times, [times[0], *times], strict=False)]
     palette = _Palette()

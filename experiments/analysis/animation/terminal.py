@@ -34,16 +34,14 @@ def replay(
 
     Raises ValueError as `write_gif`, and KeyboardInterrupt, with the terminal as it was, on Ctrl-C.
     """
-    frames.check(records, fps)
     console = Console(file=out or sys.stdout, _environ=environment, highlight=False)
-    times = frames.times(records, max_frames)
+    times = frames.times(records, fps=fps, max_frames=max_frames)
     if not console.is_terminal:
         console.width = COLUMNS + 1 + GUTTER  # one below the other
         console.print(picture(records, times[-1], times[-1], console))
         count = max(len(record.tokens) for record in records)
-        console.print(
-            f"The last of {count} states, as this is no terminal: --gif or --html shows them all.", soft_wrap=True
-        )
+        said = f"The last of {count} states, as this is no terminal: --gif or --html shows them all."
+        console.print(said, soft_wrap=True)
         return
     with Live(console=console, screen=True, auto_refresh=False) as live:
         for moment, previous in zip(times, [times[0], *times], strict=False):

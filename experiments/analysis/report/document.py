@@ -25,6 +25,11 @@ def say(*pieces: str, tone: str = "") -> Text:
     return Text(pieces, tone)
 
 
+def note(sentence: str) -> Text:
+    """An aside."""
+    return Text([sentence], NOTE)
+
+
 class Points(NamedTuple):
     """A list of sentences, each after the word that it is about."""
 

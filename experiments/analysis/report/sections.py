@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 from experiments.analysis.report import document, naming, plots, summary, tables, texts
 from experiments.analysis.report.comparison import Comparison
-from experiments.analysis.report.document import ALARM, NOTE, Block, Commands, Details, Document, Gallery, Picture, say
+from experiments.analysis.report.document import ALARM, Block, Commands, Details, Document, Gallery, Picture, note, say
 
 NO_TRACES = "No traces were recorded."
 INTERVALS = (
@@ -51,7 +51,7 @@ def _likelihood(comparison: Comparison) -> Iterator[Block]:
         "itself, a bound (≤) lies above it by an unknown amount, so a higher bound does not show a worse model."
     )
     if not comparison.likelihoods:
-        yield _note("No likelihood was measured.")
+        yield note("No likelihood was measured.")
         return
     yield tables.likelihoods(comparison)
     split = naming.listed(sorted({each.split for each in comparison.likelihoods}))
@@ -63,7 +63,7 @@ def _likelihood(comparison: Comparison) -> Iterator[Block]:
             "standard error of the paired differences; behind ≤ it is a bound minus an exact value, which the true gap "
             "may lie far below."
         )
-    yield _note(said)
+    yield note(said)
 
 
 def _training(comparison: Comparison) -> Iterator[Block]:
@@ -73,10 +73,10 @@ def _training(comparison: Comparison) -> Iterator[Block]:
         "line against a solid one, nor take a curve that still falls for what a method can reach."
     )
     picture = plots.training_curves(comparison)
-    yield picture or _note("No training records (metrics.csv) were found.")
+    yield picture or note("No training records (metrics.csv) were found.")
     without = [method.label for method in comparison.methods if method.folder is None]
     if picture and without:
-        yield _note(f"Without a training folder: {naming.listed(without)}.")
+        yield note(f"Without a training folder: {naming.listed(without)}.")
 
 
 def _frontier(comparison: Comparison) -> Iterator[Block]:
@@ -91,7 +91,7 @@ def _frontier(comparison: Comparison) -> Iterator[Block]:
         plots.against(comparison, "js_4", "divergence.png", caption.format("the divergence of 4-grams")),
     ]
     yield _gallery(shown, comparison, "No settings over temperature were measured")
-    yield _note(f"Bars: {INTERVALS}")
+    yield note(f"Bars: {INTERVALS}")
 
 
 def _speed(comparison: Comparison) -> Iterator[Block]:
@@ -102,7 +102,7 @@ def _speed(comparison: Comparison) -> Iterator[Block]:
     )
     measured = tables.speed(comparison)
     if not measured.rows:
-        yield _note("No settings for speed were measured.")
+        yield note("No settings for speed were measured.")
         return
     caption = "Judge against {}, a point for each decoder setting at temperature 1, numbered as in the table."
     shown = [
@@ -115,7 +115,7 @@ def _speed(comparison: Comparison) -> Iterator[Block]:
     if bars:
         yield bars
     yield measured
-    yield _note(
+    yield note(
         f"Small beside each mean, and as bars: {INTERVALS} No best value is marked: none is best at equal quality."
     )
 
@@ -131,7 +131,7 @@ def _levels(comparison: Comparison) -> Iterator[Block]:
         for number, method in enumerate(comparison.methods, 1)
     ]
     shown = [picture for picture in drawn if picture]
-    yield Gallery(shown) if shown else _note(NO_TRACES)
+    yield Gallery(shown) if shown else note(NO_TRACES)
 
 
 def _animation(comparison: Comparison) -> Iterator[Block]:
@@ -139,7 +139,7 @@ def _animation(comparison: Comparison) -> Iterator[Block]:
         "The same traces as the texts come into being, on one clock that counts forwards of the network: who "
         "needs fewer is done first. A forward takes longer for some methods, so this is no race in seconds."
     )
-    yield plots.animation(comparison) or _note(NO_TRACES)
+    yield plots.animation(comparison) or note(NO_TRACES)
 
 
 def _nonsense(comparison: Comparison) -> Iterator[Block]:
@@ -148,7 +148,7 @@ def _nonsense(comparison: Comparison) -> Iterator[Block]:
         "sampler where it lies clearly outside what real text of the same size has; a flag says unlike, not worse, "
         "and a sampler without flags is not good, only not caught by these metrics."
     )
-    checked = tables.controls(comparison)
+    checked = tables.flags(comparison, comparison.controls, alarm=True)
     if checked.rows:
         yield checked
         fooled = summary.ahead(comparison)
@@ -159,11 +159,11 @@ def _nonsense(comparison: Comparison) -> Iterator[Block]:
             alarm = f"{naming.sampler(key)} is flagged by no metric: these measures cannot tell it from real text."
             yield say(alarm, tone=ALARM)
     else:
-        yield _note("No controls were measured, so nothing shows that nonsense would lose.")
+        yield note("No controls were measured, so nothing shows that nonsense would lose.")
     written = texts.of_controls(comparison)
     if written:
         yield Details("What the controls write", [written])
-    own = tables.defaults(comparison)
+    own = tables.flags(comparison, comparison.defaults, alarm=False)
     if own.rows:
         yield say("The same for the default decoder of every method:")
         yield own
@@ -176,7 +176,7 @@ def _everything(comparison: Comparison) -> Iterator[Block]:
         "nobody wants."
     )
     if not comparison.groups:
-        yield _note("No setting was measured.")
+        yield note("No setting was measured.")
         return
     found = tables.everything(comparison)
     yield Details(f"All metrics of {len(found.rows)} settings", [found])
@@ -193,7 +193,7 @@ def _reproduce(comparison: Comparison) -> Iterator[Block]:
     own = [(method.label, method.command) for method in comparison.methods]
     own += [(f"judge {number}", judge.get("command")) for number, judge in enumerate(comparison.judges, 1)]
     lines += [f"# {name}\n{line}" for name, line in own if line]
-    yield Commands("\n".join(lines)) if lines else _note("No commands were recorded.")
+    yield Commands("\n".join(lines)) if lines else note("No commands were recorded.")
     versions = ", ".join(f"{name} {number}" for name, number in (about.get("versions") or {}).items())
     said = f"Versions: {versions}. " if versions else ""
     again = document.Code("python -m experiments.analysis.report RUN")
@@ -205,11 +205,7 @@ def _gallery(pictures: Sequence[Picture | None], comparison: Comparison, otherwi
     if shown:
         return Gallery(shown)
     judged = any(row["judge_nll"] is not None for row in comparison.rows)
-    return _note(f"{otherwise}." if judged else f"{otherwise}: there was no judge.")
-
-
-def _note(sentence: str) -> Block:
-    return say(sentence, tone=NOTE)
+    return note(f"{otherwise}." if judged else f"{otherwise}: there was no judge.")
 
 
 def _file_name(label: str) -> str:

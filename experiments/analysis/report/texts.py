@@ -6,7 +6,7 @@ from typing import Any
 from experiments.analysis import decoding_table as table
 from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import REAL, Comparison, Setting
-from experiments.analysis.report.document import NOTE, Block, Sample, Samples, say
+from experiments.analysis.report.document import Block, Sample, Samples, note, say
 
 SHOWN = 3  # texts of each method
 
@@ -18,13 +18,16 @@ def side_by_side(comparison: Comparison) -> Iterator[Block]:
         "prompt and sampling seed for all, the first texts of the run and not chosen ones. "
         "A few texts say how a method fails, not how often."
     )
-    wanted = [*((method.label, method.default or "") for method in comparison.methods), REAL]
-    seeds = [seed for key in wanted[:-1] for seed in comparison.samples.get(key, ())]
+    seeds = [seed for key in comparison.defaults for seed in comparison.samples.get(key, ())]
     if not seeds:
-        yield say("No samples were kept.", tone=NOTE)
+        yield note("No samples were kept.")
         return
     seed = min(seeds)
-    records = {key: comparison.samples[key][seed] for key in wanted if seed in comparison.samples.get(key, ())}
+    records = {
+        key: comparison.samples[key][seed]
+        for key in (*comparison.defaults, REAL)
+        if seed in comparison.samples.get(key, ())
+    }
     for index in range(min(SHOWN, max(len(record["texts"]) for record in records.values()))):
         shown = [
             Sample(key[0], naming.colour(comparison, key[0]), _prompt(key, record), record["texts"][index])
@@ -33,9 +36,9 @@ def side_by_side(comparison: Comparison) -> Iterator[Block]:
         ]
         yield Samples(f"Text {index + 1}, sampling seed {seed}", shown)
     if REAL not in records:
-        yield say("No real text of the same size was kept beside them.", tone=NOTE)
+        yield note("No real text of the same size was kept beside them.")
     elif any(record["prompt"] for record in records.values()):
-        yield say("Real text continues its own beginning, not the prompt of the methods.", tone=NOTE)
+        yield note("Real text continues its own beginning, not the prompt of the methods.")
 
 
 def of_controls(comparison: Comparison) -> Samples | None:
