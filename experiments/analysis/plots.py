@@ -212,5 +212,5 @@ def _label_ends(ax: Axes, curves: Sequence[Curve]) -> None:
     for i in reversed(range(len(gaps))):
         heights[i] = min(heights[i], heights[i + 1] - gaps[i])
     for height, curve in zip(heights, ordered, strict=True):
-        look = {"color": curve.colour, "fontsize": 11.5, "linespacing": 1.2, "verticalalignment": "center"}
-        ax.text(1.02, height, curve.text, transform=ax.transAxes, **look)
+        at = (1.02, height)
+        ax.text(*at, curve.text, c=curve.colour, transform=ax.transAxes, va="center", fontsize=11.5, linespacing=1.2)
