@@ -3,7 +3,6 @@
 Here is what any experiment needs: the checks before work, the weights to start from, and the run's summary.
 """
 
-import json
 import logging
 import shutil
 import sys
@@ -18,7 +17,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.run.console import print_rank_zero
 from experiments.run.errors import near_miss
-from experiments.run.files import write_json
+from experiments.run.files import read_json, write_json
 from experiments.run.folder import checkpoint_of
 from experiments.run.registry import EXPERIMENTS, look_up
 from experiments.run.schema import RunConfig
@@ -135,10 +134,8 @@ class BaseExperiment:
             "figures": {},
             "kinds": {},  # of the likelihoods among the figures: exact or bound
         }
-        stored = self.run_dir / "summary.json"
-        if self.resumed and stored.is_file():
-            fresh = json.loads(stored.read_text()) | {"overrides": self.run.overrides}
-        return fresh
+        stored = read_json(self.run_dir / "summary.json") if self.resumed else {}
+        return (stored or fresh) | {"overrides": self.run.overrides}
 
     def _check_tasks(self) -> None:
         tasks = self.config.tasks

@@ -3,7 +3,6 @@
 Everything is kept in files as it is made, and the report is written from these alone (experiments/analysis/report).
 """
 
-import json
 import os
 from functools import cached_property
 from typing import Any
@@ -34,7 +33,7 @@ from experiments.evaluation.samples import encoded
 from experiments.evaluation.tracing import record_trace
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
-from experiments.run.files import write_json, write_text
+from experiments.run.files import read_json, write_json, write_text
 from experiments.run.folder import COMPARISON
 from experiments.run.overrides import key_of
 from experiments.training.child_runs import ChildRun, train
@@ -204,10 +203,8 @@ class Comparison(BaseExperiment):
         number = min(len(loader), self.config.likelihood_batches or len(loader))
         chosen = {*np.linspace(0, len(loader) - 1, number).round().astype(int).tolist()}  # spread evenly
         asked = {"weights": fingerprint(model.algorithm), "split": split, "batches": sorted(chosen)}
-        if stored.is_file():
-            found = json.loads(stored.read_text(encoding="utf-8"))
-            if found["of"] == asked:
-                return found
+        if (found := read_json(stored)) and found["of"] == asked:
+            return found
         measured = measure(
             model.algorithm.to(self.device).eval(),
             (batch for index, batch in enumerate(loader) if index in chosen),

@@ -16,7 +16,7 @@ from experiments.analysis.files import read_json, write
 SCHEMA = 1
 FOLDER = "traces"  # of a run folder
 SCALES = ("states", "noise")
-PLAIN = ("schema", "method", "decoder", "prompt", "scale", "seconds", "tokens_per_forward")  # as they are in the file
+PLAIN = ("method", "decoder", "prompt", "scale", "seconds", "tokens_per_forward")  # as they are in the file
 REMEDY = "record it again with the task visualize"
 
 
@@ -40,7 +40,6 @@ class TraceRecord:
     forwards: np.ndarray
     seconds: float
     tokens_per_forward: float
-    schema: int = SCHEMA
 
     def __post_init__(self) -> None:
         S, L = len(self.tokens), len(self.given)
@@ -58,7 +57,8 @@ class TraceRecord:
 
 def write_trace(path: Path, record: TraceRecord) -> None:
     """Write the record to `path`, replacing what is there in one step."""
-    content = {name: getattr(record, name) for name in PLAIN} | {
+    content = {"schema": SCHEMA} | {name: getattr(record, name) for name in PLAIN}
+    content |= {
         "given": record.given.tolist(),
         "forwards": record.forwards.tolist(),
         "first": {"tokens": record.tokens[0], "levels": record.levels[0].tolist()},

@@ -19,6 +19,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.analysis.files import read_table, table_text, write
 from experiments.run.console import is_rank_zero
+from experiments.run.files import read_json
 from experiments.run.schema import LoggerConfig, RunConfig
 
 Table = tuple[list[str], list[list[Any]]]  # names of columns, rows
@@ -148,7 +149,7 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
     import wandb
 
     stored = run_dir / "wandb_id.json"  # a resumed run continues the same one
-    run_id = json.loads(stored.read_text())["id"] if stored.is_file() else secrets.token_hex(4)
+    run_id = read_json(stored).get("id") or secrets.token_hex(4)
     stored.write_text(json.dumps({"id": run_id}))
     offline = settings.mode == "offline" or (settings.mode == "auto" and not _logged_in())
     if offline:

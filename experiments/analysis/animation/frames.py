@@ -14,6 +14,8 @@ import numpy as np
 from experiments.analysis.animation.look import HIDDEN, NEWLINE, Kind, columns_of, kinds, shown
 from experiments.analysis.trace import TraceRecord
 
+COLUMNS = 40  # of a panel, where there is room
+
 
 class Slot(NamedTuple):
     """The place of one character: of position `position` of the text, the one at `offset` of its token."""

@@ -26,7 +26,7 @@ def html_fragment(records: Sequence[TraceRecord], *, fps: float = 12, max_frames
         TEMPLATE,
         data=_payload(records, fps=fps, max_frames=max_frames, page=page),
         panels=[_panel(record) for record in records],
-        legend=legend(list(records)),
+        legend=legend(records),
         light=LIGHT,
         dark=DARK,
         css=lambda colour: f"#{bytes(colour).hex()}",
