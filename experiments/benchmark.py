@@ -79,9 +79,8 @@ def timed_backbones(model: torch.nn.Module) -> Iterator[list[float]]:
         passes[-1] += _now()
 
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
-    hooks = [
-        hook for one in backbones for hook in (one.register_forward_pre_hook(begin), one.register_forward_hook(end))
-    ]
+    hooks = [one.register_forward_pre_hook(begin) for one in backbones]
+    hooks += [one.register_forward_hook(end) for one in backbones]
     try:
         yield passes
     finally:

@@ -4,7 +4,7 @@ Each draws one file of the folder plots/ and says what it shows, or gives None w
 S states, L positions.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -20,7 +20,7 @@ from experiments.analysis.animation import html_fragment, write_gif
 from experiments.analysis.curves import plot_curves, validated
 from experiments.analysis.metrics import BY_KEY
 from experiments.analysis.report import naming
-from experiments.analysis.report.comparison import REAL, Comparison, Estimate, Setting
+from experiments.analysis.report.comparison import REAL, Comparison, Estimate
 from experiments.analysis.report.document import Animation, Picture
 from experiments.analysis.report.labels import Label, place
 
@@ -34,33 +34,47 @@ CURVES, MOVIE = "training_curves.png", "animation.gif"
 
 def against(comparison: Comparison, metric: str, file: str, caption: str) -> Picture | None:
     """The judge over another metric, a curve of temperatures per method, with real text and controls."""
-
-    def named(setting: Setting) -> str:
-        temperature = comparison.temperature(setting)
-        return "" if temperature is None else f"{temperature:g}"
-
     known = {m.label: comparison.measured(m.frontier, m.label, metric, "judge_nll") for m in comparison.methods}
+    if not any(known.values()):
+        return None
+    with _axes(comparison, file, HALF) as ax:
+        names: list[Label] = []
+        for label, points in known.items():
+            _points(ax, comparison, label, [found for _, found in points], line="-")
+            for setting, (x, y) in points:
+                temperature = comparison.temperature((label, setting))
+                shown = "" if temperature is None else f"{temperature:g}"
+                names.append(Label(shown, x.mean, y.mean, naming.colour(comparison, label)))
+        names += _landmarks(ax, comparison, metric)
+        ax.set_xlabel(BY_KEY[metric].on_axis)
+        ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
+        _finish(ax, list(known), names)
     alt = f"Judge, in nats per character, against {BY_KEY[metric].on_axis}: a curve over temperature for each method"
-    drawn = _draw_judged(comparison, metric, file, known, "-", named, lambda ax: _landmarks(ax, comparison, metric))
-    return Picture(file, alt, caption) if drawn else None
+    return Picture(file, alt, caption)
 
 
 def quality_against(comparison: Comparison, cost: str, file: str, caption: str) -> Picture | None:
     """The judge over a cost, on a logarithmic axis, a point for each setting that differs in speed."""
-
-    def finish(ax: Axes) -> list[Label]:
+    known = {m.label: comparison.measured(m.speed, m.label, cost, "judge_nll") for m in comparison.methods}
+    if not any(known.values()):
+        return None
+    with _axes(comparison, file, HALF) as ax:
+        names: list[Label] = []
+        for label, points in known.items():
+            _points(ax, comparison, label, [found for _, found in points], line="")
+            colour = naming.colour(comparison, label)
+            numbers = comparison.numbers
+            names += [Label(str(numbers[label, setting]), x.mean, y.mean, colour) for setting, (x, y) in points]
         real = comparison.estimate(REAL, "judge_nll")
         if real is not None:
             ax.axhline(real.mean, color=naming.REAL_COLOUR, linewidth=1, linestyle=":", label=table.REAL)
         style.logarithmic(ax.xaxis, ax.set_xscale)
         ax.xaxis.set_minor_locator(NullLocator())
-        return []
-
-    known = {m.label: comparison.measured(m.speed, m.label, cost, "judge_nll") for m in comparison.methods}
+        ax.set_xlabel(BY_KEY[cost].on_axis)
+        ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
+        _finish(ax, list(known), names)
     alt = f"Judge, in nats per character, against {BY_KEY[cost].on_axis}, a point for each setting"
-    numbers = comparison.numbers
-    drawn = _draw_judged(comparison, cost, file, known, "", lambda setting: str(numbers[setting]), finish)
-    return Picture(file, alt, caption) if drawn else None
+    return Picture(file, alt, caption)
 
 
 def tokens_per_forward(comparison: Comparison, file: str, caption: str) -> Picture | None:
@@ -153,32 +167,6 @@ def _axes(comparison: Comparison, file: str, size: tuple[float, float]) -> Itera
     with style.plot(comparison.folder / FOLDER / file, size=size, dpi=180) as (_, (ax,)):
         style.grid(ax)
         yield ax
-
-
-def _draw_judged(
-    comparison: Comparison,
-    metric: str,
-    file: str,
-    known: dict[str, list[tuple[str, list[Estimate]]]],
-    line: str,
-    named: Callable[[Setting], str],
-    add: Callable[[Axes], list[Label]],
-) -> bool:
-    """Draw the judge over a metric as far as it is `known` (method -> settings with both), each setting `named`, and
-    what `add` draws and names beside them; False, and no file, where nothing is."""
-    if not any(known.values()):
-        return False
-    with _axes(comparison, file, HALF) as ax:
-        names: list[Label] = []
-        for label, points in known.items():
-            _points(ax, comparison, label, [found for _, found in points], line)
-            colour = naming.colour(comparison, label)
-            names += [Label(named((label, setting)), x.mean, y.mean, colour) for setting, (x, y) in points]
-        names += add(ax)
-        ax.set_xlabel(BY_KEY[metric].on_axis)
-        ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
-        _finish(ax, list(known), names)
-    return True
 
 
 def _points(ax: Axes, comparison: Comparison, label: str, points: Sequence[Sequence[Estimate]], line: str) -> None:
