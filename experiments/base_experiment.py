@@ -3,25 +3,28 @@
 Here is what any experiment needs: the checks before work, the weights to start from, and the run's summary.
 """
 
-import json
 import logging
 import shutil
 import sys
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import torch
+from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from experiments.run import summary
 from experiments.run.console import print_rank_zero
 from experiments.run.errors import near_miss
+from experiments.run.files import read_json, write_json
 from experiments.run.folder import checkpoint_of
 from experiments.run.registry import EXPERIMENTS, look_up
 from experiments.run.schema import RunConfig
+from experiments.run.summary import describe_machine
 from experiments.training import loggers
 from experiments.training.checkpoints import Checkpoint, read_checkpoint
-from experiments.training.trainer import check_settings
+from experiments.training.trainer import build_trainer, check_settings
 
 OPTIMIZED_METRIC = "val/nll"  # what a sweeper of Hydra gets to see
 
@@ -84,6 +87,21 @@ class BaseExperiment:
             self._loggers = loggers.build_loggers(self.run, self.run_dir, step)
         return self._loggers
 
+    @cached_property
+    def evaluator(self) -> Trainer:
+        """A Trainer that only evaluates: its figures go to the summary and not into the curve."""
+        training, evaluation = self.config.training, self.config.evaluation
+        return build_trainer(self.run.trainer, run_dir=self.run_dir, training=training, evaluation=evaluation)
+
+    @property
+    def device(self) -> torch.device:
+        return self.evaluator.strategy.root_device
+
+    def log_media(self, **media: Any) -> None:
+        """Tables and files for W&B, where that is on."""
+        if self.run.logger.wandb is not None:
+            loggers.log_media(self.loggers, self.run_dir, **media)
+
     def prepare(self) -> None:
         """Build what the tasks share, and check it. Called once, before the first task."""
 
@@ -104,7 +122,7 @@ class BaseExperiment:
     @rank_zero_only
     def write_summary(self, status: str) -> None:
         self.summary["status"] = status
-        summary.write_summary(self.run_dir / "summary.json", self.summary)
+        write_json(self.run_dir / "summary.json", self.summary | describe_machine())
 
     def _begin_summary(self) -> dict[str, Any]:
         fresh = {
@@ -116,10 +134,8 @@ class BaseExperiment:
             "figures": {},
             "kinds": {},  # of the likelihoods among the figures: exact or bound
         }
-        stored = self.run_dir / "summary.json"
-        if self.resumed and stored.is_file():
-            fresh = json.loads(stored.read_text()) | {"overrides": self.run.overrides}
-        return fresh
+        stored = read_json(self.run_dir / "summary.json") if self.resumed else {}
+        return (stored or fresh) | {"overrides": self.run.overrides}
 
     def _check_tasks(self) -> None:
         tasks = self.config.tasks
@@ -128,16 +144,10 @@ class BaseExperiment:
         for task in tasks:
             if task not in self.tasks:
                 raise ValueError(f"experiment.tasks has no task '{task}'{near_miss(task, self.tasks)}")
-        first = tasks[0]
-        if (
-            self.needs_weights
-            and first not in self.training_tasks
-            and self.run.load is None
-            and self.run.resume is None
-        ):
-            raise ValueError(
-                f"the task '{first}' needs trained weights: say load=RUN_FOLDER, or put training before it"
-            )
+        given = self.run.load is not None or self.run.resume is not None
+        if self.needs_weights and tasks[0] not in self.training_tasks and not given:
+            remedy = "say load=RUN_FOLDER, or put training before it"
+            raise ValueError(f"the task '{tasks[0]}' needs trained weights: {remedy}")
 
     def _check_folder(self) -> None:
         """The run folder takes files. (How much room the checkpoints need is known once the model is.)"""

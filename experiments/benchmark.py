@@ -8,7 +8,8 @@ are taken pair by pair and their median is reported. B batch, T tokens.
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import field
 from itertools import islice
 from typing import Any
@@ -66,28 +67,25 @@ class Stopwatch(Callback):
             self.seconds = _now() - self.began
 
 
-class BackboneTime:
-    """Adds up the seconds spent in the backbones of a model while entered."""
+@contextmanager
+def timed_backbones(model: torch.nn.Module) -> Iterator[list[float]]:
+    """A list that gets the seconds of every pass of the model's backbones while entered."""
+    passes: list[float] = []
 
-    def __init__(self, model: torch.nn.Module) -> None:
-        self.backbones = [module for module in model.modules() if isinstance(module, Backbone)]
-        self.seconds = 0.0
-        self.began = 0.0
+    def begin(*_: Any) -> None:
+        passes.append(-_now())
 
-    def __enter__(self) -> "BackboneTime":
-        self.hooks = [backbone.register_forward_pre_hook(self._begin) for backbone in self.backbones]
-        self.hooks += [backbone.register_forward_hook(self._end) for backbone in self.backbones]
-        return self
+    def end(*_: Any) -> None:
+        passes[-1] += _now()
 
-    def __exit__(self, *error: object) -> None:
-        for hook in self.hooks:
+    backbones = [module for module in model.modules() if isinstance(module, Backbone)]
+    hooks = [one.register_forward_pre_hook(begin) for one in backbones]
+    hooks += [one.register_forward_hook(end) for one in backbones]
+    try:
+        yield passes
+    finally:
+        for hook in hooks:
             hook.remove()
-
-    def _begin(self, *_: Any) -> None:
-        self.began = _now()
-
-    def _end(self, *_: Any) -> None:
-        self.seconds += _now() - self.began
 
 
 class Benchmark(LanguageModeling):
@@ -123,19 +121,17 @@ class Benchmark(LanguageModeling):
         """Tokens per second of sampling.n_samples texts in one call, and in as many calls; and what a decoding step
         adds to the forward of the backbone, in either."""
         config = self.config.sampling
-        model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
+        model = self.algorithm.to(self.device).eval()
         seeds = list(range(config.n_samples))
-        with BackboneTime(model) as backbone:
+        with timed_backbones(model) as passes:
 
             def generate(rows: slice) -> tuple[torch.Tensor, float, float]:
                 """Ids, seconds, and the share of the backbone's time that everything else took."""
-                backbone.seconds, began = 0.0, _now()
-                some = seeds[rows]
-                prompts = [self.prompt] * len(some)
-                asked = Request.continuing(prompts, length=config.length, seeds=some, device=model.device)
-                ids = model.generate(asked).ids
+                passes.clear()
+                began = _now()
+                ids = model.generate(self._asked(seeds[rows], model.device)).ids
                 seconds = _now() - began
-                return ids, seconds, seconds / backbone.seconds - 1
+                return ids, seconds, seconds / sum(passes) - 1
 
             pairs, overheads = [], []
             for _ in range(self.config.rounds + 1):
@@ -158,14 +154,11 @@ class Benchmark(LanguageModeling):
         config, decoder = self.config.sampling, self.run.algorithm.decoder
         if not hasattr(decoder, "use_cache"):
             raise ValueError(f"algorithm/decoder={decoder.name} has no cache: take one with use_cache, such as pyramid")
-        model = self.algorithm.to(self._evaluation_trainer().strategy.root_device).eval()
+        model = self.algorithm.to(self.device).eval()
         arms = [dataclasses.replace(decoder, use_cache=cached) for cached in (True, False)]
 
         def generate(arm: Any) -> Generation:
-            seeds, prompts = range(config.n_samples), [self.prompt] * config.n_samples
-            return model.generate(
-                Request.continuing(prompts, length=config.length, seeds=seeds, device=model.device), arm
-            )
+            return model.generate(self._asked(range(config.n_samples), model.device), arm)
 
         rounds = [[generate(arm) for arm in arms] for _ in range(self.config.rounds + 1)][1:]  # the first warms up
         tokens = config.n_samples * config.length
@@ -178,6 +171,12 @@ class Benchmark(LanguageModeling):
         for name, value in figures.items():
             self.summary["figures"][f"benchmark/{name}"] = value
             print_rank_zero(f"  {name} {value:.4g}")
+
+    def _asked(self, seeds: Sequence[int], device: torch.device) -> Request:
+        """A text for each seed."""
+        return Request.continuing(
+            [self.prompt] * len(seeds), length=self.config.sampling.length, seeds=seeds, device=device
+        )
 
     def _framework(self) -> float:
         """Seconds of the timed steps through Trainer, loggers and callbacks."""
@@ -192,16 +191,15 @@ class Benchmark(LanguageModeling):
         """Seconds of the timed steps in the shortest loop that trains the same model on the same batches, on the same
         device and in the same precision."""
         assert self.data is not None
-        strategy = self._evaluation_trainer().strategy
-        device = strategy.root_device
-        model = self._build_algorithm().to(device).train()
+        strategy = self.evaluator.strategy
+        model = self._build_algorithm().to(self.device).train()
         optimizer = model.configure_optimizers()["optimizer"]
-        generator = torch.Generator(device).manual_seed(self.run.seed)
+        generator = torch.Generator(self.device).manual_seed(self.run.seed)
         clip = self.config.training.gradient_clip_norm
         began = 0.0
         for step, ids in enumerate(islice(self.data.training_batches(0), self.config.training.max_steps)):
             with strategy.precision_plugin.forward_context():
-                loss = model.loss(ids.to(device), generator)["loss"]
+                loss = model.loss(ids.to(self.device), generator)["loss"]
             optimizer.zero_grad()
             loss.backward()
             if clip is not None:

@@ -3,7 +3,6 @@
 Everything is kept in files as it is made, and the report is written from these alone (experiments/analysis/report).
 """
 
-import json
 import os
 from functools import cached_property
 from typing import Any
@@ -20,14 +19,8 @@ from experiments.analysis.likelihood import mean_per_token, write_windows
 from experiments.analysis.report import write_report
 from experiments.analysis.trace import write_trace
 from experiments.base_experiment import BaseExperiment
-from experiments.evaluation import manifest
-from experiments.evaluation.compared_methods import (
-    ComparedMethod,
-    check_fit,
-    encode_prompt,
-    judge_runs,
-    make_compared_method,
-)
+from experiments.evaluation import compared_methods, manifest
+from experiments.evaluation.compared_methods import ComparedMethod
 from experiments.evaluation.comparison_config import ComparisonConfig
 from experiments.evaluation.decoding_sweep import DecodingSweep
 from experiments.evaluation.judges.base import fingerprint
@@ -36,15 +29,14 @@ from experiments.evaluation.likelihood import measure
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
+from experiments.evaluation.samples import encoded
 from experiments.evaluation.tracing import record_trace
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
-from experiments.run.files import write_json, write_text
+from experiments.run.files import read_json, write_json, write_text
 from experiments.run.folder import COMPARISON
 from experiments.run.overrides import key_of
 from experiments.training.child_runs import ChildRun, train
-from experiments.training.loggers import log_media
-from experiments.training.trainer import build_trainer
 
 MODELLESS = (
     *((table.CONTROL, name) for name in CONTROLS),
@@ -65,10 +57,9 @@ class Comparison(BaseExperiment):
     def prepare(self) -> None:
         config, run = self.config, self.run
         self._check_overrides()
-        self.methods = [
-            make_compared_method(run, self.run_dir, label, method) for label, method in config.methods.items()
-        ]
-        self.judge_runs = judge_runs(run, self.run_dir)
+        make = compared_methods.make_compared_method
+        self.methods = [make(run, self.run_dir, label, method) for label, method in config.methods.items()]
+        self.judge_runs = compared_methods.judge_runs(run, self.run_dir)
         self._check_trained()
         with keys_below("dataset", run.dataset):
             self.data = TextDataModule(
@@ -78,18 +69,14 @@ class Comparison(BaseExperiment):
                 eval_batch_size=config.evaluation.batch_size,
                 seed=run.seed,
             ).prepare()
-        check_fit(self.methods, self.data)
+        compared_methods.check_fit(self.methods, self.data)
         if config.judges.load:
             load_judges(config.judges.load).check_writer(self.data.tokenizer)
-        self.assignment = Assignment(
-            encode_prompt(self.data.tokenizer, config.sampling.prompt),
-            config.sampling.prompt,
-            config.sampling.length,
-            config.sampling.n_samples,
-        )
-        self._bench(
-            {method.label: method.fresh(self.data.tokenizer.vocabulary_size) for method in self.methods}, None
-        ).check(self.plan, "experiment.methods")
+        sampling, tokenizer = config.sampling, self.data.tokenizer
+        prompt = encoded(tokenizer, sampling.prompt, "experiment.sampling.prompt") or [tokenizer.start_id]
+        self.assignment = Assignment(tuple(prompt), sampling.prompt, sampling.length, sampling.n_samples)
+        untrained = {method.label: method.fresh(tokenizer.vocabulary_size) for method in self.methods}
+        self._bench(untrained, None).check(self.plan, "experiment.methods")
         self._write_manifest()
 
     @rank_zero_only
@@ -111,9 +98,8 @@ class Comparison(BaseExperiment):
         for label, found in measured.items():
             for one in found["likelihoods"]:
                 name, kind, mean, error, bits = (one[key] for key in ("name", "kind", "nats", "error", "bits"))
-                lines.append(
-                    f"{label},{split},{name},{kind},{mean!r},{error!r},{bits!r},{found['windows']},{found['tokens']}"
-                )
+                values = f"{mean!r},{error!r},{bits!r},{found['windows']},{found['tokens']}"
+                lines.append(f"{label},{split},{name},{kind},{values}")
                 key = f"{label}/{split}/{name}"
                 self.summary["figures"] |= {key: mean, f"{key}_error": error}
                 self.summary["kinds"][key] = kind
@@ -138,33 +124,27 @@ class Comparison(BaseExperiment):
             if (one["method"], one["setting"]) in controls:
                 print_rank_zero(f"{one['setting']}: unlike real text in {', '.join(one['flags']) or 'nothing'}")
         self.summary["figures"] |= table.summary_means(groups)
-        self._log(tables=sweep_tables(bench.records))
+        self.log_media(tables=sweep_tables(bench.records))
 
     @rank_zero_only
     def visualize(self) -> None:
         """One text of each method at its default setting, state by state: traces/."""
+        assignment = self.assignment._replace(length=self.config.visualize.blocks * self.data.block_size)
         for method in self.methods:
             out = self.run_dir / "traces" / f"{method.label}.json"
             if out.is_file():
                 continue
-            model = method.load()
+            model, seed = method.load(), self.config.seeds[0]
+            algorithm = model.algorithm.to(self.device).eval()
             try:
                 trace = record_trace(
-                    model.algorithm.to(self.device).eval(),
-                    model.tokenizer,
-                    prompt_ids=self.assignment.prompt,
-                    prompt_text=self.assignment.text,
-                    length=self.config.visualize.blocks * self.data.block_size,
-                    seed=self.config.seeds[0],
-                    decoder=method.default.decoder,
-                    method=method.label,
-                    setting=method.default.label,
+                    algorithm, model.tokenizer, assignment, method.default, method=method.label, seed=seed
                 )
             except ValueError as error:  # a method of the user's that records none, or writes shorter texts
                 print_rank_zero(f"{method.label} is left out: {error}")
                 continue
             write_trace(out, trace)
-            self._log(tables=trace_tables([trace]))
+            self.log_media(tables=trace_tables([trace]))
 
     @rank_zero_only
     def report(self) -> None:
@@ -179,26 +159,11 @@ class Comparison(BaseExperiment):
         for path in written:
             if path.suffix in (".html", ".md"):
                 print_rank_zero(f"report: {path}")
-        self._log(files=[path for path in written if path.suffix in (".png", ".gif", ".html")])
+        self.log_media(files=[path for path in written if path.suffix in (".png", ".gif", ".html")])
 
     @cached_property
     def plan(self) -> Plan:
         return Plan({method.label: method.settings for method in self.methods}, self.assignment)
-
-    @cached_property
-    def _evaluator(self) -> Any:
-        config = self.config
-        return build_trainer(
-            self.run.trainer, run_dir=self.run_dir, training=config.training, evaluation=config.evaluation
-        )
-
-    @property
-    def device(self) -> Any:
-        return self._evaluator.strategy.root_device
-
-    def _log(self, **media: Any) -> None:
-        if self.run.logger.wandb is not None:
-            log_media(self.loggers, self.run_dir, **media)
 
     def _bench(self, algorithms: dict[str, Any], judges: JudgePanel | None) -> DecodingSweep:
         return DecodingSweep(
@@ -238,15 +203,13 @@ class Comparison(BaseExperiment):
         number = min(len(loader), self.config.likelihood_batches or len(loader))
         chosen = {*np.linspace(0, len(loader) - 1, number).round().astype(int).tolist()}  # spread evenly
         asked = {"weights": fingerprint(model.algorithm), "split": split, "batches": sorted(chosen)}
-        if stored.is_file():
-            found = json.loads(stored.read_text(encoding="utf-8"))
-            if found["of"] == asked:
-                return found
+        if (found := read_json(stored)) and found["of"] == asked:
+            return found
         measured = measure(
             model.algorithm.to(self.device).eval(),
             (batch for index, batch in enumerate(loader) if index in chosen),
             number=len(chosen),
-            context=self._evaluator.strategy.precision_plugin.forward_context,
+            context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,
         )
         tokens = measured.windows.tokens

@@ -26,7 +26,6 @@ from experiments.evaluation.tracing import record_trace
 from experiments.language_modeling import LanguageModeling
 from experiments.run.console import print_rank_zero
 from experiments.run.files import write_json, write_text
-from experiments.training.loggers import log_media
 
 FRONTS = (
     "Front: no other setting beats the row in tokens per second and tokens per forward at once (speed), or in seconds "
@@ -60,23 +59,22 @@ class Decoding(LanguageModeling):
             judges.check_writer(self.tokenizer)
         assert self.data is not None
         method = run.algorithm.name
-        device = self._evaluation_trainer().strategy.root_device
         self.bench = DecodingSweep(
             self.run_dir,
-            {method: Writer(self.algorithm, self.tokenizer, device, compiled=config.training.compile)},
+            {method: Writer(self.algorithm, self.tokenizer, self.device, compiled=config.training.compile)},
             TextEvaluator(self.data, judges),
             seeds=config.seeds,
             modelless=MODELLESS,
             progress=run.callbacks.progress,
         )
-        assignment = Assignment(
-            tuple(self.prompt), config.sampling.prompt, config.sampling.length, config.sampling.n_samples
-        )
+        sampling = config.sampling
+        assignment = Assignment(tuple(self.prompt), sampling.prompt, sampling.length, sampling.n_samples)
         self.plans: dict[str, Plan] = {}
-        if config.baseline is not None and config.baseline not in [setting.label for setting in own]:
-            labels = ", ".join(setting.label for setting in own) or "none, as there is no task sweep"
+        labels = [setting.label for setting in own]
+        if config.baseline is not None and config.baseline not in labels:
+            choice = ", ".join(labels) or "none, as there is no task sweep"
             raise ValueError(
-                f"experiment.baseline is '{config.baseline}', which is no setting here: choose from {labels}"
+                f"experiment.baseline is '{config.baseline}', which is no setting here: choose from {choice}"
             )
         if own:
             self.plans |= dict.fromkeys(("sweep", "ab", "visualize"), Plan({method: own}, assignment))
@@ -111,27 +109,18 @@ class Decoding(LanguageModeling):
     @rank_zero_only
     def visualize(self) -> None:
         """Record how every setting writes one text, traces/; animation.gif and .html play them side by side."""
-        assignment, config = self.plans["visualize"].assignment, self.config.visualize
-        device = self._evaluation_trainer().strategy.root_device
+        config, method, seed = self.config.visualize, self.run.algorithm.name, self.config.seeds[0]
+        assignment = self.plans["visualize"].assignment._replace(length=config.blocks * self.algorithm.block_size)
+        algorithm = self.algorithm.to(self.device).eval()
         records = []
         for setting in self._settings("visualize"):
-            trace = record_trace(
-                self.algorithm.to(device).eval(),
-                self.tokenizer,
-                prompt_ids=assignment.prompt,
-                prompt_text=assignment.text,
-                length=config.blocks * self.algorithm.block_size,
-                seed=self.config.seeds[0],
-                decoder=setting.decoder,
-                method=self.run.algorithm.name,
-                setting=setting.label,
-            )
+            trace = record_trace(algorithm, self.tokenizer, assignment, setting, method=method, seed=seed)
             write_trace(self.run_dir / "traces" / f"{re.sub('[^A-Za-z0-9_.=-]+', '_', setting.label)}.json", trace)
             records.append(trace)
         files = [self.run_dir / name for name in ("animation.gif", "animation.html")]
         write_gif(records, files[0], fps=config.fps)
         write_html(records, files[1], fps=config.fps)
-        self._log(tables=trace_tables(records), files=files)
+        self.log_media(tables=trace_tables(records), files=files)
         in_terminal = f"python -m experiments.analysis.animation {self.run_dir}"
         print_rank_zero(f"{self.run_dir / 'animation.html'}; in the terminal: {in_terminal}")
 
@@ -153,12 +142,9 @@ class Decoding(LanguageModeling):
         baseline = config.baseline if task == "sweep" else None
         analysed = analyse([self.run_dir], self.run_dir / "analysis", baseline)
         print_rank_zero(f"analysis of it: {self.run_dir / 'analysis'}")
-        self._log(tables=sweep_tables(self.bench.records), files=[file for file in analysed if file.suffix == ".png"])
+        pictures = [file for file in analysed if file.suffix == ".png"]
+        self.log_media(tables=sweep_tables(self.bench.records), files=pictures)
         return rows
-
-    def _log(self, **media: Any) -> None:
-        if self.run.logger.wandb is not None:
-            log_media(self.loggers, self.run_dir, **media)
 
     def _settings(self, task: str) -> list[Any]:
         return self.plans[task].settings[self.run.algorithm.name]

@@ -17,7 +17,7 @@ from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
-from experiments.evaluation.samples import readable, write_samples
+from experiments.evaluation.samples import encoded, readable, write_samples
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 from experiments.run.registry import ALGORITHMS, look_up
@@ -25,7 +25,6 @@ from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import load_weights, read_checkpoint
-from experiments.training.loggers import log_media
 from experiments.training.trainer import build_trainer, training_callbacks
 
 SHOWN = 2  # samples printed, of those written
@@ -50,7 +49,6 @@ class LanguageModeling(BaseExperiment):
             )
         self.block_size = self._block_size()
         self.data: TextDataModule | None = None
-        self._evaluator: Trainer | None = None
         stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
         if stored is not None and set(self.config.tasks) == {"sampling"}:
             self.tokenizer: Tokenizer = tokenizer_from_state(stored)  # sampling alone needs no corpus
@@ -134,13 +132,12 @@ class LanguageModeling(BaseExperiment):
         """Every likelihood that the method can state of one split: likelihood.csv, and window by window beside it."""
         assert self.data is not None
         split = self.config.evaluation.likelihood_split
-        strategy = self._evaluation_trainer().strategy
         loader = self.data.eval_dataloader(split)  # all windows in this process
         measured = measure(
-            self.algorithm.to(strategy.root_device).eval(),
+            self.algorithm.to(self.device).eval(),
             loader,
             number=min(len(loader), self.config.evaluation.max_batches or len(loader)),
-            context=strategy.precision_plugin.forward_context,
+            context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,
         )
         for name, (kind, mean, error) in measured.write(self.run_dir, split).items():
@@ -152,8 +149,8 @@ class LanguageModeling(BaseExperiment):
     def sampling(self) -> None:
         """Continue the prompt n_samples times; samples.txt for people, samples.json for programs."""
         config = self.config.sampling
-        request = self._request(self._evaluation_trainer().strategy.root_device)
-        algorithm = self.algorithm.to(request.ids.device).eval()
+        request = self._request(self.device)
+        algorithm = self.algorithm.to(self.device).eval()
         compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             out = algorithm.generate(request)
@@ -169,10 +166,8 @@ class LanguageModeling(BaseExperiment):
             self.run_dir / "samples", out, seeds=seeds, texts=texts, decoder=self.run.algorithm.decoder, about=about
         )
         print_rank_zero(readable(seeds[:SHOWN], texts[:SHOWN]))
-        drawn = self._draw_artifacts()
-        if self._loggers is not None or self.run.logger.wandb is not None:
-            rows = [[str(seed), text] for seed, text in zip(seeds, texts, strict=True)]
-            log_media(self.loggers, self.run_dir, tables={"samples": (["seed", "text"], rows)}, files=drawn)
+        rows = [[str(seed), text] for seed, text in zip(seeds, texts, strict=True)]
+        self.log_media(tables={"samples": (["seed", "text"], rows)}, files=self._draw_artifacts())
 
     def _request(self, device: torch.device | None = None) -> Request:
         """The texts of the task sampling."""
@@ -219,13 +214,9 @@ class LanguageModeling(BaseExperiment):
 
     def _encode(self, key: str) -> list[int]:
         """The ids of experiment.sampling.KEY, none where it is empty or nothing gets sampled."""
-        text = getattr(self.config.sampling, key)
         if not any(task in self.generating_tasks for task in self.config.tasks):
             return []
-        try:
-            return self.tokenizer.encode(text).tolist()
-        except ValueError as error:
-            raise ValueError(f"experiment.sampling.{key}: {error}") from error
+        return encoded(self.tokenizer, getattr(self.config.sampling, key), f"experiment.sampling.{key}")
 
     def _check_average(self) -> None:
         assert self.checkpoint is not None
@@ -254,20 +245,9 @@ class LanguageModeling(BaseExperiment):
             log_every_steps=self.run.logger.log_every_steps,
         )
 
-    def _evaluation_trainer(self) -> Trainer:
-        """A Trainer that only evaluates: its figures go to the summary and not into the curve."""
-        if self._evaluator is None:
-            self._evaluator = build_trainer(
-                self.run.trainer,
-                run_dir=self.run_dir,
-                training=self.config.training,
-                evaluation=self.config.evaluation,
-            )
-        return self._evaluator
-
     def _evaluate(self, split: str) -> None:
         assert self.data is not None
-        trainer = self._evaluation_trainer()
+        trainer = self.evaluator
         loader = self.data.eval_dataloader(split, trainer.global_rank, trainer.world_size)
         measured = trainer.validate(self.algorithm, dataloaders=loader, verbose=False)[0]
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
@@ -295,7 +275,7 @@ class LanguageModeling(BaseExperiment):
         self.write_summary("running")  # the plot reads the kind of likelihood from it
         out = self.run_dir / "plots" / "training_curve.png"
         curves.plot_training(self.run_dir, out)
-        log_media(self.loggers, self.run_dir, files=[out, *self._draw_artifacts()])
+        self.log_media(files=[out, *self._draw_artifacts()])
 
     def _draw_artifacts(self) -> list[Path]:
         """Draw what the method has to show; what it wants kept in the summary goes there, too."""

@@ -57,7 +57,7 @@ def write_review(folder: Path, a: Arm, b: Arm, pairs: int | None = None, seed: i
         folder / KEY: table_text(KEY_COLUMNS, keys, csv.QUOTE_ALL),
         folder / SHEET: table_text(COLUMNS, rows, csv.QUOTE_ALL),
     }
-    files[folder / PAGE] = _page(rows)
+    files[folder / PAGE] = render(TEMPLATE, pairs=[dict(zip(COLUMNS, row, strict=True)) for row in rows])
     for (method, setting), own in zip((a, b), texts, strict=True):
         name = re.sub(r"[^\w.=-]+", "_", method if a[0] != b[0] else f"{method}_{setting}")
         lines = [[origin, prompt, text] for (prompt, _, origin), text in own.items()]
@@ -136,10 +136,6 @@ def _check_nothing_is_lost(folder: Path, key: str) -> None:
             raise ValueError(f"{sheet} is filled in: move it and {KEY} away before making another review")
     if (folder / KEY).is_file() and (folder / KEY).read_bytes() != key.encode():
         raise ValueError(f"{folder / KEY} belongs to another review, whose sheet may be out: move it away first")
-
-
-def _page(rows: Sequence[Sequence[str]]) -> str:
-    return render(TEMPLATE, pairs=[dict(zip(COLUMNS, row, strict=True)) for row in rows])
 
 
 @in_one_sentence

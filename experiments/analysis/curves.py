@@ -86,8 +86,8 @@ def plot_curves(runs: dict[str, Path], out: Path, colours: Sequence[str] = plots
 
 
 def validated(run: Path) -> bool:
-    """Whether a run (folder or metrics.csv) has a curve for plot_curves: it logged a finite val/nll."""
-    return len(_finite(records.read_metrics(run), "val/nll")[0]) > 0
+    """Whether a run folder has a curve for plot_curves: it logged a finite val/nll."""
+    return (run / "metrics.csv").is_file() and len(_finite(records.read_metrics(run), "val/nll")[0]) > 0
 
 
 def smoothed(values: np.ndarray) -> np.ndarray:
@@ -236,11 +236,7 @@ def _described(part: str) -> tuple[str, str]:
 
 def names_of(runs: Sequence[Path]) -> dict[str, Path]:
     """Runs by what tells them apart: algorithm, else folder name, else path."""
-    for name in (
-        lambda run: records.summary_text(run, "algorithm") or run.name,
-        lambda run: run.resolve().name,
-        str,
-    ):
+    for name in (lambda run: records.summary_text(run, "algorithm") or run.name, lambda run: run.resolve().name, str):
         named = {name(run): run for run in runs}
         if len(named) == len(runs):
             return named

@@ -23,16 +23,7 @@ REAL = "real text"  # in the place of a method, with one of the next two as sett
 HELD_OUT, TRAINING_TEXT = "held-out text", "training text"
 CONTROL = "control"  # in the place of a method: samplers without a model, which no metric should take for language
 SPREAD_FROM = 3  # seeds from which on a standard deviation is given
-GROUP = (
-    "method",
-    "setting",
-    "decoder",
-    "n_samples",
-    "length",
-    "prompt",
-    "weights",
-    "judge",
-)  # alike in what is averaged
+GROUP = ("method", "setting", "decoder", "n_samples", "length", "prompt", "weights", "judge")  # alike in an average
 IDENTITY = (*GROUP, "seed")  # no two rows are alike in these
 OWN = ("method", "setting", "options", "decoder", "seed", "n_samples", "length", "prompt", "weights", "judge")
 COLUMNS = (*OWN, *BY_KEY)
@@ -74,13 +65,10 @@ def read_rows(path: Path) -> list[Row]:
             "hydra.run.dir"
         )
     if unknown := [name for name in header if name not in COLUMNS]:
-        print(
-            f"{path} has columns that are not known here, which are left alone: {', '.join(unknown)}", file=sys.stderr
-        )
+        left = ", ".join(unknown)
+        print(f"{path} has columns that are not known here, which are left alone: {left}", file=sys.stderr)
     missing = dict.fromkeys(COLUMNS)
-    return [
-        missing | {name: _value(name, cell, path) for name, cell in zip(header, line, strict=True)} for line in lines
-    ]
+    return [missing | {key: _value(key, cell, path) for key, cell in zip(header, row, strict=True)} for row in lines]
 
 
 def write_rows(rows: Sequence[Row], columns: Sequence[str] = COLUMNS, *, header: bool = False) -> str:
@@ -147,9 +135,8 @@ def brief(found: Spread | None) -> str:
     """Four digits of the mean ± two of the deviation; blank without a value."""
     if found is None:
         return ""
-    return f"{found.mean:.4g}" + (
-        "" if found.sd is None else f" ± {float(format(found.sd, '.2g')):g}"
-    )  # 500, not 5e+02
+    sd = "" if found.sd is None else f" ± {float(format(found.sd, '.2g')):g}"  # 500, not 5e+02
+    return f"{found.mean:.4g}{sd}"
 
 
 def _shown(found: Spread | None, form: str) -> str:

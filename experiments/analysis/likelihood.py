@@ -6,6 +6,7 @@ prints how many nats per token RUN_B's likelihoods stand above RUN_A's, over the
 """
 
 import argparse
+import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,9 +67,8 @@ def paired_gaps(first: Windows, second: Windows) -> dict[tuple[str, str], tuple[
             f"the runs were evaluated on different windows ({len(first.tokens)} and {len(second.tokens)}): take the "
             "same dataset, split and block_size for both"
         )
-    return {
-        (a, b): mean_per_token(second.nats[b] - first.nats[a], first.tokens) for a in first.nats for b in second.nats
-    }
+    pairs = itertools.product(first.nats, second.nats)
+    return {(a, b): mean_per_token(second.nats[b] - first.nats[a], first.tokens) for a, b in pairs}
 
 
 @in_one_sentence

@@ -20,7 +20,7 @@ NO_DIFFERENCE = "no difference seen"
 TOO_FEW = f"open: an interval needs {table.SPREAD_FROM} seeds"
 
 
-def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[float, float] | None:
+def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float] | None:
     """Percentile bootstrap interval of the mean of n differences at LEVEL; None with fewer than three.
 
     Too narrow for few seeds: of three it is their range.
@@ -28,7 +28,7 @@ def bootstrap_interval(differences: Sequence[float], seed: int = 0) -> tuple[flo
     d = np.asarray(differences, dtype=np.float64)  # (n,)
     if len(d) < table.SPREAD_FROM:
         return None
-    drawn = np.random.default_rng(seed).integers(len(d), size=(RESAMPLES, len(d)))
+    drawn = np.random.default_rng(0).integers(len(d), size=(RESAMPLES, len(d)))
     low, high = np.quantile(d[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     # A mean lies within its range but for rounding, which would make an interval of a constant.
     return float(np.clip(low, d.min(), d.max())), float(np.clip(high, d.min(), d.max()))

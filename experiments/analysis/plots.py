@@ -184,10 +184,8 @@ def plot_log_curve(x: np.ndarray, out: Path, *, y: np.ndarray, x_label: str, y_l
         ax.set_ylabel(y_label)
 
 
-ARTIFACTS: dict[str, Callable[..., None]] = {
-    "map": plot_map,
-    "log_curve": plot_log_curve,
-}  # how an artifact of a method says that it is drawn
+# How an artifact of a method says that it is drawn.
+ARTIFACTS: dict[str, Callable[..., None]] = {"map": plot_map, "log_curve": plot_log_curve}
 
 
 def _limit_height(ax: Axes, curves: Sequence[Curve]) -> None:
@@ -214,13 +212,5 @@ def _label_ends(ax: Axes, curves: Sequence[Curve]) -> None:
     for i in reversed(range(len(gaps))):
         heights[i] = min(heights[i], heights[i + 1] - gaps[i])
     for height, curve in zip(heights, ordered, strict=True):
-        ax.text(
-            1.02,
-            height,
-            curve.text,
-            color=curve.colour,
-            transform=ax.transAxes,
-            verticalalignment="center",
-            fontsize=11.5,
-            linespacing=1.2,
-        )
+        at = (1.02, height)
+        ax.text(*at, curve.text, c=curve.colour, transform=ax.transAxes, va="center", fontsize=11.5, linespacing=1.2)

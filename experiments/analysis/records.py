@@ -5,7 +5,6 @@ N rows of the file.
 """
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,7 +19,12 @@ def read_metrics(path: Path) -> Metrics:
     Raises FileNotFoundError without the file, ValueError for one without rows or without a column `step`,
     or with a value that is no number.
     """
-    path = _inside(path, "metrics.csv")
+    path = Path(path)
+    path = path / "metrics.csv" if path.is_dir() else path
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{path} does not exist; give a run folder that holds metrics.csv, or that file itself."
+        )
     names, rows = read_table(path)
     if not rows:
         raise ValueError(f"{path} has no rows yet; let the run log at least once.")
@@ -52,27 +56,11 @@ def tokens_per_step(metrics: Metrics) -> float | None:
     return float(tokens[-1] / steps[-1]) if len(steps) and steps[-1] > 0 else None
 
 
-def read_summary(path: Path) -> dict[str, Any]:
-    """Contents of a summary.json, or of the one in a run folder, as plain containers.
-
-    Raises FileNotFoundError without the file and ValueError where it is not a JSON object.
-    """
-    path = _inside(path, "summary.json")
-    return read_json(path, dict, "run the task that writes it again")
-
-
 def summary_text(path: Path, key: str) -> str | None:
-    """What the run's summary says under `key`, such as likelihood_kind or loss_unit; None where it says nothing."""
-    folder = path if path.is_dir() else path.parent
-    if not (folder / "summary.json").is_file():
-        return None
-    value = read_summary(folder).get(key)
+    """What the run's summary says under `key`, such as likelihood_kind or loss_unit; None where it says nothing.
+
+    Raises ValueError where it is not a JSON object.
+    """
+    file = (path if path.is_dir() else path.parent) / "summary.json"
+    value = read_json(file, dict, "run the task that writes it again").get(key) if file.is_file() else None
     return value if isinstance(value, str) else None
-
-
-def _inside(path: Path, name: str) -> Path:
-    path = Path(path)
-    path = path / name if path.is_dir() else path
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; give a run folder that holds {name}, or that file itself.")
-    return path

@@ -4,7 +4,7 @@ In the file the first state stands whole and of every later one only what change
 """
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from experiments.analysis.files import read_json, write
 SCHEMA = 1
 FOLDER = "traces"  # of a run folder
 SCALES = ("states", "noise")
+PLAIN = ("method", "decoder", "prompt", "scale", "seconds", "tokens_per_forward")  # as they are in the file
 REMEDY = "record it again with the task visualize"
 
 
@@ -39,7 +40,6 @@ class TraceRecord:
     forwards: np.ndarray
     seconds: float
     tokens_per_forward: float
-    schema: int = field(default=SCHEMA)
 
     def __post_init__(self) -> None:
         S, L = len(self.tokens), len(self.given)
@@ -57,18 +57,11 @@ class TraceRecord:
 
 def write_trace(path: Path, record: TraceRecord) -> None:
     """Write the record to `path`, replacing what is there in one step."""
-    first = {"tokens": record.tokens[0], "levels": record.levels[0].tolist()}
-    content = {
-        "schema": record.schema,
-        "method": record.method,
-        "decoder": record.decoder,
-        "prompt": record.prompt,
-        "scale": record.scale,
-        "seconds": record.seconds,
-        "tokens_per_forward": record.tokens_per_forward,
+    content = {"schema": SCHEMA} | {name: getattr(record, name) for name in PLAIN}
+    content |= {
         "given": record.given.tolist(),
         "forwards": record.forwards.tolist(),
-        "first": first,
+        "first": {"tokens": record.tokens[0], "levels": record.levels[0].tolist()},
         "changes": changes(record),
     }
     write(path, json.dumps(content, separators=(",", ":")))  # ASCII: any token can be written
@@ -120,9 +113,8 @@ def _record(content: dict[str, Any]) -> TraceRecord:
         levels.append(list(levels[-1]))
         for position, token, level in changed:
             tokens[-1][position], levels[-1][position] = str(token), level
-    plain = ("method", "decoder", "prompt", "scale", "seconds", "tokens_per_forward")
     return TraceRecord(
-        **{name: content[name] for name in plain},
+        **{name: content[name] for name in PLAIN},
         given=given,
         tokens=tokens,
         levels=np.array(levels, dtype=float),

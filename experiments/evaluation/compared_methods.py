@@ -8,7 +8,6 @@ from typing import Any
 
 from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.data_module import TextDataModule
-from datasets.tokenizers import Tokenizer
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig
 from experiments.evaluation.models import Model, load_model
 from experiments.evaluation.settings import ModelSettings, Setting, build_settings
@@ -134,14 +133,6 @@ def check_fit(methods: Sequence[ComparedMethod], data: TextDataModule) -> None:
 
 
 _REMEDY = "say the dataset that it was trained on, or leave it out"
-
-
-def encode_prompt(tokenizer: Tokenizer, text: str) -> tuple[int, ...]:
-    """Ids of the prompt, the start token for an empty one. Raises ValueError on characters that are unknown."""
-    try:
-        return tuple(tokenizer.encode(text).tolist()) or (tokenizer.start_id,)
-    except ValueError as error:
-        raise ValueError(f"experiment.sampling.prompt: {error}") from error
 
 
 def _heated(model_settings: ModelSettings, frontier: Any, temperatures: Sequence[float]) -> list[Setting]:

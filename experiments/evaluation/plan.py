@@ -16,9 +16,7 @@ class Plan(NamedTuple):
 
     settings: dict[str, list[Setting]]
     assignment: Assignment
-    left_out: Mapping[str, str] = MappingProxyType(
-        {}
-    )  # decoders that might have been expected, and why each is not there
+    left_out: Mapping[str, str] = MappingProxyType({})  # decoders that might be expected -> why they are not there
 
 
 class Job(NamedTuple):

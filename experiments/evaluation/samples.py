@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from algorithms.common.decoder import Decoder, Generation
+from datasets.tokenizers import Tokenizer
 from experiments.run.files import write_json, write_text
 
 KEPT = ("steps", "forwards", "tokens_per_forward", "token_forwards", "seconds")  # of a generation, in the summary
@@ -28,6 +29,14 @@ def write_samples(
     write_json(folder / "samples.json", record)
     write_text(folder / "samples.txt", readable(seeds, texts))
     return cost | {"length": about["length"], "n_samples": len(seeds)}
+
+
+def encoded(tokenizer: Tokenizer, text: str, key: str) -> list[int]:
+    """Ids of the text that the configuration gives under `key`. Raises ValueError on characters that are unknown."""
+    try:
+        return tokenizer.encode(text).tolist()
+    except ValueError as error:
+        raise ValueError(f"{key}: {error}") from error
 
 
 def readable(seeds: list[int], texts: list[str]) -> str:

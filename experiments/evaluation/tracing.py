@@ -1,10 +1,9 @@
 """Records how a model writes one text, for the animations: the same `generate` that every number comes from, traced.
 
-S states, P given tokens on the left, L tokens in all.
+S states, L tokens in all.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
@@ -12,39 +11,36 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Request
 from datasets.tokenizers import Tokenizer
 from experiments.analysis.trace import TraceRecord
+from experiments.evaluation.measurement import Assignment
+from experiments.evaluation.settings import Setting
 
 
 def record_trace(
     algorithm: BaseAlgorithm,
     tokenizer: Tokenizer,
+    assignment: Assignment,
+    setting: Setting,
     *,
-    prompt_ids: Sequence[int],
-    prompt_text: str,
-    length: int,
-    seed: int,
-    decoder: Any,
     method: str,
-    setting: str,
+    seed: int,
     suffix_ids: Sequence[int] = (),
 ) -> TraceRecord:
-    """The trace of `length` tokens between prompt_ids (P,) and suffix_ids; `decoder` None is the algorithm's own.
+    """The trace of one text between the assignment's prompt and suffix_ids, as `method` writes it with a setting.
 
-    With an empty `prompt_text` the prompt is a start token, which is no text and left out. The first state is that
-    before any pass of the network. Raises ValueError on a suffix that the decoder cannot see.
+    A prompt without text is a start token, which is left out. The first state is that before any pass of the network.
+    Raises ValueError on a suffix that the decoder cannot see.
     """
-    device = next(algorithm.parameters()).device
     request = Request.continuing(
-        [prompt_ids],
-        length=length,
+        [assignment.prompt],
+        length=assignment.length,
         seeds=[seed],
         suffix=suffix_ids,
-        device=device,
+        device=algorithm.device,
         trace=True,
         encode=tokenizer.encode,
     )
-    out = algorithm.generate(request, decoder)
+    out = algorithm.generate(request, setting.decoder)
     assert out.trace is not None
-    P = len(prompt_ids)
     ids = out.trace.tokens[:, 0].cpu().numpy()  # (S, L)
     levels = out.trace.levels[:, 0].double().cpu().numpy().round(6)  # (S, L)
     given = request.given[0].cpu().numpy()  # (L,)
@@ -53,11 +49,11 @@ def record_trace(
         ids, levels = np.concatenate([ids[:1], ids]), np.concatenate([np.where(given, 0.0, 1.0)[None], levels])
         forwards = np.concatenate([[0], forwards])
     texts = {token: tokenizer.decode([token]) for token in np.unique(ids).tolist()}
-    start = 0 if prompt_text else P
+    start = 0 if assignment.text else len(assignment.prompt)
     return TraceRecord(
         method=method,
-        decoder=setting,
-        prompt=prompt_text,
+        decoder=setting.label,
+        prompt=assignment.text,
         scale=algorithm.trace_scale,
         given=given[start:],
         tokens=[[texts[token] for token in row] for row in ids[:, start:].tolist()],

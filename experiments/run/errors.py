@@ -39,10 +39,8 @@ def sentence(error: BaseException, argv: list[str]) -> str:
         return f"{text.splitlines()[0].partition('argument ')[2]} reads as several values: quote it as in {QUOTED}"
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
-        remedy = (
-            "; give a place that can be written to, such as hydra.run.dir=FOLDER" if error.errno in UNWRITABLE else ""
-        )
-        return f"{error.strerror}{where}{remedy}"
+        remedy = "; give a place that can be written to, such as hydra.run.dir=FOLDER"
+        return f"{error.strerror}{where}{remedy if error.errno in UNWRITABLE else ''}"
     if isinstance(error, OverrideParseException):
         return f"cannot read '{error.override}': write key=value, quoted as in {QUOTED}"
     if isinstance(error, MissingConfigException):

@@ -1,20 +1,14 @@
-"""summary.json: the figures of a run with what is needed to know where they came from. Written atomically."""
+"""What a run's summary.json and a comparison's comparison.json say of where their figures come from."""
 
 import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Any
 
 import torch
 
-from experiments.run.files import write_json
 from experiments.run.folder import ROOT
-
-
-def write_summary(path: Path, summary: dict[str, Any]) -> None:
-    write_json(path, summary | describe_machine())
 
 
 def describe_machine() -> dict[str, Any]:

@@ -98,9 +98,9 @@ def _draw_curves(folder: Path, rows: list[dict[str, str]]) -> None:
 
     trained = {}
     for row in rows:
-        metrics = folder / row["job"] / "metrics.csv"
-        if row["status"] == "ok" and metrics.is_file() and curves.validated(metrics):
-            trained[f"{row['job']}: {row['overrides']}"] = metrics.parent
+        job = folder / row["job"]
+        if row["status"] == "ok" and curves.validated(job):
+            trained[f"{row['job']}: {row['overrides']}"] = job
     if trained:
         curves.plot_curves(trained, folder / "comparison.png")
 

@@ -70,9 +70,7 @@ class Checkpoints(Checkpoint):
     def _save(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         check_finite(trainer, pl_module)
         for logger in trainer.loggers:
-            if isinstance(
-                logger, CsvLogger
-            ):  # Lightning logs this step after the hooks: a kill in between would lose it
+            if isinstance(logger, CsvLogger):  # Lightning logs this step after the hooks: a kill between would lose it
                 logger.log_metrics(_scalars(trainer), trainer.global_step)
                 logger.save()
         trainer.save_checkpoint(path)

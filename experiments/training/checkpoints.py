@@ -137,9 +137,8 @@ def _check_sizes(algorithm: Any, stored: dict[str, Any], path: Path) -> None:
         node = stored.get(group) or {}
         own = getattr(getattr(algorithm.config, group, None), name, None)
         if name in node and node[name] != own:
-            raise ValueError(
-                f"{path} has algorithm.{key}={node[name]}, the model {own}: say algorithm.{key}={node[name]}"
-            )
+            stored_size = f"algorithm.{key}={node[name]}"
+            raise ValueError(f"{path} has {stored_size}, the model {own}: say {stored_size}")
 
 
 def _check_vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: Any) -> None:

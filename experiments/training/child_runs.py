@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
 
 from experiments.run.files import read_json
 from experiments.run.folder import ROOT, stored_overrides
@@ -69,40 +68,36 @@ class ChildRun:
         return [*self.overrides, f"logger.group={quote(self.group)}"]
 
 
-@dataclass
-class _Running:
-    child: ChildRun
-    process: subprocess.Popen
-    log: IO[bytes]
-
-
 def train(children: Sequence[ChildRun], *, workers: int, report: Callable[[str], None], every: float) -> None:
     """Run those that are not finished, `workers` at a time with a share of the cores each; a line for each `every` so
     many seconds. Raises ValueError naming the first that fails, once the others were stopped."""
     waiting = [child for child in children if not child.finished]
-    running: list[_Running] = []
+    running: list[tuple[ChildRun, subprocess.Popen]] = []
     said = time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
-                running.append(_start(waiting.pop(0), workers))
+                child = waiting.pop(0)
+                running.append((child, _start(child, workers)))
             time.sleep(POLL_SECONDS)
-            for one in [one for one in running if one.process.poll() is not None]:
-                running.remove(one)
-                one.log.close()
-                _check(one)
-                summary = read_json(one.child.folder / "summary.json")
-                report(f"{one.child.label}: test/nll {summary['figures']['test/nll']:.4f}")
+            for child, process in list(running):
+                if process.poll() is None:
+                    continue
+                running.remove((child, process))
+                if process.returncode or not child.finished:
+                    reason = last_line(child.log).removeprefix("error: ")
+                    raise ValueError(f"the training of '{child.label}' failed ({reason}): see {child.log}")
+                summary = read_json(child.folder / "summary.json")
+                report(f"{child.label}: test/nll {summary['figures']['test/nll']:.4f}")
             if time.monotonic() - said >= every:
                 said = time.monotonic()
-                for one in running:
-                    report(f"{one.child.label}: {last_line(one.child.log)}")
+                for child, _ in running:
+                    report(f"{child.label}: {last_line(child.log)}")
     finally:
-        for one in running:
-            one.process.terminate()
-        for one in running:
-            one.process.wait()
-            one.log.close()
+        for _, process in running:
+            process.terminate()
+        for _, process in running:
+            process.wait()
 
 
 def last_line(log: Path) -> str:
@@ -113,18 +108,11 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "starting")
 
 
-def _start(child: ChildRun, workers: int) -> _Running:
+def _start(child: ChildRun, workers: int) -> subprocess.Popen:
     arguments = child.arguments()
     child.log.parent.mkdir(parents=True, exist_ok=True)
-    log = child.log.open("ab")
     threads = str(max(1, (os.cpu_count() or 1) // workers))
     environment = {"OMP_NUM_THREADS": threads} | child_environment()
     command = [sys.executable, str(ROOT / "main.py"), *arguments]
-    process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
-    return _Running(child, process, log)
-
-
-def _check(one: _Running) -> None:
-    if one.process.returncode or not one.child.finished:
-        reason = last_line(one.child.log).removeprefix("error: ")
-        raise ValueError(f"the training of '{one.child.label}' failed ({reason}): see {one.child.log}")
+    with child.log.open("ab") as log:
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

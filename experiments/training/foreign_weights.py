@@ -6,7 +6,7 @@ dicts. Neither carries its characters: the dataset must be the one it was traine
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -14,33 +14,11 @@ from algorithms.common.backbone.weights import COMPILED, from_nanogpt, from_tiny
 
 Algorithm = Mapping[str, Any]  # the config of an algorithm, as plain containers
 Description = tuple[dict[str, Any], dict[str, str]]  # config, and group choices
+PARTS = {"flow_head": "flow.head", "t_mlp": "flow.time"}  # of tiny-diffusion, which are not its model's in ours
 SPECIAL_CHOICES = {"diffusion_flow": "diffusion_flow_reference"}  # where the choice is not named as the method
 
 
-class ForeignWeights(Protocol):
-    """A checkpoint of another program. `methods` are the algorithms (by `name`) whose model it can be."""
-
-    methods: tuple[str, ...]
-
-    def shape(self, path: Path) -> dict[str, Any]:
-        """The keys of `algorithm` that the weights settle."""
-        ...
-
-    def describe(self, path: Path, *, algorithm: Algorithm | None, given: Collection[str]) -> Description:
-        """Config and choices that rebuild the model, as the `algorithm` chosen by the user if there is one; nothing
-        if that cannot hold it. `given` are the keys and groups that the user settles."""
-        ...
-
-    def check_vocabulary(self, path: Path, *, method: str, tokens: int) -> None:
-        """ValueError unless the model of `method` was trained with as many tokens as the dataset has."""
-        ...
-
-    def weights(self, method: str) -> dict[str, Tensor]:
-        """The state dict of our `method`."""
-        ...
-
-
-def recognise(checkpoint: Mapping[str, Any]) -> ForeignWeights | None:
+def recognise(checkpoint: Mapping[str, Any]) -> "NanoGPT | TinyDiffusion | None":
     """The checkpoint as that of the program which wrote it; None if that is neither nanoGPT nor tiny-diffusion."""
     if {"model", "model_args"} <= set(checkpoint):
         return NanoGPT(checkpoint)
@@ -52,7 +30,7 @@ def recognise(checkpoint: Mapping[str, Any]) -> ForeignWeights | None:
 
 
 class NanoGPT:
-    """`ckpt.pt` of karpathy/nanoGPT."""
+    """`ckpt.pt` of karpathy/nanoGPT. `methods` are the algorithms (by `name`) whose model it can be."""
 
     methods: tuple[str, ...] = ("gpt",)
 
@@ -60,6 +38,7 @@ class NanoGPT:
         self.checkpoint = checkpoint
 
     def shape(self, path: Path) -> dict[str, Any]:
+        """The keys of `algorithm` that the weights settle."""
         arguments = self.checkpoint["model_args"]
         keys = ("n_layer", "n_head", "n_embd", "block_size", "bias")
         if not isinstance(arguments, dict) or not {*keys, "vocab_size"} <= set(arguments):
@@ -67,11 +46,14 @@ class NanoGPT:
         return {"backbone": {"style": "nanogpt", **{key: arguments[key] for key in keys}}}
 
     def describe(self, path: Path, *, algorithm: Algorithm | None, given: Collection[str]) -> Description:
+        """Config and choices that rebuild the model, as the `algorithm` chosen by the user if there is one; nothing
+        if that cannot hold it. `given` are the keys and groups that the user settles."""
         if algorithm is not None and algorithm["name"] not in self.methods:
             return {}, {}
         return {"algorithm": self.shape(path)}, {"algorithm": "gpt", "algorithm/backbone": "nanogpt_cpu"}
 
     def check_vocabulary(self, path: Path, *, method: str, tokens: int) -> None:
+        """ValueError unless the model of `method` was trained with as many tokens as the dataset has."""
         size = self.checkpoint["model_args"]["vocab_size"]
         if size != tokens:
             raise ValueError(
@@ -80,12 +62,14 @@ class NanoGPT:
             )
 
     def weights(self, method: str) -> dict[str, Tensor]:
+        """The state dict of our `method`."""
         return {f"model.{key}": value for key, value in from_nanogpt(self.checkpoint["model"]).items()}
 
 
 class TinyDiffusion:
-    """A state dict of tiny-diffusion. Only the flow model tells itself apart by what it holds: GPT and mask diffusion
-    differ by a single row of the vocabulary, so the user's algorithm or else the file's name decides between them.
+    """A state dict of tiny-diffusion, asked as NanoGPT's is. Only the flow model tells itself apart by what it holds:
+    GPT and mask diffusion differ by a single row of the vocabulary, so the user's algorithm or else the file's name
+    decides between them.
     """
 
     n_head = 6  # tiny-diffusion's defaults for what the weights do not show
@@ -138,12 +122,8 @@ class TinyDiffusion:
     def weights(self, method: str) -> dict[str, Tensor]:
         renamed = {}
         for name, value in from_tiny_diffusion(self.state, mask_first=method != "gpt").items():
-            if name.startswith("flow_head."):
-                renamed[name.replace("flow_head.", "flow.head.", 1)] = value
-            elif name.startswith("t_mlp."):
-                renamed[name.replace("t_mlp.", "flow.time.", 1)] = value
-            else:
-                renamed[f"model.{name}"] = value
+            part, _, rest = name.partition(".")
+            renamed[f"{PARTS[part]}.{rest}" if part in PARTS else f"model.{name}"] = value
         return renamed
 
     def _method_by_name(self, path: Path) -> str:

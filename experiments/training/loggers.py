@@ -3,9 +3,7 @@
 All count optimiser steps done: the row of step n is what was measured after n steps.
 """
 
-import csv
 import importlib.util
-import io
 import json
 import netrc
 import os
@@ -19,7 +17,9 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from experiments.analysis.files import read_table, table_text, write
 from experiments.run.console import is_rank_zero
+from experiments.run.files import read_json
 from experiments.run.schema import LoggerConfig, RunConfig
 
 Table = tuple[list[str], list[list[Any]]]  # names of columns, rows
@@ -74,12 +74,11 @@ class CsvLogger(Logger):
         new = [k for k in self._row if k not in self._columns]
         if new or not self.path.is_file():
             self._columns += new
-            rows = self._read()[0] if self.path.is_file() else []
-            kept = [r for r in rows if r["step"] != str(self._row["step"])]
-            self._rewrite(kept)
+            rows = read_table(self.path)[1] if self.path.is_file() else []
+            self._rewrite([r for r in rows if r["step"] != str(self._row["step"])])
         with self.path.open("r+", newline="", encoding="utf-8") as file:
             file.seek(self._offset)
-            file.write(_line([self._row.get(k, "") for k in self._columns]))
+            file.write(table_text([self._row.get(k, "") for k in self._columns], []))
             file.truncate()
         self._written = dict(self._row)
 
@@ -88,30 +87,15 @@ class CsvLogger(Logger):
         self.save()
 
     def _cut(self, step: int) -> None:
-        rows, self._columns = self._read()
+        header, rows = read_table(self.path)
+        self._columns = header or self._columns
         # A line cut short by a kill has no readable step of its own; all of them lie beyond the checkpoint.
         kept = [r for r in rows if None not in r.values() and r["step"].isdigit() and int(r["step"]) <= step]
         self._rewrite(kept)
 
-    def _read(self) -> tuple[list[dict[str, str]], list[str]]:
-        with self.path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            return list(reader), list(reader.fieldnames or ["step"])
-
     def _rewrite(self, rows: list[dict[str, str]]) -> None:
-        temporary = self.path.with_name(f".{self.path.name}.tmp")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            file.write(_line(self._columns))
-            for row in rows:
-                file.write(_line([row.get(k) or "" for k in self._columns]))
-        temporary.replace(self.path)
+        write(self.path, table_text(self._columns, ([row.get(k) or "" for k in self._columns] for row in rows)))
         self._offset = self.path.stat().st_size
-
-
-def _line(cells: list[Any]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerow(cells)
-    return buffer.getvalue()
 
 
 class StepsDone:
@@ -165,7 +149,7 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
     import wandb
 
     stored = run_dir / "wandb_id.json"  # a resumed run continues the same one
-    run_id = json.loads(stored.read_text())["id"] if stored.is_file() else secrets.token_hex(4)
+    run_id = read_json(stored).get("id") or secrets.token_hex(4)
     stored.write_text(json.dumps({"id": run_id}))
     offline = settings.mode == "offline" or (settings.mode == "auto" and not _logged_in())
     if offline:
@@ -233,10 +217,10 @@ def log_media(
 def close(loggers: list[Logger], figures: dict[str, Any]) -> None:
     """Write the final figures to W&B's summary and end its run, so that the next one in this process is a new one."""
     for logger in loggers:
-        if isinstance(logger, WandbLogger) and is_rank_zero():
+        if not isinstance(logger, WandbLogger):
+            logger.finalize("success")
+        elif is_rank_zero():
             import wandb
 
             logger.experiment.summary.update(figures)
             wandb.finish()
-        elif not isinstance(logger, WandbLogger):
-            logger.finalize("success")

@@ -70,7 +70,7 @@ def test_a_stopped_comparison_goes_on_and_reports(stopped: Path, main: Main, mon
     logs = {path: path.stat().st_mtime_ns for path in stopped.glob("*/*.log")}
     assert [path.name for path in sorted(logs)] == ["3.log", "gpt.log", "masked_diffusion.log"]
     calls, generate = [], GPT.generate
-    monkeypatch.setattr(GPT, "generate", lambda *a, **k: calls.append(k["seeds"][0]) or generate(*a, **k))
+    monkeypatch.setattr(GPT, "generate", lambda *a, **k: calls.append(a[1].seeds[0]) or generate(*a, **k))
     outcome = main(f"resume={stopped}", f"hydra.run.dir={stopped}")
     assert (outcome.status, outcome.err) == (0, "")
     rows = table.read_rows(stopped / "results.csv")

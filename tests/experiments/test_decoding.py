@@ -263,7 +263,9 @@ def test_a_sweep_leaves_everything_behind(gpt: str, main: Main) -> None:
 def test_training_and_sweep_in_one_run_without_a_judge(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a sweep that samples from untrained weights, a prompt that is ignored, and a likelihood of 0 for none."""
     prompts, real_generate = [], GPT.generate
-    monkeypatch.setattr(GPT, "generate", lambda *a, **k: prompts.append(a[1].tolist()) or real_generate(*a, **k))
+    monkeypatch.setattr(
+        GPT, "generate", lambda *a, **k: prompts.append(a[1].ids[:, :4].tolist()) or real_generate(*a, **k)
+    )
     outcome = smoke(
         "experiment=decoding",
         *("experiment.tasks=[training,sweep]", "hydra.run.dir=run", "experiment.sampling.prompt='the '"),

@@ -14,6 +14,8 @@ import numpy as np
 from experiments.analysis.animation.look import HIDDEN, NEWLINE, Kind, columns_of, kinds, shown
 from experiments.analysis.trace import TraceRecord
 
+COLUMNS = 40  # of a panel, where there is room
+
 
 class Slot(NamedTuple):
     """The place of one character: of position `position` of the text, the one at `offset` of its token."""
@@ -30,14 +32,6 @@ class Cell(NamedTuple):
     character: str
     kind: Kind
     level: float
-
-
-def check(records: Sequence[TraceRecord], fps: float) -> None:
-    """Raise ValueError without records, and for `fps` out of range."""
-    if not records:
-        raise ValueError("there is no trace to animate: give one or several")
-    if not 0.1 <= fps <= 50:  # a GIF counts in hundredths of a second, and programs slow down pauses below two
-        raise ValueError(f"{fps:g} frames per second cannot be played: choose a number from 0.1 to 50")
 
 
 def lines(record: TraceRecord, columns: int) -> list[list[Slot]]:
@@ -80,11 +74,15 @@ def cells(record: TraceRecord, slots: Sequence[Slot], state: int, before: int) -
     return shown_cells
 
 
-def times(records: Sequence[TraceRecord], max_frames: int) -> list[int]:
+def times(records: Sequence[TraceRecord], *, fps: float, max_frames: int) -> list[int]:
     """The times of F <= max_frames frames, evenly chosen, from the first to the last of all records.
 
-    Raises ValueError below two frames.
+    Raises ValueError without records, for `fps` out of range, and below two frames.
     """
+    if not records:
+        raise ValueError("there is no trace to animate: give one or several")
+    if not 0.1 <= fps <= 50:  # a GIF counts in hundredths of a second, and programs slow down pauses below two
+        raise ValueError(f"{fps:g} frames per second cannot be played: choose a number from 0.1 to 50")
     if max_frames < 2:
         raise ValueError(f"{max_frames} frames are no animation: ask for at least 2, the first and the last")
     first = min(int(record.forwards[0]) for record in records)

@@ -42,16 +42,13 @@ class _Panel(NamedTuple):
         return self.right - self.left - 2 * PADDING
 
 
-def write_gif(
-    records: Sequence[TraceRecord], path: Path, *, fps: float = 12, max_frames: int = 120, columns: int = 40
-) -> None:
-    """Write the animation of the records, side by side on one clock, wrapped to `columns` characters.
+def write_gif(records: Sequence[TraceRecord], path: Path, *, fps: float = 12, max_frames: int = 120) -> None:
+    """Write the animation of the records, side by side on one clock.
 
     Raises ValueError without records, below 2 frames, and for `fps` that no GIF can play.
     """
-    frames.check(records, fps)
-    times = frames.times(records, max_frames)
-    picture = _Picture(records, columns)
+    times = frames.times(records, fps=fps, max_frames=max_frames)
+    picture = _Picture(records)
     drawn = [picture.draw(time, previous) for time, previous in zip(times, [times[0], *times], strict=False)]
     palette = _Palette()
     indexed = [palette.applied(frame) for frame in drawn]
@@ -72,17 +69,17 @@ def write_gif(
 class _Picture:
     """The picture of all records, of which a frame redraws only what changed."""
 
-    def __init__(self, records: Sequence[TraceRecord], columns: int) -> None:
+    def __init__(self, records: Sequence[TraceRecord]) -> None:
         self.text = ImageFont.truetype(FONTS / "DejaVuSansMono.ttf", 20)
         self.small = ImageFont.truetype(FONTS / "DejaVuSans.ttf", 16)
         self.bold = [ImageFont.truetype(FONTS / "DejaVuSans-Bold.ttf", size) for size in (19, 17, 15, 13)]
-        self.panels, size = _arranged(records, columns)
+        self.panels, size = _arranged(records)
         self.image = Image.new("RGB", size, THEME.page)
         self.pen = ImageDraw.Draw(self.image)
         self.seen: dict[tuple[int, int], frames.Cell] = {}  # by place
         for panel in self.panels:
             self._card(panel)
-        self._legend(list(records))
+        self._legend(records)
 
     def draw(self, time: int, previous: int) -> Image.Image:
         """The frame at a time of the clock."""
@@ -128,7 +125,7 @@ class _Picture:
         if done > 0:
             self.pen.rectangle((left, bar, left + round(panel.width * done), bar + 3), fill=THEME.accent)
 
-    def _legend(self, records: list[TraceRecord]) -> None:
+    def _legend(self, records: Sequence[TraceRecord]) -> None:
         x, y = MARGIN + 4, self.image.height - FOOTER // 2 - 4
         for kind, name in legend(records):
             if kind is Kind.NOISE:
@@ -153,11 +150,11 @@ class _Picture:
         return round(left + width + 8 + self.small.getlength("noise") + 24)
 
 
-def _arranged(records: Sequence[TraceRecord], columns: int) -> tuple[list[_Panel], tuple[int, int]]:
+def _arranged(records: Sequence[TraceRecord]) -> tuple[list[_Panel], tuple[int, int]]:
     """The panels in a grid, those of one row of equal height, and the size of the picture."""
     across = math.ceil(math.sqrt(len(records)))
-    wrapped = [frames.lines(record, columns) for record in records]
-    width = (columns + 1) * CELL[0] + 2 * PADDING  # a line's end may stand one column beyond
+    wrapped = [frames.lines(record, frames.COLUMNS) for record in records]
+    width = (frames.COLUMNS + 1) * CELL[0] + 2 * PADDING  # a line's end may stand one column beyond
     panels, top = [], MARGIN
     for first in range(0, len(records), across):
         row = range(first, min(first + across, len(records)))

@@ -16,28 +16,31 @@ from experiments.analysis.trace import TraceRecord, changes
 TEMPLATE = Path(__file__).with_name("player.html.j2")
 
 
-def html_fragment(records: Sequence[TraceRecord], *, fps: float = 12, max_frames: int = 120) -> str:
-    """The animation as an element for another page, with styles of its own and no ids; it shows the finished texts
-    until it is played.
+def html_fragment(records: Sequence[TraceRecord], *, fps: float = 12, max_frames: int = 120, page: bool = False) -> str:
+    """The animation as an element for another page, with styles of its own and no ids, which shows the finished texts
+    until it is played; or as a `page` of its own, which begins to play unless the reader prefers less motion.
 
     Playing takes `max_frames` frames; every state can be reached by the slider. Raises ValueError as `write_gif`.
     """
-    return _element(records, fps, max_frames, page=False)
-
-
-def html_page(records: Sequence[TraceRecord], *, fps: float = 12, max_frames: int = 120) -> str:
-    """The animation as a page of its own, which begins to play unless the reader prefers less motion."""
-    return _element(records, fps, max_frames, page=True)
+    return render(
+        TEMPLATE,
+        data=_payload(records, fps=fps, max_frames=max_frames, page=page),
+        panels=[_panel(record) for record in records],
+        legend=legend(records),
+        light=LIGHT,
+        dark=DARK,
+        css=lambda colour: f"#{bytes(colour).hex()}",
+    )
 
 
 def write_html(records: Sequence[TraceRecord], path: Path, *, fps: float = 12, max_frames: int = 120) -> None:
     """Write the page of the records."""
-    write(path, html_page(records, fps=fps, max_frames=max_frames))
+    write(path, html_fragment(records, fps=fps, max_frames=max_frames, page=True))
 
 
-def payload(records: Sequence[TraceRecord], *, fps: float, max_frames: int, page: bool) -> dict[str, Any]:
+def _payload(records: Sequence[TraceRecord], *, fps: float, max_frames: int, page: bool) -> dict[str, Any]:
     """What the player reads: of every record the first state and the changes, tokens as places in its vocabulary."""
-    times = frames.times(records, max_frames)
+    times = frames.times(records, fps=fps, max_frames=max_frames)
     return {
         "records": [_packed(record) for record in records],
         "first": times[0],
@@ -61,23 +64,8 @@ def _packed(record: TraceRecord) -> dict[str, Any]:
         "wide": sorted({sign for token in record.tokens[-1] for sign in token if columns_of(sign) > 1}),
         "clock": record.forwards.tolist(),
         "first": {"tokens": [number[token] for token in record.tokens[0]], "levels": record.levels[0].tolist()},
-        "changes": [
-            [[position, number[token], level] for position, token, level in changed] for changed in changes(record)
-        ],
+        "changes": [[[place, number[token], level] for place, token, level in changed] for changed in changes(record)],
     }
-
-
-def _element(records: Sequence[TraceRecord], fps: float, max_frames: int, *, page: bool) -> str:
-    frames.check(records, fps)
-    return render(
-        TEMPLATE,
-        data=payload(records, fps=fps, max_frames=max_frames, page=page),
-        panels=[_panel(record) for record in records],
-        legend=legend(list(records)),
-        light=LIGHT,
-        dark=DARK,
-        css=lambda colour: f"#{bytes(colour).hex()}",
-    )
 
 
 def _panel(record: TraceRecord) -> dict[str, str]:

@@ -4,6 +4,7 @@ L positions of a text.
 """
 
 import unicodedata
+from collections.abc import Sequence
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -141,7 +142,7 @@ def _visible(character: str) -> bool:
     return character == "\n" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
-def legend(records: list[TraceRecord]) -> list[tuple[Kind, str]]:
+def legend(records: Sequence[TraceRecord]) -> list[tuple[Kind, str]]:
     """The kinds that occur in the records, with their names, in the order of a text's making."""
     kinds_there = {Kind.NEW, Kind.DONE}
     for record in records:

@@ -16,7 +16,6 @@ from experiments.analysis.animation import frames
 from experiments.analysis.animation.look import HIDDEN, LIGHT, Ink, Kind, ink, legend, shown
 from experiments.analysis.trace import TraceRecord
 
-COLUMNS = 40  # of a panel, where the terminal is that wide
 GUTTER = 3
 BLOCK = "░"  # what is hidden, where no colour can show it
 GIVEN = Ink((70, 150, 215))  # readable on light and on dark, as the terminal's own background is not known
@@ -34,16 +33,14 @@ def replay(
 
     Raises ValueError as `write_gif`, and KeyboardInterrupt, with the terminal as it was, on Ctrl-C.
     """
-    frames.check(records, fps)
     console = Console(file=out or sys.stdout, _environ=environment, highlight=False)
-    times = frames.times(records, max_frames)
+    times = frames.times(records, fps=fps, max_frames=max_frames)
     if not console.is_terminal:
-        console.width = COLUMNS + 1 + GUTTER  # one below the other
+        console.width = frames.COLUMNS + 1 + GUTTER  # one below the other
         console.print(picture(records, times[-1], times[-1], console))
         count = max(len(record.tokens) for record in records)
-        console.print(
-            f"The last of {count} states, as this is no terminal: --gif or --html shows them all.", soft_wrap=True
-        )
+        said = f"The last of {count} states, as this is no terminal: --gif or --html shows them all."
+        console.print(said, soft_wrap=True)
         return
     with Live(console=console, screen=True, auto_refresh=False) as live:
         for moment, previous in zip(times, [times[0], *times], strict=False):
@@ -55,12 +52,12 @@ def replay(
 def picture(records: Sequence[TraceRecord], moment: int, previous: int, console: Console) -> Group:
     """A frame: as many panels beside each other as the console is wide, and what the colours mean."""
     coloured = console.color_system is not None and not console.no_color
-    columns = max(8, min(COLUMNS, console.width - 1 - GUTTER))
+    columns = max(8, min(frames.COLUMNS, console.width - 1 - GUTTER))
     panels = Columns(width=columns + 1, padding=(0, GUTTER, 1, 0))
     for record in records:
         panels.add_renderable(_panel(record, moment, previous, columns, coloured))
     if coloured:
-        return Group(panels, Text("  ").join(_key(kind, name) for kind, name in legend(list(records))))
+        return Group(panels, Text("  ").join(_key(kind, name) for kind, name in legend(records)))
     hidden = any((record.levels[frames.state_at(record, moment)] == 1).any() for record in records)
     return Group(panels, *[Text(f"{BLOCK} masked or noise")] * hidden)
 

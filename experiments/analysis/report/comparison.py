@@ -81,6 +81,11 @@ class Comparison:
     traces: dict[str, TraceRecord]
 
     @property
+    def defaults(self) -> list[Setting]:
+        """The default setting of every method, in their order."""
+        return [(method.label, method.default or "") for method in self.methods]
+
+    @property
     def sampling_seeds(self) -> list[int]:
         return sorted({row["seed"] for row in self.rows})
 

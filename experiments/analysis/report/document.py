@@ -4,7 +4,6 @@ Made once (sections.py) and written twice (html.py, markdown.py). All texts are 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 NOTE, ALARM = "note", "alarm"  # tones: an aside, and what must not be overlooked
@@ -14,8 +13,7 @@ class Code(str):
     """A piece of a text, or a cell, that is typed as it stands."""
 
 
-@dataclass(frozen=True)
-class Text:
+class Text(NamedTuple):
     """A paragraph of pieces, in one of the tones or none."""
 
     pieces: Sequence[str]
@@ -27,15 +25,18 @@ def say(*pieces: str, tone: str = "") -> Text:
     return Text(pieces, tone)
 
 
-@dataclass(frozen=True)
-class Points:
+def note(sentence: str) -> Text:
+    """An aside."""
+    return Text([sentence], NOTE)
+
+
+class Points(NamedTuple):
     """A list of sentences, each after the word that it is about."""
 
     items: Sequence[tuple[str, str]]
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(NamedTuple):
     """Names and their values, for looking up."""
 
     items: Sequence[tuple[str, str]]
@@ -50,8 +51,7 @@ class Cell(NamedTuple):
     tone: str = ""
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """A table whose first `labels` columns are words and the others numbers; `starts` are rows that begin a group."""
 
     header: Sequence[str]
@@ -60,8 +60,7 @@ class Table:
     starts: frozenset[int] = frozenset()
 
 
-@dataclass(frozen=True)
-class Picture:
+class Picture(NamedTuple):
     """A file of the folder plots/, what it shows to those who do not see it, and its caption."""
 
     file: str
@@ -69,8 +68,7 @@ class Picture:
     caption: str
 
 
-@dataclass(frozen=True)
-class Gallery:
+class Gallery(NamedTuple):
     """Pictures beside each other where there is room."""
 
     pictures: Sequence[Picture]
@@ -85,31 +83,27 @@ class Sample(NamedTuple):
     text: str
 
 
-@dataclass(frozen=True)
-class Samples:
+class Samples(NamedTuple):
     """Texts side by side."""
 
     title: str
     samples: Sequence[Sample]
 
 
-@dataclass(frozen=True)
-class Commands:
+class Commands(NamedTuple):
     """Lines for a shell."""
 
     text: str
 
 
-@dataclass(frozen=True)
-class Animation:
+class Animation(NamedTuple):
     """A self-contained piece of HTML, and a picture for where none can be shown."""
 
     html: str
     picture: Picture
 
 
-@dataclass(frozen=True)
-class Details:
+class Details(NamedTuple):
     """Blocks that are folded away below a summary."""
 
     summary: str
@@ -119,8 +113,7 @@ class Details:
 Block = Text | Points | Facts | Table | Picture | Gallery | Samples | Commands | Animation | Details
 
 
-@dataclass(frozen=True)
-class Section:
+class Section(NamedTuple):
     """A headed part of the report; `name` is its anchor."""
 
     name: str
@@ -128,8 +121,7 @@ class Section:
     blocks: Sequence[Block]
 
 
-@dataclass(frozen=True)
-class Document:
+class Document(NamedTuple):
     """A whole report: its head and its sections."""
 
     title: str
@@ -147,11 +139,8 @@ def _files(block: Block) -> list[str]:
     match block:
         case Picture():
             return [block.file]
-        case Gallery():
-            return [each.file for each in block.pictures]
+        case Gallery(parts) | Details(_, parts):
+            return [file for part in parts for file in _files(part)]
         case Animation():
             return [block.picture.file]
-        case Details():
-            return [file for each in block.blocks for file in _files(each)]
-        case _:
-            return []
+    return []

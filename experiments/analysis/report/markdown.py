@@ -1,26 +1,10 @@
 """The same report as Markdown, for where no page is shown: pictures are links into the folder plots/."""
 
 import re
-from collections.abc import Sequence
 
 from experiments.analysis.decoding_table import render
-from experiments.analysis.report.document import (
-    ALARM,
-    Animation,
-    Block,
-    Cell,
-    Code,
-    Commands,
-    Details,
-    Document,
-    Facts,
-    Gallery,
-    Picture,
-    Points,
-    Samples,
-    Table,
-    Text,
-)
+from experiments.analysis.report import document as kinds
+from experiments.analysis.report.document import ALARM, Block, Cell, Code, Document
 
 # What would begin a tag, a link, a cell, emphasis or code. An underscore inside a word is none of these.
 SPECIAL = re.compile(r"[\\`*\[\]<>|#~&]|(?<![^\W_])_|_(?![^\W_])")
@@ -42,34 +26,30 @@ def escape(words: str) -> str:
 
 def _block(block: Block, plots: str) -> str:
     match block:
-        case Text():
+        case kinds.Text():
             said = "".join(_code(each) if isinstance(each, Code) else _loose(each) for each in block.pieces)
             return f"**{said}**" if block.tone == ALARM else said
-        case Points():
+        case kinds.Points():
             return "\n".join(f"- **{escape(lead)}.** {escape(said)}" for lead, said in block.items)
-        case Facts():
+        case kinds.Facts():
             return "\n".join(f"- {escape(name)}: {escape(value)}" for name, value in block.items)
-        case Table():
-            return _table(block)
-        case Picture():
+        case kinds.Table():
+            rows = [list(map(_cell, row)) for row in block.rows]
+            return render(list(map(escape, block.header)), rows).rstrip("\n")
+        case kinds.Picture():
             return f"![{escape(block.alt)}]({plots}/{block.file})\n\n{escape(block.caption)}"
-        case Gallery():
+        case kinds.Gallery():
             return "\n\n".join(_block(each, plots) for each in block.pictures)
-        case Samples():
+        case kinds.Samples():
             shown = [f"{escape(each.label)}:\n\n{_fenced(each.prompt + each.text)}" for each in block.samples]
             return "\n\n".join([f"**{escape(block.title)}**", *shown])
-        case Commands():
+        case kinds.Commands():
             return _fenced(block.text, "bash")
-        case Animation():
+        case kinds.Animation():
             return _block(block.picture, plots)
-        case Details():
+        case kinds.Details():
             inside = "\n\n".join(_block(each, plots) for each in block.blocks)
             return f"<details><summary>{escape(block.summary)}</summary>\n\n{inside}\n\n</details>"
-
-
-def _table(block: Table) -> str:
-    shown = render(list(map(escape, block.header)), [list(map(_cell, row)) for row in block.rows])
-    return shown.rstrip("\n")
 
 
 def _cell(cell: Cell) -> str:
@@ -89,6 +69,6 @@ def _code(words: str) -> str:
 
 def _fenced(words: str, language: str = "") -> str:
     """A block that shows its text as it stands, whatever fences are inside."""
-    longest: Sequence[str] = re.findall("`+", words)
-    fence = "`" * max(3, *(len(run) + 1 for run in longest), 0)
+    runs = [len(run) for run in re.findall("`+", words)]
+    fence = "`" * max(3, 1 + max(runs, default=0))
     return f"{fence}{language}\n{words}\n{fence}"

@@ -6,7 +6,6 @@ S states, L positions.
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,9 +73,8 @@ def quality_against(comparison: Comparison, cost: str, file: str, caption: str) 
         ax.set_xlabel(BY_KEY[cost].on_axis)
         ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
         _finish(ax, list(known), names)
-    return Picture(
-        file, f"Judge, in nats per character, against {BY_KEY[cost].on_axis}, a point for each setting", caption
-    )
+    alt = f"Judge, in nats per character, against {BY_KEY[cost].on_axis}, a point for each setting"
+    return Picture(file, alt, caption)
 
 
 def tokens_per_forward(comparison: Comparison, file: str, caption: str) -> Picture | None:
@@ -141,7 +139,7 @@ def levels(comparison: Comparison, label: str, file: str) -> Picture | None:
 
 def training_curves(comparison: Comparison) -> Picture | None:
     """Validation NLL of every method that has a record of it; None where none has."""
-    logged = {m.label: m.folder for m in comparison.methods if m.folder is not None and _validated(m.folder)}
+    logged = {m.label: m.folder for m in comparison.methods if m.folder is not None and validated(m.folder)}
     if not logged:
         return None
     colours = [naming.colour(comparison, label) for label in logged]
@@ -159,9 +157,8 @@ def animation(comparison: Comparison) -> Animation | None:
     write_gif(traces, comparison.folder / FOLDER / MOVIE, fps=fps)
     names = naming.listed([trace.method for trace in traces])
     caption = "One text of each method as it is written; the clock counts forwards of the network."
-    return Animation(
-        html_fragment(traces, fps=fps), Picture(MOVIE, f"Animation of {names} writing a text each", caption)
-    )
+    picture = Picture(MOVIE, f"Animation of {names} writing a text each", caption)
+    return Animation(html_fragment(traces, fps=fps), picture)
 
 
 @contextmanager
@@ -197,14 +194,11 @@ def _landmarks(ax: Axes, comparison: Comparison, metric: str) -> list[Label]:
     if x and y:
         ax.axvline(x.mean, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
         ax.axhline(y.mean, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
-        bars: dict[str, Any] = {"xerr": _errors([x]), "yerr": _errors([y])}
-        ax.errorbar(
-            x.mean, y.mean, **bars, color=naming.REAL_COLOUR, marker="*", markersize=15, ls="", label=table.REAL
-        )
-    keys = comparison.controls
-    found = [(key, comparison.estimate(key, metric), comparison.estimate(key, "judge_nll")) for key in keys]
+        star: dict[str, Any] = {"color": naming.REAL_COLOUR, "marker": "*", "markersize": 15, "linestyle": ""}
+        ax.errorbar(x.mean, y.mean, xerr=_errors([x]), yerr=_errors([y]), **star, label=table.REAL)
     names: list[Label] = []
-    for key, x, y in found:
+    for key in comparison.controls:
+        x, y = (comparison.estimate(key, name) for name in (metric, "judge_nll"))
         if x and y:
             named: dict[str, Any] = {} if names else {"label": CONTROLS}
             cross: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.5, "zorder": 5}
@@ -245,8 +239,3 @@ def _errors(estimates: Sequence[Estimate]) -> np.ndarray | None:
     means = np.array([each.mean for each in estimates])
     low, high = np.array(ends).T
     return np.maximum(np.array([means - low, high - means]), 0.0)
-
-
-def _validated(run: Path) -> bool:
-    """Whether a run has logged a finite validation NLL."""
-    return (run / "metrics.csv").is_file() and validated(run)

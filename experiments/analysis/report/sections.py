@@ -1,24 +1,11 @@
 """The report in the order in which a newcomer reads it: each section says what it shows, how to read it, and what not
 to conclude; then what was measured, or a sentence on what is missing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from experiments.analysis.report import naming, plots, summary, tables, texts
+from experiments.analysis.report import document, naming, plots, summary, tables, texts
 from experiments.analysis.report.comparison import Comparison
-from experiments.analysis.report.document import (
-    ALARM,
-    NOTE,
-    Block,
-    Code,
-    Commands,
-    Details,
-    Document,
-    Gallery,
-    Picture,
-    Section,
-    Text,
-    say,
-)
+from experiments.analysis.report.document import ALARM, Block, Commands, Details, Document, Gallery, Picture, note, say
 
 NO_TRACES = "No traces were recorded."
 INTERVALS = (
@@ -30,7 +17,7 @@ INTERVALS = (
 def build(comparison: Comparison) -> Document:
     """All sections; draws the plots that they show into the folder plots/."""
     about = comparison.about
-    subtitle = f"{naming.listed([method.label for method in comparison.methods])}"
+    subtitle = naming.listed([method.label for method in comparison.methods])
     subtitle += f" on {about['dataset']}" if about.get("dataset") else ""
     head: list[Block] = [
         say(summary.purpose(comparison)),
@@ -41,51 +28,59 @@ def build(comparison: Comparison) -> Document:
     ]
     if about.get("command"):
         head.append(Commands(about["command"]))
-    makers: Sequence[Callable[[Comparison], Section]] = (
-        *(_likelihood, _training, _frontier, _speed, texts.side_by_side),
-        *(_levels, _animation, _nonsense, _everything, _reproduce),
+    makers: dict[tuple[str, str], Callable[[Comparison], Iterable[Block]]] = {
+        ("likelihood", "Likelihood"): _likelihood,
+        ("training", "Training curves"): _training,
+        ("frontier", "Quality against diversity"): _frontier,
+        ("speed", "Speed"): _speed,
+        ("samples", "Samples side by side"): texts.side_by_side,
+        ("levels", "Scheduling matrices"): _levels,
+        ("animation", "The methods at work"): _animation,
+        ("nonsense", "Would nonsense win here?"): _nonsense,
+        ("metrics", "All metrics"): _everything,
+        ("reproduce", "How to reproduce"): _reproduce,
+    }
+    sections = [document.Section(name, title, list(make(comparison))) for (name, title), make in makers.items()]
+    return Document(about.get("title") or "Comparison", subtitle, head, sections)
+
+
+def _likelihood(comparison: Comparison) -> Iterator[Block]:
+    yield say(
+        "How well each model predicts text that it has never seen, in nats per token ± standard error over "
+        "windows; lower is better. Compare values of one kind only: an exact value is the model's likelihood "
+        "itself, a bound (≤) lies above it by an unknown amount, so a higher bound does not show a worse model."
     )
-    return Document(about.get("title") or "Comparison", subtitle, head, [make(comparison) for make in makers])
-
-
-def _likelihood(comparison: Comparison) -> Section:
-    base = tables.baseline(comparison)
-    split = naming.listed(sorted({each.split for each in comparison.likelihoods}))
-    blocks: list[Block] = [
-        say(
-            "How well each model predicts text that it has never seen, in nats per token ± standard error over "
-            "windows; lower is better. Compare values of one kind only: an exact value is the model's likelihood "
-            "itself, a bound (≤) lies above it by an unknown amount, so a higher bound does not show a worse model."
-        )
-    ]
     if not comparison.likelihoods:
-        return Section("likelihood", "Likelihood", [*blocks, _missing("No likelihood was measured.")])
-    blocks.append(tables.likelihoods(comparison))
+        yield note("No likelihood was measured.")
+        return
+    yield tables.likelihoods(comparison)
+    split = naming.listed(sorted({each.split for each in comparison.likelihoods}))
     said = f"Split: {split}. Kinds stand in groups and are not ranked against each other."
+    base = tables.baseline(comparison)
     if base is not None:
         said += (
             f" The gap is the mean difference to {base.method} ({base.name}, exact) over the same windows, with the "
             "standard error of the paired differences; behind ≤ it is a bound minus an exact value, which the true gap "
             "may lie far below."
         )
-    return Section("likelihood", "Likelihood", [*blocks, say(said, tone=NOTE)])
+    yield note(said)
 
 
-def _training(comparison: Comparison) -> Section:
-    about = say(
+def _training(comparison: Comparison) -> Iterator[Block]:
+    yield say(
         "Validation NLL while the models learn, over the tokens that they have seen and over the time that it took "
         "on this machine. Solid lines are exact likelihoods and dashed ones upper bounds: do not rank a dashed "
         "line against a solid one, nor take a curve that still falls for what a method can reach."
     )
     picture = plots.training_curves(comparison)
-    found: Block = picture or _missing("No training records (metrics.csv) were found.")
+    yield picture or note("No training records (metrics.csv) were found.")
     without = [method.label for method in comparison.methods if method.folder is None]
-    rest = [_missing(f"Without a training folder: {naming.listed(without)}.")] if picture and without else []
-    return Section("training", "Training curves", [about, found, *rest])
+    if picture and without:
+        yield note(f"Without a training folder: {naming.listed(without)}.")
 
 
-def _frontier(comparison: Comparison) -> Section:
-    about = say(
+def _frontier(comparison: Comparison) -> Iterator[Block]:
+    yield say(
         "Likely text against varied text: each curve is a method from low to high temperature (the small numbers), "
         "judged by a language model that was trained on other texts. The star is real text, and nearer to it is "
         "better on both axes at once; lower alone is not better, as the crosses show, which are nonsense or copies."
@@ -95,34 +90,38 @@ def _frontier(comparison: Comparison) -> Section:
         plots.against(comparison, "character_entropy", "frontier.png", caption.format("character entropy")),
         plots.against(comparison, "js_4", "divergence.png", caption.format("the divergence of 4-grams")),
     ]
-    found = _gallery(shown, comparison, "No settings over temperature were measured")
-    return Section("frontier", "Quality against diversity", [about, found, say(f"Bars: {INTERVALS}", tone=NOTE)])
+    yield _gallery(shown, comparison, "No settings over temperature were measured")
+    yield note(f"Bars: {INTERVALS}")
 
 
-def _speed(comparison: Comparison) -> Section:
-    about = say(
+def _speed(comparison: Comparison) -> Iterator[Block]:
+    yield say(
         "What texts cost and how likely the judge finds them, for decoders at temperature 1; left and low is cheap "
         "and likely. Seconds hold for this machine and code only, forwards for any; forwards of a model with a "
         "cache are cheaper than those of one without, so compare them together, and judge no setting by one column."
     )
+    measured = tables.speed(comparison)
+    if not measured.rows:
+        yield note("No settings for speed were measured.")
+        return
     caption = "Judge against {}, a point for each decoder setting at temperature 1, numbered as in the table."
     shown = [
         plots.quality_against(comparison, "seconds", "quality_seconds.png", caption.format("seconds")),
         plots.quality_against(comparison, "forwards", "quality_forwards.png", caption.format("forwards")),
     ]
-    bars = plots.tokens_per_forward(
-        comparison, "tokens_per_forward.png", "Tokens decided per forward: above 1 a decoder works in parallel."
+    yield _gallery(shown, comparison, "Quality against cost cannot be drawn")
+    caption = "Tokens decided per forward: above 1 a decoder works in parallel."
+    bars = plots.tokens_per_forward(comparison, "tokens_per_forward.png", caption)
+    if bars:
+        yield bars
+    yield measured
+    yield note(
+        f"Small beside each mean, and as bars: {INTERVALS} No best value is marked: none is best at equal quality."
     )
-    measured = tables.speed(comparison)
-    if not measured.rows:
-        return Section("speed", "Speed", [about, _missing("No settings for speed were measured.")])
-    found = [_gallery(shown, comparison, "Quality against cost cannot be drawn"), *([bars] if bars else []), measured]
-    note = f"Small beside each mean, and as bars: {INTERVALS} No best value is marked: none is best at equal quality."
-    return Section("speed", "Speed", [about, *found, say(note, tone=NOTE)])
 
 
-def _levels(comparison: Comparison) -> Section:
-    about = say(
+def _levels(comparison: Comparison) -> Iterator[Block]:
+    yield say(
         "In which order each method decides its text: every row is a step, downwards, and every column a position. "
         "Where many cells change in one row, many tokens are decided at once. These are single texts, and the "
         "order says nothing about their quality."
@@ -132,78 +131,73 @@ def _levels(comparison: Comparison) -> Section:
         for number, method in enumerate(comparison.methods, 1)
     ]
     shown = [picture for picture in drawn if picture]
-    found: Block = Gallery(shown) if shown else _missing(NO_TRACES)
-    return Section("levels", "Scheduling matrices", [about, found])
+    yield Gallery(shown) if shown else note(NO_TRACES)
 
 
-def _animation(comparison: Comparison) -> Section:
-    about = say(
+def _animation(comparison: Comparison) -> Iterator[Block]:
+    yield say(
         "The same traces as the texts come into being, on one clock that counts forwards of the network: who "
         "needs fewer is done first. A forward takes longer for some methods, so this is no race in seconds."
     )
-    return Section("animation", "The methods at work", [about, plots.animation(comparison) or _missing(NO_TRACES)])
+    yield plots.animation(comparison) or note(NO_TRACES)
 
 
-def _nonsense(comparison: Comparison) -> Section:
-    about = say(
+def _nonsense(comparison: Comparison) -> Iterator[Block]:
+    yield say(
         "Samplers of nonsense, loops and copies go through the same measures as the methods. A metric flags a "
         "sampler where it lies clearly outside what real text of the same size has; a flag says unlike, not worse, "
         "and a sampler without flags is not good, only not caught by these metrics."
     )
-    blocks: list[Block] = [about]
-    checked = tables.controls(comparison)
+    checked = tables.flags(comparison, comparison.controls, alarm=True)
     if checked.rows:
-        blocks.append(checked)
+        yield checked
         fooled = summary.ahead(comparison)
         if fooled:
             names = naming.listed(list(map(naming.sampler, fooled)))
-            blocks.append(say(f"By the judge alone, {names} would come before every method: never read it alone."))
+            yield say(f"By the judge alone, {names} would come before every method: never read it alone.")
         for key in summary.unflagged(comparison):
             alarm = f"{naming.sampler(key)} is flagged by no metric: these measures cannot tell it from real text."
-            blocks.append(say(alarm, tone=ALARM))
+            yield say(alarm, tone=ALARM)
     else:
-        blocks.append(_missing("No controls were measured, so nothing shows that nonsense would lose."))
+        yield note("No controls were measured, so nothing shows that nonsense would lose.")
     written = texts.of_controls(comparison)
     if written:
-        blocks.append(Details("What the controls write", [written]))
-    own = tables.defaults(comparison)
+        yield Details("What the controls write", [written])
+    own = tables.flags(comparison, comparison.defaults, alarm=False)
     if own.rows:
-        blocks += [say("The same for the default decoder of every method:"), own]
-    return Section("nonsense", "Would nonsense win here?", blocks)
+        yield say("The same for the default decoder of every method:")
+        yield own
 
 
-def _everything(comparison: Comparison) -> Section:
-    about = say(
+def _everything(comparison: Comparison) -> Iterator[Block]:
+    yield say(
         "Every metric of every setting, mean and ± standard deviation over sampling seeds (from three on, if they "
         "differ); a blank was not measured. There is no overall score: each metric alone can be won by a text that "
         "nobody wants."
     )
     if not comparison.groups:
-        return Section("metrics", "All metrics", [about, _missing("No setting was measured.")])
+        yield note("No setting was measured.")
+        return
     found = tables.everything(comparison)
-    title = f"All metrics of {len(found.rows)} settings"
-    meanings = Details("What each metric says", [tables.glossary(comparison)])
-    return Section("metrics", "All metrics", [about, Details(title, [found]), meanings])
+    yield Details(f"All metrics of {len(found.rows)} settings", [found])
+    yield Details("What each metric says", [tables.glossary(comparison)])
 
 
-def _reproduce(comparison: Comparison) -> Section:
+def _reproduce(comparison: Comparison) -> Iterator[Block]:
+    yield say(
+        "The first command makes the whole comparison; below it, the runs that it consists of. On the same machine the "
+        "same versions and seeds give the same values, but for those that measure time."
+    )
     about = comparison.about
     lines = [about["command"]] if about.get("command") else []
     own = [(method.label, method.command) for method in comparison.methods]
     own += [(f"judge {number}", judge.get("command")) for number, judge in enumerate(comparison.judges, 1)]
     lines += [f"# {name}\n{line}" for name, line in own if line]
+    yield Commands("\n".join(lines)) if lines else note("No commands were recorded.")
     versions = ", ".join(f"{name} {number}" for name, number in (about.get("versions") or {}).items())
     said = f"Versions: {versions}. " if versions else ""
-    text = (
-        "The first command makes the whole comparison; below it, the runs that it consists of. On the same machine the "
-        "same versions and seeds give the same values, but for those that measure time."
-    )
-    again = [
-        "The report is made of the files of this folder alone: ",
-        Code("python -m experiments.analysis.report RUN"),
-    ]
-    commands = [Commands("\n".join(lines))] if lines else [_missing("No commands were recorded.")]
-    return Section("reproduce", "How to reproduce", [say(text), *commands, say(said, *again, ".")])
+    again = document.Code("python -m experiments.analysis.report RUN")
+    yield say(said, "The report is made of the files of this folder alone: ", again, ".")
 
 
 def _gallery(pictures: Sequence[Picture | None], comparison: Comparison, otherwise: str) -> Block:
@@ -211,11 +205,7 @@ def _gallery(pictures: Sequence[Picture | None], comparison: Comparison, otherwi
     if shown:
         return Gallery(shown)
     judged = any(row["judge_nll"] is not None for row in comparison.rows)
-    return _missing(f"{otherwise}." if judged else f"{otherwise}: there was no judge.")
-
-
-def _missing(sentence: str) -> Text:
-    return say(sentence, tone=NOTE)
+    return note(f"{otherwise}." if judged else f"{otherwise}: there was no judge.")
 
 
 def _file_name(label: str) -> str:

@@ -135,7 +135,7 @@ def _controls(comparison: Comparison) -> str:
 
 def _defaults(comparison: Comparison, metric: str) -> Estimates:
     """A metric of every method's default setting that has it, in the order of the methods."""
-    found = [(m.label, comparison.estimate((m.label, m.default or ""), metric)) for m in comparison.methods]
+    found = [(key[0], comparison.estimate(key, metric)) for key in comparison.defaults]
     return [(label, estimate.mean) for label, estimate in found if estimate]
 
 

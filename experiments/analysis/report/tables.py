@@ -58,7 +58,7 @@ def likelihoods(comparison: Comparison) -> Table:
 
 def speed(comparison: Comparison) -> Table:
     """Cost and quality of the settings that differ in speed, with intervals over sampling seeds."""
-    shown = _measured(comparison, SPEED)
+    shown = measured(comparison, SPEED)
     rows = []
     for key, number in comparison.numbers.items():
         own = [_method(comparison, key[0]), Cell(str(number)), Cell(key[1])]
@@ -67,15 +67,23 @@ def speed(comparison: Comparison) -> Table:
     return _grouped(header, rows, labels=3)
 
 
-def controls(comparison: Comparison) -> Table:
-    """Samplers that must not win: their metrics, and which metrics flag them."""
-    return _flags(comparison, [key for key in comparison.controls if key in comparison.groups], alarm=True)
-
-
-def defaults(comparison: Comparison) -> Table:
-    """The same of every method with its default decoder."""
-    found = [(method.label, method.default or "") for method in comparison.methods]
-    return _flags(comparison, [key for key in found if key in comparison.groups], alarm=False)
+def flags(comparison: Comparison, settings: Sequence[Setting], *, alarm: bool) -> Table:
+    """Those settings that were measured: their metrics, and which metrics flag them; `alarm` where none does."""
+    shown = measured(comparison, CONTROLS)
+    rows: list[list[Cell]] = []
+    for key in settings:
+        if key not in comparison.groups:
+            continue
+        found = comparison.flags.get(key)
+        if found is None:
+            verdict = Cell(NOT_CHECKED)
+        elif not found:
+            verdict = Cell(NO_FLAG, tone=ALARM if alarm else "")
+        else:
+            verdict = Cell(", ".join(BY_KEY[name].label if name in BY_KEY else name for name in found))
+        who = Cell(naming.sampler(key), colour=naming.colour(comparison, key[0]))
+        rows.append([who, verdict, *_cells(comparison, key, shown)])
+    return Table(["sampler", "flagged by", *(metric.title for metric in shown)], rows, labels=2)
 
 
 def everything(comparison: Comparison) -> Table:
@@ -98,10 +106,10 @@ def glossary(comparison: Comparison) -> Table:
     return Table(["metric", "unit", "what it says"], rows, labels=3)
 
 
-def measured(comparison: Comparison) -> list[Metric]:
-    """Metrics that a setting has."""
-    groups = comparison.groups.values()
-    return [metric for metric in METRICS if any(group[metric.key] is not None for group in groups)]
+def measured(comparison: Comparison, place: str | None = None) -> list[Metric]:
+    """Metrics that a setting has; of those that are shown at `place`, if one is given."""
+    shown = [metric for metric in METRICS if place is None or place in metric.shown]
+    return [metric for metric in shown if any(group[metric.key] is not None for group in comparison.groups.values())]
 
 
 def duration(seconds: float | None) -> str:
@@ -113,31 +121,10 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"
 
 
-def _flags(comparison: Comparison, settings: Sequence[Setting], *, alarm: bool) -> Table:
-    shown = _measured(comparison, CONTROLS)
-    rows: list[list[Cell]] = []
-    for key in settings:
-        flags = comparison.flags.get(key)
-        if flags is None:
-            verdict = Cell(NOT_CHECKED)
-        elif not flags:
-            verdict = Cell(NO_FLAG, tone=ALARM if alarm else "")
-        else:
-            verdict = Cell(", ".join(BY_KEY[name].label if name in BY_KEY else name for name in flags))
-        who = Cell(naming.sampler(key), colour=naming.colour(comparison, key[0]))
-        rows.append([who, verdict, *_cells(comparison, key, shown)])
-    return Table(["sampler", "flagged by", *(metric.title for metric in shown)], rows, labels=2)
-
-
 def _grouped(header: Sequence[str], rows: Sequence[tuple[str, list[Cell]]], labels: int) -> Table:
     """A table of rows that each belong to a group."""
     starts = [place for place in range(1, len(rows)) if rows[place][0] != rows[place - 1][0]]
     return Table(header, [cells for _, cells in rows], labels, frozenset(starts))
-
-
-def _measured(comparison: Comparison, place: str) -> list[Metric]:
-    """Metrics that are shown there and that a setting has."""
-    return [metric for metric in measured(comparison) if place in metric.shown]
 
 
 def _cells(comparison: Comparison, key: Setting, metrics: Sequence[Metric]) -> list[Cell]:

@@ -1,39 +1,44 @@
 """Texts for people to read: samples of all methods side by side, and what the controls write."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import REAL, Comparison, Setting
-from experiments.analysis.report.document import NOTE, Block, Sample, Samples, Section, say
+from experiments.analysis.report.document import Block, Sample, Samples, note, say
 
 SHOWN = 3  # texts of each method
 
 
-def side_by_side(comparison: Comparison) -> Section:
+def side_by_side(comparison: Comparison) -> Iterator[Block]:
     """The section of samples: the first texts of every method's default setting, and real text beside them."""
-    seed, settings = _shown(comparison)
-    about = say(
+    yield say(
         "What each method writes with its default decoder at temperature 1, and real text beside it: the same "
         "prompt and sampling seed for all, the first texts of the run and not chosen ones. "
         "A few texts say how a method fails, not how often."
     )
-    if not settings:
-        return Section("samples", "Samples side by side", [about, say("No samples were kept.", tone=NOTE)])
-    blocks: list[Block] = [about]
-    records = {key: comparison.samples[key][seed] for key in settings}
+    seeds = [seed for key in comparison.defaults for seed in comparison.samples.get(key, ())]
+    if not seeds:
+        yield note("No samples were kept.")
+        return
+    seed = min(seeds)
+    records = {
+        key: comparison.samples[key][seed]
+        for key in (*comparison.defaults, REAL)
+        if seed in comparison.samples.get(key, ())
+    }
     for index in range(min(SHOWN, max(len(record["texts"]) for record in records.values()))):
         shown = [
-            Sample(_writer(key), naming.colour(comparison, key[0]), _prompt(key, record), record["texts"][index])
+            Sample(key[0], naming.colour(comparison, key[0]), _prompt(key, record), record["texts"][index])
             for key, record in records.items()
             if index < len(record["texts"])
         ]
-        blocks.append(Samples(f"Text {index + 1}, sampling seed {seed}", shown))
-    if REAL not in settings:
-        blocks.append(say("No real text of the same size was kept beside them.", tone=NOTE))
+        yield Samples(f"Text {index + 1}, sampling seed {seed}", shown)
+    if REAL not in records:
+        yield note("No real text of the same size was kept beside them.")
     elif any(record["prompt"] for record in records.values()):
-        blocks.append(say("Real text continues its own beginning, not the prompt of the methods.", tone=NOTE))
-    return Section("samples", "Samples side by side", blocks)
+        yield note("Real text continues its own beginning, not the prompt of the methods.")
 
 
 def of_controls(comparison: Comparison) -> Samples | None:
@@ -46,19 +51,6 @@ def of_controls(comparison: Comparison) -> Samples | None:
             colour = naming.colour(comparison, key[0])
             shown.append(Sample(naming.sampler(key), colour, _prompt(key, record), record["texts"][0]))
     return Samples("The first text of each control", shown) if shown else None
-
-
-def _shown(comparison: Comparison) -> tuple[int, list[Setting]]:
-    """The first sampling seed of which there are texts, and who wrote some: the methods' defaults, and real text."""
-    wanted = [*((method.label, method.default or "") for method in comparison.methods), REAL]
-    seeds = sorted({seed for key in wanted[:-1] for seed in comparison.samples.get(key, ())})
-    if not seeds:
-        return 0, []
-    return seeds[0], [key for key in wanted if seeds[0] in comparison.samples.get(key, ())]
-
-
-def _writer(key: Setting) -> str:
-    return table.REAL if key == REAL else key[0]
 
 
 def _prompt(key: Setting, record: dict[str, Any]) -> str:

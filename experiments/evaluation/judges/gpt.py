@@ -19,12 +19,8 @@ class GPTJudge(Judge):
     """A GPT of this project with its tokenizer."""
 
     def __init__(self, algorithm: BaseAlgorithm, tokenizer: Tokenizer) -> None:
-        super().__init__(
-            algorithm,
-            context=algorithm.block_size,
-            start_id=tokenizer.start_id,
-            vocabulary_size=tokenizer.vocabulary_size,
-        )
+        context, size = algorithm.block_size, tokenizer.vocabulary_size
+        super().__init__(algorithm, context=context, start_id=tokenizer.start_id, vocabulary_size=size)
         self.algorithm = algorithm
         self.tokenizer = tokenizer
 
@@ -33,9 +29,8 @@ class GPTJudge(Judge):
             return
         remedy = "take a judge trained on the same characters, or with dataset.tokenizer=byte"
         if not isinstance(tokenizer, CharTokenizer):
-            raise ValueError(
-                f"{KEY} knows {self.tokenizer.vocabulary_size} characters, the model may write any: {remedy}"
-            )
+            known = self.tokenizer.vocabulary_size
+            raise ValueError(f"{KEY} knows {known} characters, the model may write any: {remedy}")
         unknown = sorted(set(tokenizer.characters) - set(self.tokenizer.characters))
         if unknown:
             raise ValueError(f"{KEY} has never seen {named(unknown)}, which the model can write: {remedy}")

@@ -27,12 +27,7 @@ class HuggingFaceJudge(Judge):
         if start is None:
             raise ValueError(f"{KEY}=hf:{name} has no token that a text begins or ends with: choose another model")
         seen = getattr(network.config, "max_position_embeddings", None) or LONGEST
-        super().__init__(
-            network,
-            context=min(seen, LONGEST),
-            start_id=start,
-            vocabulary_size=network.config.vocab_size,
-        )
+        super().__init__(network, context=min(seen, LONGEST), start_id=start, vocabulary_size=network.config.vocab_size)
         if not self._is_causal():
             raise ValueError(f"{KEY}=hf:{name} sees what follows a token: choose a causal language model")
 
@@ -74,9 +69,8 @@ def load_hf_judge(name: str) -> HuggingFaceJudge:
     try:
         from transformers import AutoModelForCausalLM, AutoTokenizer
     except ImportError as error:
-        raise ValueError(
-            f'{KEY}=hf:{name} needs the package transformers: pip install -c constraints.txt ".[judge]"'
-        ) from error
+        remedy = 'pip install -c constraints.txt ".[judge]"'
+        raise ValueError(f"{KEY}=hf:{name} needs the package transformers: {remedy}") from error
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         network = AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False)

@@ -52,9 +52,8 @@ def load_judges(paths: Sequence[str]) -> JudgePanel:
     for i, judge in enumerate(judges):
         for other in range(i):
             if judges[other].fingerprint == judge.fingerprint:
-                raise ValueError(
-                    f"{KEY} holds the same weights twice, as {paths[other]} and {paths[i]}: give another seed's"
-                )
+                both = f"{paths[other]} and {paths[i]}"
+                raise ValueError(f"{KEY} holds the same weights twice, as {both}: give another seed's")
     return JudgePanel(judges)
 
 

@@ -16,7 +16,7 @@ from PIL import Image
 from rich.console import Console
 from rich.style import Style
 
-from experiments.analysis.animation import frames, html_fragment, html_page, look, terminal, write_gif, write_html
+from experiments.analysis.animation import frames, html_fragment, look, terminal, write_gif, write_html
 from experiments.analysis.animation.__main__ import main
 from experiments.analysis.animation.look import DARK, LIGHT, Kind
 from experiments.analysis.trace import TraceRecord, read_trace, write_trace
@@ -70,15 +70,15 @@ def test_a_cell_keeps_the_width_of_its_slot() -> None:
 
 def test_the_clock_counts_forwards() -> None:
     """Catches traces stretched to the same length, frames that leave out an end, and a frame asked for too many."""
-    assert frames.times([SLOW, FAST], 1000) == list(range(len(SLOW.tokens)))
-    some = frames.times([FAST, SLOW], 7)
+    assert frames.times([SLOW, FAST], fps=12, max_frames=1000) == list(range(len(SLOW.tokens)))
+    some = frames.times([FAST, SLOW], fps=12, max_frames=7)
     assert len(some) == 7 and some[0] == 0 and some[-1] == len(SLOW.tokens) - 1
     assert max(np.diff(some)) - min(np.diff(some)) <= 1
     last = len(FAST.tokens) - 1
     assert [frames.state_at(FAST, moment) for moment in (0, 1, last, last + 1, 999)] == [0, 1, last, last, last]
     assert frames.state_at(replace(FAST, forwards=FAST.forwards + 5), 0) == 0
     with pytest.raises(ValueError, match="1 frames are no animation: ask for at least 2"):
-        frames.times([SLOW], 1)
+        frames.times([SLOW], fps=12, max_frames=1)
 
 
 def test_states_without_a_pass_share_their_time() -> None:
@@ -194,7 +194,7 @@ def test_a_pace_that_cannot_be_played_is_refused(tmp_path: Path, fps: float) -> 
             write([SLOW], tmp_path / "a", fps=fps)
     assert not list(tmp_path.iterdir())
     with pytest.raises(ValueError, match="there is no trace to animate"):
-        html_page([])
+        html_fragment([], page=True)
 
 
 # --- page
@@ -243,7 +243,7 @@ def unfolded(packed: dict) -> tuple[list[list[str]], list[list[float]]]:
 
 def test_a_page_holds_every_state_and_the_last_text() -> None:
     """Catches a state that is lost on the way to the player, and a page that is empty without JavaScript."""
-    page = Page(html_page([SLOW, FAST], fps=20, max_frames=30))
+    page = Page(html_fragment([SLOW, FAST], fps=20, max_frames=30, page=True))
     for record, packed in zip((SLOW, FAST), page.data["records"], strict=True):
         tokens, levels = unfolded(packed)
         assert tokens == record.tokens and levels == record.levels.tolist()
@@ -261,7 +261,7 @@ def test_no_text_can_leave_its_place() -> None:
     """Catches a token or a label that ends the script, opens an element, or is lost in escaping."""
     evil = "</title></script><script>alert(1)</script><!--"
     record = replace(writing([*ODD, evil, "&amp;", "'"]), method=evil, decoder='"><b>')
-    page = Page(html_page([record]))
+    page = Page(html_fragment([record], page=True))
     assert [tag for tag, _ in page.elements].count("script") == 2 and "b" not in dict(page.elements)
     shown = [look.shown(token) for token in record.tokens[-1]]
     assert page.texts["da-text"] == ["".join(shown)] and page.texts["da-title"] == [f'{evil}: "><b>']
@@ -271,7 +271,7 @@ def test_no_text_can_leave_its_place() -> None:
 
 def test_a_page_needs_nothing_from_elsewhere() -> None:
     """Catches a font, a script or a picture that a page opened offline would wait for."""
-    text = html_page([SLOW, FAST])
+    text = html_fragment([SLOW, FAST], page=True)
     assert "http:" not in text and "https:" not in text and "@import" not in text and "url(" not in text
     for tag, attributes in Page(text).elements:
         assert not {"src", "srcset", "action"} & attributes.keys()
@@ -290,7 +290,7 @@ def test_a_fragment_keeps_to_itself() -> None:
     css = re.sub(r"/\*.*?\*/", "", re.search(r"<style>(.*?)</style>", text, re.DOTALL)[1], flags=re.DOTALL)
     selectors = [s.strip() for rule in re.findall(r"([^{}]+)\{", css) for s in rule.split(",") if "@" not in rule]
     assert len(selectors) > 30 and all(selector.startswith(".decoding-animation") for selector in selectors)
-    assert page.data["page"] is False and Page(html_page([SLOW])).data["page"] is True
+    assert page.data["page"] is False and Page(html_fragment([SLOW], page=True)).data["page"] is True
 
 
 def test_page_and_picture_have_the_same_colours() -> None:

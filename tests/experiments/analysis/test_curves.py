@@ -275,7 +275,7 @@ def test_nothing_to_draw_is_one_sentence(tmp_path: Path, drawn: dict[str, Figure
         curves.plot_curves({}, tmp_path / "b.png")
     assert not drawn and not list(tmp_path.glob("*.png"))
     assert not curves.validated(run) and not curves.validated(run_folder(tmp_path / "c", {"train/loss": [1.0]}))
-    assert curves.validated(run_folder(tmp_path / "d", {"val/nll": [2.0, float("inf")]}) / "metrics.csv")
+    assert curves.validated(run_folder(tmp_path / "d", {"val/nll": [2.0, float("inf")]}))
 
 
 def test_smoothing_keeps_straight_lines_and_averages_noise() -> None:

@@ -16,6 +16,7 @@ from experiments.analysis import decoding_table as table
 from experiments.analysis import plots as style
 from experiments.analysis.report import html, labels, markdown, naming, plots, sections, summary, tables, write_report
 from experiments.analysis.report.__main__ import main
+from experiments.analysis.report.comparison import Comparison
 from experiments.analysis.report.document import Cell, Document, Picture, Section, Table, Text
 from experiments.analysis.report.reading import read_comparison
 from tests.experiments.analysis import comparison_folder as folder
@@ -330,10 +331,16 @@ def test_samples_stand_side_by_side_at_one_seed(run: Path, drawn: dict[str, Figu
     ]
 
 
+def flags_of(comparison: Comparison) -> dict[str, Cell]:
+    """The controls of a comparison and what is said of each."""
+    shown = tables.flags(comparison, comparison.controls, alarm=True)
+    return {row["sampler"].text: row["flagged by"] for row in cells_of(shown)}
+
+
 def test_controls_are_shown_with_what_flags_them(whole: Path, run: Path, drawn: dict[str, Figure]) -> None:
     """Catches flags of another sampler, a control that is caught by nothing and not in plain words, and one that was
     never checked passed off as either."""
-    rows = {row["sampler"].text: row["flagged by"] for row in cells_of(tables.controls(read_comparison(whole)))}
+    rows = flags_of(read_comparison(whole))
     assert rows == {
         "unigram noise": Cell("4-gram divergence, valid words"),
         "training copier": Cell("copied"),
@@ -341,7 +348,7 @@ def test_controls_are_shown_with_what_flags_them(whole: Path, run: Path, drawn: 
     }
     assert "3 of 3 samplers" in dict(summary.findings(read_comparison(whole)).items)["Controls"]
     folder.write_flags(run, {folder.CONTROLS[0]: ["js_4"], folder.CONTROLS[1]: []})
-    rows = {row["sampler"].text: row["flagged by"] for row in cells_of(tables.controls(read_comparison(run)))}
+    rows = flags_of(read_comparison(run))
     assert rows["training copier"] == Cell(tables.NO_FLAG, tone="alarm")
     assert rows["gpt, ar temperature=0.2"] == Cell(tables.NOT_CHECKED)
     write_report(run)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from functools import cache
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, Masked
 from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from datasets.tokenizers import CharTokenizer
 from experiments.analysis.trace import TraceRecord
+from experiments.evaluation.measurement import Assignment
 from experiments.evaluation.tracing import record_trace
 from tests.algorithms.writing import write
 
@@ -65,18 +67,11 @@ def method_of(case: str) -> BaseAlgorithm:
 
 
 def recorded(name: str, prompt: str = "ab", suffix: str = "") -> TraceRecord:
-    return record_trace(
-        method_of(name),
-        TOKENIZER,
-        prompt_ids=TOKENIZER.encode(prompt).tolist() or [TOKENIZER.start_id],
-        prompt_text=prompt,
-        length=LENGTH,
-        seed=3,
-        decoder=CASES[name][1],
-        method="label",
-        setting=f"{name} setting",
-        suffix_ids=TOKENIZER.encode(suffix).tolist(),
-    )
+    ids = tuple(TOKENIZER.encode(prompt).tolist()) or (TOKENIZER.start_id,)
+    setting = SimpleNamespace(label=f"{name} setting", decoder=CASES[name][1])
+    suffix_ids = TOKENIZER.encode(suffix).tolist()
+    assignment = Assignment(ids, prompt, LENGTH, n_samples=1)
+    return record_trace(method_of(name), TOKENIZER, assignment, setting, method="label", seed=3, suffix_ids=suffix_ids)
 
 
 @pytest.mark.parametrize("name", CASES)
