@@ -44,10 +44,10 @@ def checkpoint_of(path: Path, names: Iterable[str]) -> Path:
 def link_latest(run_dir: Path) -> None:
     """Point the link `latest-run` of the working folder at `run_dir`, which has weights.
 
-    A run inside the folder of another one, as a method of a comparison, does not take the link; file systems without
-    links do without.
+    A run inside the folder of another one, as a method of a comparison, does not take the link, nor does what is no run
+    folder; file systems without links do without.
     """
-    if any((parent / ".hydra").is_dir() for parent in run_dir.parents):
+    if not (run_dir / ".hydra").is_dir() or any((parent / ".hydra").is_dir() for parent in run_dir.parents):
         return
     temporary = LATEST.with_name(f"{LATEST.name}.{os.getpid()}")
     try:

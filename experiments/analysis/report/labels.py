@@ -42,7 +42,7 @@ def place(ax: Axes, labels: Sequence[Label], size: float) -> None:
                 centre = at + reach + np.sign(np.round([across, up], 3)) * half
                 box = np.array([centre - half, centre + half])
                 ranked.append((_cost(box, taken, drawn, inside) + distance / 10, len(ranked), centre, box, distance))
-        _, _, centre, box, distance = min(ranked)
+        _, _, centre, box, away = min(ranked)
         taken.append(box)
         ax.annotate(
             label.text,
@@ -53,7 +53,7 @@ def place(ax: Axes, labels: Sequence[Label], size: float) -> None:
             fontsize=size,
             horizontalalignment="center",
             verticalalignment="center",
-            arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.6} if distance >= NEAR else None,
+            arrowprops={"arrowstyle": "-", "color": label.colour, "linewidth": 0.6} if away >= NEAR else None,
             zorder=6,
             in_layout=False,
         )
