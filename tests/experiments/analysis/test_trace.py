@@ -27,7 +27,7 @@ def writing(text: list[str], *, given: int = 0, scale: str = "states", step: int
 
 
 def assert_same(a: TraceRecord, b: TraceRecord) -> None:
-    for name in ("method", "decoder", "prompt", "scale", "tokens", "seconds", "tokens_per_forward", "schema"):
+    for name in ("method", "decoder", "prompt", "scale", "tokens", "seconds", "tokens_per_forward"):
         assert getattr(a, name) == getattr(b, name)
     for name in ("given", "levels", "forwards"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
