@@ -76,7 +76,7 @@ class Comparison(BaseExperiment):
         prompt = encoded(tokenizer, sampling.prompt, "experiment.sampling.prompt") or [tokenizer.start_id]
         self.assignment = Assignment(tuple(prompt), sampling.prompt, sampling.length, sampling.n_samples)
         untrained = {method.label: method.fresh(tokenizer.vocabulary_size) for method in self.methods}
-        self._bench(untrained, None).check(self.plan, "experiment.methods")
+        self._decoding_sweep(untrained, None).check(self.plan, "experiment.methods")
         self._write_manifest()
 
     @rank_zero_only
@@ -113,9 +113,11 @@ class Comparison(BaseExperiment):
         judges = self._judges()
         if judges is not None:
             judges.check_writer(self.data.tokenizer)
-        bench = self._bench({method.label: method.load().algorithm for method in self.methods}, judges)
-        groups = table.aggregate(bench.measure(self.plan))
-        flags = bench.flags(groups, self.assignment)
+        decoding_sweep = self._decoding_sweep(
+            {method.label: method.load().algorithm for method in self.methods}, judges
+        )
+        groups = table.aggregate(decoding_sweep.measure(self.plan))
+        flags = decoding_sweep.flags(groups, self.assignment)
         write_json(self.run_dir / "flags.json", flags)
         write_text(self.run_dir / "results.md", table.markdown_table(groups))
         controls = [(table.CONTROL, name) for name in CONTROLS]
@@ -124,7 +126,7 @@ class Comparison(BaseExperiment):
             if (one["method"], one["setting"]) in controls:
                 print_rank_zero(f"{one['setting']}: unlike real text in {', '.join(one['flags']) or 'nothing'}")
         self.summary["figures"] |= table.summary_means(groups)
-        self.log_media(tables=sweep_tables(bench.records))
+        self.log_media(tables=sweep_tables(decoding_sweep.records))
 
     @rank_zero_only
     def visualize(self) -> None:
@@ -165,7 +167,7 @@ class Comparison(BaseExperiment):
     def plan(self) -> Plan:
         return Plan({method.label: method.settings for method in self.methods}, self.assignment)
 
-    def _bench(self, algorithms: dict[str, Any], judges: JudgePanel | None) -> DecodingSweep:
+    def _decoding_sweep(self, algorithms: dict[str, Any], judges: JudgePanel | None) -> DecodingSweep:
         return DecodingSweep(
             self.run_dir,
             {label: Writer(algorithm, self.data.tokenizer, self.device) for label, algorithm in algorithms.items()},

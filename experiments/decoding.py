@@ -59,7 +59,7 @@ class Decoding(LanguageModeling):
             judges.check_writer(self.tokenizer)
         assert self.data is not None
         method = run.algorithm.name
-        self.bench = DecodingSweep(
+        self.decoding_sweep = DecodingSweep(
             self.run_dir,
             {method: Writer(self.algorithm, self.tokenizer, self.device, compiled=config.training.compile)},
             TextEvaluator(self.data, judges),
@@ -78,10 +78,10 @@ class Decoding(LanguageModeling):
             )
         if own:
             self.plans |= dict.fromkeys(("sweep", "ab", "visualize"), Plan({method: own}, assignment))
-            self.bench.check(self.plans["sweep"], KEY)
+            self.decoding_sweep.check(self.plans["sweep"], KEY)
         if presets:
             self.plans["presets"] = Plan({method: presets}, self._preset_assignment(assignment), left_out)
-            self.bench.check(self.plans["presets"], "task presets")
+            self.decoding_sweep.check(self.plans["presets"], "task presets")
 
     @rank_zero_only
     def sweep(self) -> None:
@@ -128,7 +128,7 @@ class Decoding(LanguageModeling):
         """The rows of a task's plan; then results.md, the same table printed, and summary.json's account of it."""
         plan, config = self.plans[task], self.config
         self._keep_weights()
-        rows = self.bench.measure(plan, **options)
+        rows = self.decoding_sweep.measure(plan, **options)
         groups = table.aggregate(rows)
         shown = f"{table.markdown_table(groups)}\n{self._flags(groups, plan)}"
         self.tables.append(f"{self._about(plan, rows)}\n{FRONTS}\n\n{shown}")  # of every task of the run
@@ -143,7 +143,7 @@ class Decoding(LanguageModeling):
         analysed = analyse([self.run_dir], self.run_dir / "analysis", baseline)
         print_rank_zero(f"analysis of it: {self.run_dir / 'analysis'}")
         pictures = [file for file in analysed if file.suffix == ".png"]
-        self.log_media(tables=sweep_tables(self.bench.records), files=pictures)
+        self.log_media(tables=sweep_tables(self.decoding_sweep.records), files=pictures)
         return rows
 
     def _settings(self, task: str) -> list[Any]:
@@ -175,7 +175,7 @@ class Decoding(LanguageModeling):
 
     def _flags(self, groups: list[table.Row], plan: Plan) -> str:
         lines = ["Unlike real text of the same size:"]
-        for found in self.bench.flags(groups, plan.assignment):
+        for found in self.decoding_sweep.flags(groups, plan.assignment):
             lines.append(f"- {found['setting']}: {', '.join(found['flags']) or 'nothing'}")
         return "\n".join(lines) + "\n"
 

@@ -51,6 +51,11 @@ class LanguageModeling(BaseExperiment):
         self.data: TextDataModule | None = None
         stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
         if stored is not None and set(self.config.tasks) == {"sampling"}:
+            if stored["kind"] != self.run.dataset.tokenizer:
+                raise ValueError(
+                    f"dataset.tokenizer is '{self.run.dataset.tokenizer}', and {self.source} was trained with "
+                    f"'{stored['kind']}': leave it out"
+                )
             self.tokenizer: Tokenizer = tokenizer_from_state(stored)  # sampling alone needs no corpus
         else:
             self.data = TextDataModule(

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-METHODS = tuple(sorted({path.parent.name for path in ROOT.glob("algorithms/*/__init__.py")} - {"common"}))
+FOLDERS = sorted(path.name for path in (ROOT / "algorithms").iterdir() if path.is_dir())
+METHODS = tuple(name for name in FOLDERS if name not in ("common", "__pycache__"))
 ALGORITHMS = ("algorithms", *(f"algorithms.{room}" for room in (*METHODS, "common")))
 ROOMS = ("evaluation", "training", "run", "analysis")  # of experiments/
 
@@ -230,7 +231,7 @@ def test_a_planted_violation_is_found(path: str, source: str) -> None:
         ("main.py", "import hydra\nfrom experiments.base_experiment import run"),
         (
             "experiments/x.py",
-            "from algorithms.common.generation import Trace\nfrom experiments.analysis import plots",
+            "from algorithms.common.decoder import Trace\nfrom experiments.analysis import plots",
         ),
         ("experiments/analysis/x.py", "import numpy\nfrom . import records"),
         (

@@ -96,7 +96,10 @@ class Request:
 
     @property
     def has_suffix(self) -> bool:
-        """Whether a text ends with given tokens, which only a decoder that sees to the right can take into account."""
+        """Whether a text ends with given tokens, which only a decoder that sees to the right can take into account.
+
+        Given tokens further left are seen by every decoder once it has passed them.
+        """
         assert self.lengths is not None
         ends = torch.tensor(self.lengths, device=self.ids.device) - 1
         undecided = ~(self.given | ~self.inside).all(1)
@@ -224,12 +227,13 @@ class Decoder(ABC):
         began = time.perf_counter()
         parts = [(rows, self.decode(model, group)) for rows, group in request.by_shape()]
         found = parts[0][1] if len(parts[0][0]) == len(request.seeds) else _joined(request, parts)
-        ids, lengths = _stopped(request, found.ids)
-        return replace(found, ids=ids, lengths=lengths, seconds=time.perf_counter() - began)
+        if request.stop_id is None:
+            return replace(found, lengths=tuple(request.lengths or ()), seconds=time.perf_counter() - began)
+        return _stopped(request, replace(found, seconds=time.perf_counter() - began))
 
     @abstractmethod
     def decode(self, model: Any, request: Request) -> Generation:
-        """The same for texts that are alike in length and prompt length, whose end no stop token moves."""
+        """The same for texts that are alike in length and prompt length; what is behind a stop token gets cut off."""
 
 
 def _joined(request: Request, parts: Sequence[tuple[list[int], Generation]]) -> Generation:
@@ -250,12 +254,12 @@ def _joined(request: Request, parts: Sequence[tuple[list[int], Generation]]) -> 
     )
 
 
-def _stopped(request: Request, ids: Tensor) -> tuple[Tensor, tuple[int, ...]]:
-    """ids (B, L) up to each text's first generated stop token, 0 behind it, and the lengths of the texts."""
+def _stopped(request: Request, found: Generation) -> Generation:
+    """`found` with every text cut behind the first stop token that was generated."""
     assert request.lengths is not None
-    if request.stop_id is None:
-        return ids, tuple(request.lengths)
+    ids = found.ids
     ends = (ids == request.stop_id) & ~request.given & request.inside
     first = torch.where(ends.any(1), ends.long().argmax(1) + 1, torch.tensor(request.lengths, device=ids.device))
     behind = torch.arange(ids.size(1), device=ids.device) >= first[:, None]
-    return ids.masked_fill(behind, 0), tuple(first.tolist())
+    decided = int((~request.given & ~behind).sum())
+    return replace(found, ids=ids.masked_fill(behind, 0), lengths=tuple(first.tolist()), decided=decided)

@@ -2,7 +2,7 @@
 
 Source: Chen et al. 2024 (arXiv:2407.01392), moved to text. `parameterisation=faithful` is the original's recipe,
 `shifted` the next-token network on noisy inputs, `two_stream` that network on clean texts and noisy windows at once.
-Here a noise process meets a network, and both a decoder; none of them knows more of another than its methods say.
+Here a noise process, a network and decoders are put together; each knows the others by their methods alone.
 B batch, T tokens, C embedding channels, V vocabulary.
 """
 
@@ -34,7 +34,7 @@ def level_bins(timesteps: int) -> list[tuple[int, int]]:
 
 
 class DFLM(BaseAlgorithm):
-    """A causal denoiser of token embeddings.
+    """A denoiser of token embeddings.
 
     Its windows hold block_size + 1 tokens: those that a GPT of the same context sees and predicts.
     """
@@ -82,7 +82,7 @@ class DFLM(BaseAlgorithm):
     def log_levels(self, ids: Tensor) -> None:
         """Log rounding accuracy and squared error of x0_hat by noise level, at independent levels, for ids (B, T).
 
-        A diagnosis from the first process's batch alone: other processes may have none.
+        A diagnosis from the first rank's batch alone: other ranks may have none.
         """
         generator = torch.Generator(ids.device).manual_seed(EVALUATION_SEED)
         process, denoiser = self.process, self.denoiser

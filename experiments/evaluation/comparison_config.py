@@ -94,6 +94,8 @@ class ComparisonConfig(LanguageModelingConfig):
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
 
     def __post_init__(self) -> None:
+        if self.sampling.suffix:
+            raise ValueError("sampling.suffix is not seen by every method: leave it empty")
         check_seeds(self.seeds)
         if not self.methods:
             raise ValueError("methods is empty: name at least one, as in {gpt: {algorithm: gpt}}")

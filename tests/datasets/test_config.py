@@ -1,10 +1,14 @@
 """DatasetConfig: what is refused, and in which words. (tests/test_configs.py holds the YAML files that fill it.)"""
 
+from typing import get_args
+
 import pytest
 
-from datasets.config import CORPORA, FORMER_NAMES, DatasetConfig
+from datasets.config import CORPORA, FORMER_NAMES, DatasetConfig, TokenizerName
 from datasets.corpora import READERS
 from experiments.run.build import build
+
+TOKENIZERS = ", ".join(get_args(TokenizerName))
 
 
 @pytest.mark.parametrize(
@@ -12,7 +16,7 @@ from experiments.run.build import build
     [
         ({"name": "shakespear"}, ["dataset.name is 'shakespear'", "did you mean 'shakespeare'?"]),
         ({"name": "shakespeare", "tokenizer": "bites"}, ["dataset.tokenizer is 'bites'", "did you mean 'byte'?"]),
-        ({"name": "shakespeare", "tokenizer": "qqq"}, ["dataset.tokenizer is 'qqq'", "choose one of char, byte, bpe"]),
+        ({"name": "shakespeare", "tokenizer": "qqq"}, ["dataset.tokenizer is 'qqq'", f"choose one of {TOKENIZERS}"]),
         ({"name": "text_file"}, ["dataset.path is missing", "dataset.path=PATH"]),
         ({"name": "documents", "tokenizer": "bpe"}, ["dataset.path is missing", "dataset.path=PATH"]),
         ({"name": "documents", "path": "x"}, ["dataset.tokenizer=char", "choose dataset.tokenizer=bpe"]),

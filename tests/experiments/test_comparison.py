@@ -210,6 +210,7 @@ def test_bad_input_is_one_sentence_before_any_work(main: Main, corpus: Path, ove
         ({"temperatures": [0.0, 1.0]}, "experiment.temperatures is [0.0, 1.0]"),
         ({"temperatures": []}, "experiment.temperatures is []"),
         ({"seeds": []}, "experiment.seeds is empty"),
+        ({"sampling": {"suffix": "end"}}, "experiment.sampling.suffix is not seen by every method"),
         ({"workers": 0}, "experiment.workers is 0"),
         ({"review": ReviewConfig(["gpt", "b"])}, "experiment.review.methods is ['gpt', 'b']: name two of gpt"),
     ],

@@ -23,7 +23,7 @@ from algorithms.diffusion_forcing.process.gaussian import Predict, Sampler, chan
 
 
 @dataclass(frozen=True)
-class Row:
+class MatrixStep:
     """A step from one matrix row to the next, in a window of positions: the first `final` of them are finished, the
     last in flight is `last`; `finishing` (B, W) reach level 0 now, `decided` (B, W) are there or move, so that a token
     is drawn for them. `uniform` (B, W), float64, decides which."""
@@ -62,7 +62,7 @@ class Posterior(ABC):
         and `end` the end of the chunk."""
 
     @abstractmethod
-    def estimate(self, x: Tensor, levels: Tensor, row: Row) -> Tensor:
+    def estimate(self, x: Tensor, levels: Tensor, row: MatrixStep) -> Tensor:
         """The network's output (B, W, C), as the process's objective reads it, for x (B, W, C) at levels (B, W)."""
 
     def commit(self, x: Tensor, noise: Tensor | None) -> None:  # noqa: B027
@@ -92,7 +92,7 @@ class WholeWindow(Posterior):
     def offset(self, window: slice) -> Tensor | None:
         return None if self.positions is None else self.positions(window.stop - window.start)
 
-    def estimate(self, x: Tensor, levels: Tensor, row: Row) -> Tensor:
+    def estimate(self, x: Tensor, levels: Tensor, row: MatrixStep) -> Tensor:
         self.forwards += 1
         self.token_forwards += levels.numel()
         return self.denoiser(x, levels)
@@ -146,7 +146,7 @@ class TokenPosterior(Posterior):
             read = denoiser.read_noisy(shown, abar, channel_logits(shown, abar, self.table))
         self.read = torch.cat([self.read, read], dim=1)
 
-    def estimate(self, x: Tensor, levels: Tensor, row: Row) -> Tensor:
+    def estimate(self, x: Tensor, levels: Tensor, row: MatrixStep) -> Tensor:
         """x0 (B, W, C); zero outside of the tokens in flight."""
         denoiser, n = self.denoiser, row.last + 1 - row.final
         z = x[:, row.final :]
@@ -174,7 +174,7 @@ class TokenPosterior(Posterior):
             found[:, : kept.size(1)] = kept
         return found
 
-    def _x0(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, row: Row) -> Tensor:
+    def _x0(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, row: MatrixStep) -> Tensor:
         """What is stepped towards (B, n, C), from the states before the tokens (B, n, n_embd) and their channels."""
         draw = self.decoder.token_draw
         if draw == "chain":
@@ -188,7 +188,7 @@ class TokenPosterior(Posterior):
         drawn = F.embedding(sample_tokens(logits, row.uniform[:, flight]), self.table)
         return drawn if mean is None else torch.where(row.finishing[:, flight, None], drawn, mean)
 
-    def _chain(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, row: Row) -> Tensor:
+    def _chain(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, row: MatrixStep) -> Tensor:
         """Tokens (B, n) drawn one after the other, each given the one before it, without another pass."""
         assert row.uniform is not None
         uniform, decided = row.uniform[:, row.final :], row.decided[:, row.final :]

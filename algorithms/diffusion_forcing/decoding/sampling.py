@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from algorithms.common.randomness import RowRandom
-from algorithms.diffusion_forcing.decoding.posterior import Posterior, Row
+from algorithms.diffusion_forcing.decoding.posterior import MatrixStep, Posterior
 from algorithms.diffusion_forcing.process.gaussian import Sampler, Score
 
 OnRow = Callable[[Tensor, Tensor, int], None]
@@ -170,7 +170,7 @@ class _Loop:
         now, then = self.levels[:, window], following[:, window]
         uniform = self.draws.uniform(window, now)
         finishing, decided = (then == 0) & (now > 0), (now == 0) | (then < now)
-        row = Row(final - window.start, last - window.start, finishing, decided, uniform)
+        row = MatrixStep(final - window.start, last - window.start, finishing, decided, uniform)
         noises = [self.draws.normal(window, now)]
         if not self.sampler.is_ddim:  # asks for that of the context first
             noises.insert(0, torch.zeros_like(noises[0]) if self.shown is None else self.shown[:, window])
@@ -191,7 +191,7 @@ class _Loop:
         self.levels = following
         self.steps += 1
 
-    def _score(self, beside: Tensor | None, row: Row, last: int) -> Score | None:
+    def _score(self, beside: Tensor | None, row: MatrixStep, last: int) -> Score | None:
         """Guidance on tokens alone, with final ones as they are where the posterior does not estimate them."""
         guidance_fn = self.guidance_fn
         if guidance_fn is None:

@@ -146,8 +146,11 @@ class MatrixDecoder(Decoder):
             return None
         if request.encode is None:
             raise ValueError("keyword needs a tokenizer: set `encode` of the request")
-        keyword = [int(token) for token in request.encode(self.keyword)]
-        return guidance_from_loss(keyword_loss(table, keyword), self.guidance_scale)
+        try:
+            keyword = [int(token) for token in request.encode(self.keyword)]
+            return guidance_from_loss(keyword_loss(table, keyword), self.guidance_scale)
+        except ValueError as error:
+            raise ValueError(f"keyword: {error}") from error
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -161,7 +164,10 @@ class Speculative(Decoder):
     def check(self, model: Any, request: Request) -> None:
         super().check(model, request)
         if not model.denoiser.predicts_tokens:
-            raise ValueError("algorithm/decoder=speculative verifies next tokens: take parameterisation=two_stream")
+            raise ValueError(
+                "name is 'speculative', which verifies next tokens, and this network predicts none: take "
+                "algorithm/decoder=pyramid, or train with algorithm.parameterisation=two_stream"
+            )
         if self.draft_tokens >= model.block_size:
             raise ValueError(f"draft_tokens is {self.draft_tokens}: it must be below the context of {model.block_size}")
         if request.prompt_lengths != request.given.sum(1).tolist():

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from algorithms.diffusion_forcing.decoding.posterior import Row, TokenPosterior
+from algorithms.diffusion_forcing.decoding.posterior import MatrixStep, TokenPosterior
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "diffusion_forcing.npz"
 
@@ -113,7 +113,7 @@ def estimates(monkeypatch: pytest.MonkeyPatch) -> list[Recorded]:
     calls: list[Recorded] = []
     plain = TokenPosterior.estimate
 
-    def estimate(self: TokenPosterior, x: Tensor, levels: Tensor, row: Row) -> Tensor:
+    def estimate(self: TokenPosterior, x: Tensor, levels: Tensor, row: MatrixStep) -> Tensor:
         calls.append(Recorded(self, x, levels, plain(self, x, levels, row)))
         return calls[-1].x0
 

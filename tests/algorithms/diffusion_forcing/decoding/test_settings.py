@@ -80,7 +80,7 @@ def test_a_keyword_needs_a_tokenizer():
             replace(MEAN, token_draw="last"),
             "token_draw=last needs token probabilities: set token_draw=mean",
         ),
-        (faithful, {}, Speculative(), "take parameterisation=two_stream"),
+        (faithful, {}, Speculative(), "algorithm.parameterisation=two_stream"),
         (shifted, {}, MatrixDecoder(token_draw="chain"), "token_draw=chain needs a network trained for it"),
         (
             two_stream,
