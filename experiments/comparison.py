@@ -15,6 +15,7 @@ from algorithms.common.metrics.adversaries import CONTROLS
 from datasets.data_module import TextDataModule
 from experiments.analysis import blind_review
 from experiments.analysis import decoding_table as table
+from experiments.analysis.files import write
 from experiments.analysis.likelihood import mean_per_token, write_windows
 from experiments.analysis.report import write_report
 from experiments.analysis.trace import write_trace
@@ -33,7 +34,7 @@ from experiments.evaluation.samples import encoded
 from experiments.evaluation.tracing import record_trace
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
-from experiments.run.files import read_json, write_json, write_text
+from experiments.run.files import read_json, write_json
 from experiments.run.folder import COMPARISON
 from experiments.run.overrides import key_of
 from experiments.training.child_runs import ChildRun, train
@@ -104,7 +105,7 @@ class Comparison(BaseExperiment):
                 self.summary["figures"] |= {key: mean, f"{key}_error": error}
                 self.summary["kinds"][key] = kind
                 print_rank_zero(f"{label}: {split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
-        write_text(self.run_dir / "likelihood.csv", "\n".join(lines) + "\n")
+        write(self.run_dir / "likelihood.csv", "\n".join(lines) + "\n")
 
     @rank_zero_only
     def sweep(self) -> None:
@@ -119,7 +120,7 @@ class Comparison(BaseExperiment):
         groups = table.aggregate(decoding_sweep.measure(self.plan))
         flags = decoding_sweep.flags(groups, self.assignment)
         write_json(self.run_dir / "flags.json", flags)
-        write_text(self.run_dir / "results.md", table.markdown_table(groups))
+        write(self.run_dir / "results.md", table.markdown_table(groups))
         controls = [(table.CONTROL, name) for name in CONTROLS]
         controls += [(method.label, method.control.label) for method in self.methods if method.control]
         for one in flags:

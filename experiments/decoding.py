@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from experiments.analysis import decoding_table as table
 from experiments.analysis import paired
 from experiments.analysis.animation import write_gif, write_html
+from experiments.analysis.files import write
 from experiments.analysis.sweep import analyse
 from experiments.analysis.trace import write_trace
 from experiments.evaluation.config import DecodingConfig
@@ -25,7 +26,7 @@ from experiments.evaluation.settings import KEY, ModelSettings, build_settings
 from experiments.evaluation.tracing import record_trace
 from experiments.language_modeling import LanguageModeling
 from experiments.run.console import print_rank_zero
-from experiments.run.files import write_json, write_text
+from experiments.run.files import write_json
 
 FRONTS = (
     "Front: no other setting beats the row in tokens per second and tokens per forward at once (speed), or in seconds "
@@ -96,7 +97,7 @@ class Decoding(LanguageModeling):
         compared = paired.compare(*([row for row in rows if row["setting"] == label] for label in labels))
         write_json(self.run_dir / "ab.json", {"seeds": self.config.seeds, "weights": rows[-1]["weights"]} | compared)
         shown = paired.markdown(compared)
-        write_text(self.run_dir / "ab.md", f"{self._about(self.plans['ab'], rows)}\n\n{shown}")
+        write(self.run_dir / "ab.md", f"{self._about(self.plans['ab'], rows)}\n\n{shown}")
         print_rank_zero(f"\n{shown}")
 
     @rank_zero_only
@@ -132,7 +133,7 @@ class Decoding(LanguageModeling):
         groups = table.aggregate(rows)
         shown = f"{table.markdown_table(groups)}\n{self._flags(groups, plan)}"
         self.tables.append(f"{self._about(plan, rows)}\n{FRONTS}\n\n{shown}")  # of every task of the run
-        write_text(self.run_dir / "results.md", "\n".join(dict.fromkeys(self.tables)))
+        write(self.run_dir / "results.md", "\n".join(dict.fromkeys(self.tables)))
         print_rank_zero(f"\n{shown}")
         self.summary[task] = {"rows": len(rows), "settings": [setting.label for setting in self._settings(task)]}
         self.summary[task] |= {"seeds": config.seeds, "weights": rows[-1]["weights"], "judge": config.judges}

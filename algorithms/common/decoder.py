@@ -25,7 +25,7 @@ class Request:
         ids: (B, L) int64; what is not given may hold anything. A row's text is its first lengths[i] positions.
         given: (B, L) bool; a text's first token always is.
         seeds: (B,), one for each row.
-        lengths: (B,) positions of each text, prompt and suffix included; None: all L.
+        lengths: (B,) positions of each text, prompt and suffix included; by default all L.
         stop_id: a text ends with the first such token that is generated.
         trace: record what was done, state by state.
         encode: text -> ids, for decoders that are told text.
@@ -37,7 +37,7 @@ class Request:
     ids: Tensor
     given: Tensor
     seeds: Sequence[int]
-    lengths: Sequence[int] | None = None
+    lengths: Sequence[int] = ()
     stop_id: int | None = None
     trace: bool = False
     encode: Encode | None = None
@@ -48,7 +48,7 @@ class Request:
         rows, positions = self.ids.shape
         if len(self.seeds) != rows:
             raise ValueError(f"{rows} texts need as many seeds, not {len(self.seeds)}")
-        if self.lengths is None:
+        if not self.lengths:
             object.__setattr__(self, "lengths", (positions,) * rows)
         if positions == 0 or not bool(self.given[:, 0].all()):
             raise ValueError("a prompt needs at least one token: start from the tokenizer's start token")
@@ -85,7 +85,6 @@ class Request:
     @property
     def inside(self) -> Tensor:
         """Positions (B, L) that belong to a text, and are not behind its end."""
-        assert self.lengths is not None
         ends = torch.tensor(self.lengths, device=self.ids.device)
         return torch.arange(self.ids.size(1), device=self.ids.device) < ends[:, None]
 
@@ -100,7 +99,6 @@ class Request:
 
         Given tokens further left are seen by every decoder once it has passed them.
         """
-        assert self.lengths is not None
         ends = torch.tensor(self.lengths, device=self.ids.device) - 1
         undecided = ~(self.given | ~self.inside).all(1)
         return bool((self.given[torch.arange(len(ends)), ends] & undecided).any())
@@ -108,7 +106,6 @@ class Request:
     def by_shape(self) -> list[tuple[list[int], "Request"]]:
         """The texts of one length and one prompt length together: their rows, and what is asked of these. Left out are
         texts that are given as a whole."""
-        assert self.lengths is not None
         groups: dict[tuple[int, int], list[int]] = {}
         for row, (length, prompt) in enumerate(zip(self.lengths, self.prompt_lengths, strict=True)):
             if prompt < length:
@@ -123,7 +120,7 @@ class Request:
                     ids=self.ids[rows, :length],
                     given=self.given[rows, :length],
                     seeds=[self.seeds[row] for row in rows],
-                    lengths=None,
+                    lengths=(),
                 ),
             )
             for (length, _), rows in groups.items()
@@ -228,7 +225,7 @@ class Decoder(ABC):
         parts = [(rows, self.decode(model, group)) for rows, group in request.by_shape()]
         found = parts[0][1] if len(parts[0][0]) == len(request.seeds) else _joined(request, parts)
         if request.stop_id is None:
-            return replace(found, lengths=tuple(request.lengths or ()), seconds=time.perf_counter() - began)
+            return replace(found, lengths=tuple(request.lengths), seconds=time.perf_counter() - began)
         return _stopped(request, replace(found, seconds=time.perf_counter() - began))
 
     @abstractmethod
@@ -256,7 +253,6 @@ def _joined(request: Request, parts: Sequence[tuple[list[int], Generation]]) -> 
 
 def _stopped(request: Request, found: Generation) -> Generation:
     """`found` with every text cut behind the first stop token that was generated."""
-    assert request.lengths is not None
     ids = found.ids
     ends = (ids == request.stop_id) & ~request.given & request.inside
     first = torch.where(ends.any(1), ends.long().argmax(1) + 1, torch.tensor(request.lengths, device=ids.device))

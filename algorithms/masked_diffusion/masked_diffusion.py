@@ -19,13 +19,7 @@ from algorithms.common.fields import STRICT, Count
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
 from algorithms.common.randomness import RowRandom
-from algorithms.masked_diffusion.decoding import (
-    AnyDecoder,
-    ChunkState,
-    MaskedDecoder,
-    Predictor,
-    TopConfidence,
-)
+from algorithms.masked_diffusion.decoding import AnyDecoder, ChunkState, MaskedDecoder, Predictor, TopConfidence
 from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood, token_nats
 from algorithms.masked_diffusion.masking import counted_masks, independent_masks, stratified_shares
 

@@ -4,14 +4,7 @@ import hashlib
 from pathlib import Path
 
 from datasets.config import DatasetConfig
-from datasets.corpora.text import (
-    TextCorpus,
-    decode_utf8,
-    download,
-    read_bytes,
-    split_continuous,
-    write_atomically,
-)
+from datasets.corpora.text import TextCorpus, decode_utf8, download, read_bytes, split_continuous, write_atomically
 
 TINY_SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"

@@ -4,26 +4,38 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
-from contextlib import suppress
+import os
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 T = TypeVar("T")
 
 
-def write(path: Path, content: str | bytes) -> None:
-    """Write beside `path` and move into place. Raises OSError in one sentence; `path` is then as it was."""
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
+    """Call `write(binary file)` on a temporary file, flush it to the disk, and move it to `path`.
+
+    Raises OSError, in one sentence, when that fails; `path` is then as it was.
+    """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
+        with temporary.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
-        raise OSError(f"cannot write {path} ({error.strerror}): free some space or choose another folder") from error
+    except (OSError, RuntimeError) as error:  # torch wraps a full disk into a RuntimeError
+        temporary.unlink(missing_ok=True)
+        reason = getattr(error, "strerror", None) or str(error).splitlines()[0]
+        kept = "the previous one is untouched" if path.exists() else "nothing was written"
+        raise OSError(f"cannot write {path} ({reason}): free some space or choose another folder; {kept}") from error
+
+
+def write(path: Path, content: str | bytes) -> None:
+    """Write a text, in UTF-8 and with line ends as they are, or bytes. Raises as write_atomically."""
+    write_atomically(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
 
 
 def table_text(header: Sequence[str], lines: Iterable[Sequence[Any]], quoting: Any = csv.QUOTE_MINIMAL) -> str:

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from algorithms.common.base_algorithm import EVALUATION_SEED, BaseAlgorithm, step_seed
+from experiments.analysis.files import write
 from experiments.analysis.likelihood import FILE, Windows, mean_per_token, write_windows
-from experiments.run.files import write_text
 
 REPORT_EVERY = 30.0  # seconds between lines that say how far a long evaluation is
 
@@ -35,7 +35,7 @@ class Measured:
         lines = ["split,likelihood,kind,nats_per_token,standard_error,windows,tokens"]
         for name, (kind, mean, error) in found.items():
             lines.append(f"{split},{name},{kind},{mean!r},{error!r},{len(tokens)},{int(tokens.sum())}")
-        write_text(folder / "likelihood.csv", "\n".join(lines) + "\n")
+        write(folder / "likelihood.csv", "\n".join(lines) + "\n")
         return found
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analysis import decoding_table as table
-from experiments.analysis.files import read_records
-from experiments.run.files import append_text, write_json, write_text
+from experiments.analysis.files import read_records, write
+from experiments.run.files import append_text, write_json
 
 
 class DecodingRecords:
@@ -31,9 +31,9 @@ class DecodingRecords:
     def begin(self) -> None:
         """Bring the files to the rows that are done: whatever a kill cut short or left without its row goes."""
         texts = [record for record in self.read_samples() if record in self]
-        write_text(self.csv, table.write_rows(list(self.rows.values()), self.columns, header=True))
-        write_text(self.samples, "".join(map(_line, texts)))
-        write_text(self.readable, "".join(map(_block, texts)))
+        write(self.csv, table.write_rows(list(self.rows.values()), self.columns, header=True))
+        write(self.samples, "".join(map(_line, texts)))
+        write(self.readable, "".join(map(_block, texts)))
         self._write_json()
 
     def add(self, row: table.Row, origins: Sequence[int], texts: Sequence[str], prompts: Sequence[str]) -> None:

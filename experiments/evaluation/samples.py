@@ -9,7 +9,8 @@ from typing import Any
 
 from algorithms.common.decoder import Decoder, Generation
 from datasets.tokenizers import Tokenizer
-from experiments.run.files import write_json, write_text
+from experiments.analysis.files import write
+from experiments.run.files import write_json
 
 KEPT = ("steps", "forwards", "tokens_per_forward", "token_forwards", "seconds")  # of a generation, in the summary
 
@@ -27,7 +28,7 @@ def write_samples(
         "texts": texts,
     }
     write_json(folder / "samples.json", record)
-    write_text(folder / "samples.txt", readable(seeds, texts))
+    write(folder / "samples.txt", readable(seeds, texts))
     return cost | {"length": about["length"], "n_samples": len(seeds)}
 
 

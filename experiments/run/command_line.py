@@ -13,14 +13,7 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.run.composition import composed, leaves
-from experiments.run.folder import (
-    COMPARISON,
-    LATEST,
-    checkpoint_of,
-    is_first_process,
-    run_folder_of,
-    stored_overrides,
-)
+from experiments.run.folder import COMPARISON, LATEST, checkpoint_of, is_first_process, run_folder_of, stored_overrides
 from experiments.run.overrides import is_multirun, is_override, key_of, overrides_in, quote, value_of
 
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights

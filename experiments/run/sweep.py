@@ -15,8 +15,8 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
 from experiments.analysis.decoding_table import render
-from experiments.analysis.files import table_text
-from experiments.run.files import read_json, write_json, write_text
+from experiments.analysis.files import table_text, write
+from experiments.run.files import read_json, write_json
 from experiments.run.folder import ROOT
 from experiments.run.overrides import key_of, quote
 
@@ -58,8 +58,8 @@ class ResultsTable(Callback):
         header = ["job", "overrides", *COLUMNS]
         lines = [[row[name] for name in header] for row in rows]
         table = render(header, lines)
-        write_text(folder / "results.csv", table_text(header, lines))
-        write_text(folder / "results.md", table)
+        write(folder / "results.csv", table_text(header, lines))
+        write(folder / "results.md", table)
         _draw_curves(folder, rows)
         print(f"\n{table}\nsweep folder: {folder}")
         failed = [row["job"] for row in rows if row["status"] != "ok"]

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
 
-from experiments.run.files import write_atomically
+from experiments.analysis.files import write_atomically
 from experiments.training.foreign_weights import Algorithm, Description, recognise
 
 Checkpoint = dict[str, Any]

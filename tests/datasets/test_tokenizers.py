@@ -7,14 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.tokenizers import (
-    END_OF_TEXT,
-    BPETokenizer,
-    ByteTokenizer,
-    CharTokenizer,
-    pieces,
-    tokenizer_from_state,
-)
+from datasets.tokenizers import END_OF_TEXT, BPETokenizer, ByteTokenizer, CharTokenizer, pieces, tokenizer_from_state
 
 TEXT = "First Citizen:\nBefore we proceed any further, hear me speak.\n\nAll:\nSpeak, speak.\n" * 3
 BPE = BPETokenizer.train([TEXT], vocab_size=300)

@@ -13,15 +13,7 @@ from torch import Tensor
 
 from algorithms.common.fields import STRICT, Count, NonNegative, Number, Share
 from algorithms.masked_diffusion.decoding.loop import MaskedDecoder
-from algorithms.masked_diffusion.decoding.state import (
-    DONE,
-    DRAFT,
-    MASKED,
-    ChunkState,
-    Confidence,
-    Prediction,
-    best_of,
-)
+from algorithms.masked_diffusion.decoding.state import DONE, DRAFT, MASKED, ChunkState, Confidence, Prediction, best_of
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -3,14 +3,7 @@
 import pytest
 import torch
 
-from algorithms.masked_diffusion.decoding import (
-    Ancestral,
-    EntropyBound,
-    Remasking,
-    Threshold,
-    TopConfidence,
-    TwoStage,
-)
+from algorithms.masked_diffusion.decoding import Ancestral, EntropyBound, Remasking, Threshold, TopConfidence, TwoStage
 
 ROWS, LENGTH = 24_000, 8
 

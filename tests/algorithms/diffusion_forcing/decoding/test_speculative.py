@@ -188,5 +188,5 @@ def test_what_cannot_be_drafted_is_refused():
     hole = replace(wanted, given=torch.tensor([[True, False, True, False]]))
     with pytest.raises(ValueError, match="give no tokens behind those to be written, or take pyramid"):
         decoder.check(model, hole)
-    with pytest.raises(ValueError, match="algorithm.parameterisation=two_stream"):
+    with pytest.raises(ValueError, match=r"algorithm\.parameterisation=two_stream"):
         decoder.check(faithful(), wanted)
