@@ -110,7 +110,8 @@ class _Loop:
     random: RowRandom
     guidance_fn: Score | None
     on_row: OnRow | None
-    final = steps = 0
+    final: int = 0
+    steps: int = 0
 
     def __post_init__(self) -> None:
         sampler, S = self.sampler, self.sampler.sampling_timesteps
