@@ -130,7 +130,9 @@ def _sentence(error: Any, values: Any, where: str, known: list[str]) -> str:
     if _is_misfit(error):
         key, name = key.removesuffix(".name"), context.get("tag", given)
         owner = f"{key.rpartition('.')[0]}.name={values.get('name')}"
-        return f"{key}.name is '{name}', which does not fit {owner}{near_miss(str(name), choices)}"
+        return (
+            f"{key}.name is '{name}', which does not fit {owner}{_files(key, choices) or near_miss(str(name), choices)}"
+        )
     if kind == "literal_error":
         return f"{key} is '{given}'{near_miss(str(given), choices)}"
     reason = error["msg"].partition(",")[0]
@@ -139,6 +141,14 @@ def _sentence(error: Any, values: Any, where: str, known: list[str]) -> str:
     if kind.startswith(("greater", "less", "finite")):
         return f"{key} is {given}: {reason}"
     return f"config key '{key}' has a wrong value: {reason}, not {'null' if given is None else repr(given)}"
+
+
+def _files(key: str, names: Iterable[str]) -> str:
+    """The choices of the group at `key` whose `name` is one of `names`; nothing where the key is no group."""
+    group, names = key.replace(".", "/"), set(names)
+    files = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    fitting = [file for file in files if compose_choice(group, file, key).get("name") in names]
+    return f": choose {group}={'|'.join(fitting)}" if fitting else ""
 
 
 def _key(path: Iterable[str | int], values: Any, where: str) -> str:

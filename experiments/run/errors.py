@@ -36,7 +36,8 @@ def sentence(error: BaseException, argv: list[str]) -> str:
     """One line for `error`, which a run with the command line `argv` raised."""
     text = str(error)
     if isinstance(error, HydraException) and text.startswith("Ambiguous value"):
-        return f"{text.splitlines()[0].partition('argument ')[2]} reads as several values: quote it as in {QUOTED}"
+        word = text.splitlines()[0].partition("argument ")[2]
+        return f"{word} reads as several values: quote it as in {QUOTED}, or add --multirun for a sweep"
     if isinstance(error, OSError) and error.strerror:
         where = f": {error.filename}" if error.filename else ""
         remedy = "; give a place that can be written to, such as hydra.run.dir=FOLDER"

@@ -146,7 +146,8 @@ def test_an_average_of_split_weights_is_refused(smoke: Main) -> None:
         (["algorithm.backbone.n_embd=30"], "algorithm.backbone.n_embd / n_head is 15: rotary positions need an even"),
         (
             ["algorithm/decoder=autoregressive"],
-            "algorithm.decoder.name is 'autoregressive', which does not fit algorithm.name=df_lm: choose one of matrix",
+            "algorithm.decoder.name is 'autoregressive', which does not fit algorithm.name=df_lm: choose "
+            "algorithm/decoder=autoregressive_matrix|",
         ),
         (
             ["algorithm.diffusion.objective=pred_noise"],
@@ -154,7 +155,7 @@ def test_an_average_of_split_weights_is_refused(smoke: Main) -> None:
         ),
         (
             ["algorithm/decoder=pyramid", "algorithm.decoder.keyword='Σ'", "algorithm.decoder.guidance_scale=1"],
-            "algorithm.decoder: ",
+            "algorithm.decoder.keyword: the vocabulary of ",
         ),
     ],
 )

@@ -18,7 +18,10 @@ from tests.algorithms.diffusion_forcing.tiny_models import MEAN, asked, faithful
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"name": "autoregressive"}, "does not fit .*: choose one of matrix, speculative"),
+        (
+            {"name": "autoregressive"},
+            r"does not fit .*: choose algorithm/decoder=autoregressive_matrix\|.*\|speculative",
+        ),
         ({"schedule": "piramid"}, "algorithm.decoder.schedule is 'piramid': did you mean 'pyramid'"),
         ({"token_draw": "first"}, "token_draw is 'first': choose one of "),
         ({"rounding": "up"}, "rounding is 'up': choose one of nearest, head"),
