@@ -174,8 +174,8 @@ def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: M
         ("experiment.methods.gpt.load=nowhere", "experiment.methods.gpt.load: there is no run folder or checkpoint"),
         ("experiment.judges.load=[nowhere]", "there is no run folder or checkpoint at nowhere"),
         (
-            "experiment.judges.overrides=['dataset.tokenizer=words']",
-            "experiment.judges: dataset.tokenizer is 'words': choose one of char, byte, bpe",
+            "experiment.judges.overrides=['dataset.tokenizer=qqq']",
+            "experiment.judges: dataset.tokenizer is 'qqq': choose one of ",
         ),
         ("algorithm=gpt", "algorithm= chooses one method: a comparison has experiment.methods"),
         ("experiment.tasks=[report]", "gpt is not trained yet: put training first in experiment.tasks"),

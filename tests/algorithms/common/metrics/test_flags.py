@@ -77,13 +77,13 @@ def test_a_judge_may_be_pleased_too_much() -> None:
 
 def test_real_text_is_not_flagged(reference: CorpusReference, real: list[Values]) -> None:
     """Catches margins that ordinary chance exceeds, sides of unequal size, and draws that are no samples of the same:
-    of 20 sets of held-out text and 5 from elsewhere, 18 figures each, one figure stands out."""
+    of 20 sets of held-out text and 5 from elsewhere, 18 metrics or more each, one stands out."""
     fresh = [real_row(reference, 100 + draw) for draw in range(20)]
     for seed in range(5):
         text = speech(COUNT * LENGTH, seed=50 + seed)
         fresh.append(row(reference, [text[start : start + LENGTH] for start in range(0, len(text), LENGTH)]))
     assert sum(len(deviations(figures, real, MARGINS)) for figures in fresh) <= 1
-    assert sum(len(figures) for figures in fresh) == 25 * 18
+    assert sum(len(figures) for figures in fresh) == 25 * len(fresh[0]) >= 25 * 18
 
 
 @pytest.mark.parametrize(
