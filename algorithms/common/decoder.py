@@ -50,6 +50,8 @@ class Request:
             raise ValueError(f"{rows} texts need as many seeds, not {len(self.seeds)}")
         if not self.lengths:
             object.__setattr__(self, "lengths", (positions,) * rows)
+        if len(self.lengths) != rows or max(self.lengths, default=0) > positions:
+            raise ValueError(f"lengths must be {rows} numbers up to the {positions} positions, not {self.lengths}")
         if positions == 0 or not bool(self.given[:, 0].all()):
             raise ValueError("a prompt needs at least one token: start from the tokenizer's start token")
         if bool((self.given | ~self.inside).all()):

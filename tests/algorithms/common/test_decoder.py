@@ -83,6 +83,10 @@ def test_a_text_ends_with_its_first_generated_stop_token(model):
         (lambda: Request(torch.zeros(1, 3), torch.ones(1, 3, dtype=torch.bool), [0]), "all tokens are given"),
         (lambda: Request(torch.zeros(1, 3), torch.ones(1, 2, dtype=torch.bool), [0]), "of the shape"),
         (lambda: Request(torch.zeros(1, 3), torch.ones(1, 3), [0]), "must be bool"),
+        (
+            lambda: Request(torch.zeros(1, 3), torch.zeros(1, 3) == 0, [0], lengths=[4]),
+            "lengths must be 1 numbers up to",
+        ),
     ],
 )
 def test_impossible_requests_are_one_sentence(make, words):
