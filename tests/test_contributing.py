@@ -93,9 +93,9 @@ def run_tests(tree, *arguments):
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
 
 
-def test_what_looks_at_the_tree_still_passes(tree):
-    """Catches a recipe that breaks the layering, leaves a config without its class, or a key without a comment."""
-    run_tests(tree, "tests/test_layering.py", "tests/test_configs.py", "tests/datasets/test_config.py")
+def test_the_import_table_still_holds(tree):
+    """Catches a recipe whose files break the layering."""
+    run_tests(tree, "tests/test_layering.py")
 
 
 @pytest.mark.slow

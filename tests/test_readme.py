@@ -147,6 +147,8 @@ def test_command_runs_from_a_run(command: str, trained: Callable[[str], Path], m
     shutil.copytree(trained(trained_before(command) or ""), tmp_path, dirs_exist_ok=True, symlinks=True)
     judge = trained("gpt") / "latest-run"
     words = [word.replace("=RUN", f"={judge}") for word in arguments(command)]
+    if not any(word.startswith(("resume=", "experiment.sampling.length=")) for word in words):
+        words.append("experiment.sampling.length=8")  # many settings and seeds, a little text of each
     before = Path("latest-run").resolve()
     outcome = main(*(words if words[0].startswith("resume=") else with_smoke(words)))
     assert outcome.status == 0, f"{outcome.out[-2000:]}\n{outcome.err[-4000:]}"
