@@ -4,6 +4,7 @@ Below this module nobody sees Hydra or a DictConfig.
 """
 
 import dataclasses
+import functools
 import re
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -146,9 +147,15 @@ def _sentence(error: Any, values: Any, where: str, known: list[str]) -> str:
 def _files(key: str, names: Iterable[str]) -> str:
     """The choices of the group at `key` whose `name` is one of `names`; nothing where the key is no group."""
     group, names = key.replace(".", "/"), set(names)
-    files = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
-    fitting = [file for file in files if compose_choice(group, file, key).get("name") in names]
+    fitting = [file for file, name in _names_in(group).items() if name in names]
     return f": choose {group}={'|'.join(fitting)}" if fitting else ""
+
+
+@functools.cache
+def _names_in(group: str) -> dict[str, str | None]:
+    """What every file of a group of configs/ gives as its `name`."""
+    files = sorted(path.stem for path in (CONFIGS / group).glob("*.yaml"))
+    return {file: compose_choice(group, file, group).get("name") for file in files}
 
 
 def _key(path: Iterable[str | int], values: Any, where: str) -> str:
