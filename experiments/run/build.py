@@ -209,6 +209,7 @@ def build_run(cfg: DictConfig, *, choices: Mapping[str, Any], overrides: list[st
             registry = ALGORITHMS if group == "algorithm" else EXPERIMENTS
             cls = look_up(registry, str(node.get("name")), f"{group}.name").config_class
         built[group] = build(cls, node, group)
+    plain["dataset"] = dataclasses.asdict(built["dataset"])  # with absolute paths, for whoever stores it
     keys = build(RunKeys, plain | built, "")
     return RunConfig(
         **vars(keys),

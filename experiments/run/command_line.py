@@ -13,8 +13,26 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.run.composition import composed, leaves
-from experiments.run.folder import COMPARISON, LATEST, checkpoint_of, is_first_process, run_folder_of, stored_overrides
-from experiments.run.overrides import is_multirun, is_override, key_of, overrides_in, quote, value_of
+from experiments.run.folder import (
+    COMPARISON,
+    LATEST,
+    checkpoint_of,
+    is_first_process,
+    run_folder_of,
+    stored_overrides,
+    working_folder_of,
+)
+from experiments.run.overrides import (
+    DATA_PATHS,
+    absolute,
+    is_multirun,
+    is_override,
+    key_of,
+    overrides_in,
+    quote,
+    value_of,
+    with_absolute_paths,
+)
 
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
 Describe = Callable[..., tuple[dict[str, Any], dict[str, str]]]  # config and group choices of a checkpoint file
@@ -29,7 +47,8 @@ def expand(argv: list[str], describe: Describe) -> list[str]:
     FileNotFoundError in one sentence.
     """
     # Overrides go last: a flag between them is more than argparse can take.
-    argv = [a for a in argv if not is_override(a)] + [a for a in argv if is_override(a)]
+    overrides = with_absolute_paths([a for a in argv if is_override(a)], Path.cwd())
+    argv = [a for a in argv if not is_override(a)] + overrides
     resume, load = value_of(argv, "resume"), value_of(argv, "load")
     if resume is None:
         _check_fresh(argv)
@@ -112,7 +131,10 @@ def _loaded_overrides(argv: list[str], path: Path, describe: Describe) -> list[s
         return picked
     kept = [key.replace("/", ".") for key in given if key not in RELOADED]
     missing = object()
+    base = working_folder_of(folder) if (folder := run_folder_of(path)) else Path.cwd()
     for key, value in leaves(config):
+        if key in DATA_PATHS and value:
+            value = absolute(value, base)
         if any(key == k or key.startswith(f"{k}.") for k in kept):
             continue
         if OmegaConf.select(config_now, key, default=missing) != value:
