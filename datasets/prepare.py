@@ -219,14 +219,18 @@ def check_lengths(splits: Mapping[str, np.ndarray], block_size: int) -> None:
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """Map a prepared folder into memory; ValueError when its files do not have the recorded size."""
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    """Map a prepared folder into memory; ValueError when its files are not those that were recorded."""
+    damaged = f"the prepared data in {folder} is damaged: delete that folder, it is made anew"
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(damaged) from error
     dtype = np.dtype(meta["dtype"])
     splits = {}
     for name, counts in meta["splits"].items():
         file = folder / f"{name}.bin"
         if not file.exists() or file.stat().st_size != counts["tokens"] * dtype.itemsize:
-            raise ValueError(f"the prepared data in {folder} is damaged: delete that folder, it is made anew")
+            raise ValueError(damaged)
         splits[name] = np.memmap(file, dtype=dtype, mode="r")
     return Prepared(
         folder=folder,

@@ -82,7 +82,8 @@ class LanguageModeling(BaseExperiment):
         if self.checkpoint is not None and self.source is not None:
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
             self._check_average()
-            self.summary["weights_dataset_fingerprint"] = self.checkpoint.get("dataset")
+            if not self.resumed:
+                self.summary["weights_dataset_fingerprint"] = self.checkpoint.get("dataset")
             if other_data and not self.trains:
                 print_rank_zero(f"note: {other_data}; likelihoods here are of the latter")
         parameters = sum(p.numel() for p in self.algorithm.parameters())

@@ -238,9 +238,10 @@ def test_an_unwritable_cache_folder_is_one_sentence(text_config, tmp_path):
 def test_a_damaged_cache_is_named(text_config):
     """Catches training on a truncated array after a copy that broke off."""
     prepared = prepare(text_config(TEXT))
-    (prepared.folder / "train.bin").write_bytes(b"\0\0")
-    with pytest.raises(ValueError, match="damaged: delete that folder"):
-        prepare(text_config(TEXT))
+    for name in ("train.bin", "meta.json"):
+        (prepared.folder / name).write_bytes(b"\0\0")
+        with pytest.raises(ValueError, match="damaged: delete that folder"):
+            prepare(text_config(TEXT))
 
 
 def test_a_split_without_a_window_is_named():

@@ -154,6 +154,7 @@ def test_a_model_trains_on_with_its_own_vocabulary(smoke: Main, main: Main, toke
     assert second["tokenizer"] == first["tokenizer"] and second["dataset"] != first["dataset"]
     resumed = main("resume=second", "experiment.training.max_steps=3", "experiment.tasks=[training,test]")
     assert resumed.status == 0, resumed.err
+    assert summary("second")["weights_dataset_fingerprint"] == first["dataset"]
     loaded = main("load=second", "debug=smoke", "experiment.tasks=[test,sampling]", "hydra.run.dir=third")
     assert loaded.status == 0 and "note:" not in loaded.out, loaded.err
     assert summary("third")["figures"]["test/nll"] == summary("second")["figures"]["test/nll"]
