@@ -20,6 +20,7 @@ from experiments.run import errors
 from experiments.run.command_line import expand
 from experiments.run.folder import CONFIGS, ROOT, is_first_process
 from experiments.run.overrides import is_multirun
+from experiments.run.terminal import show_what_can_be_shown
 
 OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
 _failure: list[BaseException] = []
@@ -51,6 +52,7 @@ def job(cfg: DictConfig) -> float | None:
 
 def main() -> int:
     """Run the command line; the exit status. Mistakes of the user become one line, bugs a traceback."""
+    show_what_can_be_shown()
     _failure.clear()
     _run_dir.clear()
     full = os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ
@@ -88,7 +90,7 @@ def _write_trace(error: BaseException) -> None:
     """The full trace goes to error.log of the run folder, if there is one to write to."""
     if _run_dir:
         try:
-            with (_run_dir[-1] / "error.log").open("a") as log:
+            with (_run_dir[-1] / "error.log").open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
         except OSError:
             pass  # the error at hand may well be that nothing can be written there

@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from experiments.run.composition import composed, leaves
 from experiments.run.folder import COMPARISON, LATEST, checkpoint_of, is_first_process, run_folder_of, stored_overrides
 from experiments.run.overrides import is_multirun, is_override, key_of, overrides_in, quote, value_of
+from experiments.run.texts import as_written
 
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
 Describe = Callable[..., tuple[dict[str, Any], dict[str, str]]]  # config and group choices of a checkpoint file
@@ -28,6 +29,7 @@ def expand(argv: list[str], describe: Describe) -> list[str]:
     `describe(file, given=, algorithm=)` reads what a checkpoint outside a run folder says. Raises ValueError or
     FileNotFoundError in one sentence.
     """
+    argv = as_written(argv)
     # Overrides go last: a flag between them is more than argparse can take.
     argv = [a for a in argv if not is_override(a)] + [a for a in argv if is_override(a)]
     resume, load = value_of(argv, "resume"), value_of(argv, "load")
@@ -128,9 +130,9 @@ def _stored_config(
     file = checkpoint_of(path, ["best.ckpt", "last.ckpt"])
     folder = run_folder_of(path)
     if folder is not None:
-        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
         config = {root: value for root, value in config.items() if root not in given}
-        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text())
+        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
         choices = hydra["hydra"]["runtime"]["choices"]
     else:
         asked = composed(overrides_in(argv)) if "algorithm" in given else None

@@ -64,5 +64,5 @@ def is_first_process() -> bool:
 
 def stored_overrides(folder: Path) -> list[str]:
     """What was said on the command line of a run, but for load= and resume=."""
-    stored = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) or []
+    stored = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
     return [o for o in stored if key_of(o) not in ("resume", "load")]

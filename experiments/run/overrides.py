@@ -3,6 +3,7 @@
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 
 
 def quote(value: Any) -> str:
@@ -16,9 +17,7 @@ def quote(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{quote(item)}' for key, item in value.items())}}}"
     if isinstance(value, str):
-        body = value.replace("\\'", "\\\\'").replace("'", "\\'")
-        trailing = len(body) - len(body.rstrip("\\"))
-        return f"'{body}{chr(92) * trailing}'"
+        return QuotedString(value, Quote.single).with_quotes()
     return repr(value)
 
 

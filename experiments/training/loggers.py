@@ -150,7 +150,7 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
 
     stored = run_dir / "wandb_id.json"  # a resumed run continues the same one
     run_id = read_json(stored).get("id") or secrets.token_hex(4)
-    stored.write_text(json.dumps({"id": run_id}))
+    stored.write_text(json.dumps({"id": run_id}), encoding="utf-8")
     offline = settings.mode == "offline" or (settings.mode == "auto" and not _logged_in())
     if offline:
         print(f"W&B: offline; send the run later with: wandb sync {run_dir / 'wandb'}/offline-run-*")

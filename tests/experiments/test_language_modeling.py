@@ -14,7 +14,7 @@ FIGURES = ["val/nll", "test/nll"]
 
 
 def summary(folder: str) -> dict:
-    return json.loads((Path(folder) / "summary.json").read_text())
+    return json.loads((Path(folder) / "summary.json").read_text(encoding="utf-8"))
 
 
 def latest() -> Path:
@@ -38,10 +38,10 @@ def test_a_run_leaves_everything_behind(smoke: Main, method: str) -> None:
     assert all(found["kinds"][name] == found["likelihood_kind"] for name in FIGURES)
     assert found["training"]["steps"] == 2 and found["training"]["tokens"] == 2 * 4 * 64
     assert {"seed", "parameters", "versions", "machine", "git_commit", "dataset_fingerprint"} <= found.keys()
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["step"] for row in rows] == ["1", "2"] and float(rows[-1]["val/nll"]) > 0
-    samples = json.loads((folder / "samples" / "samples.json").read_text())
+    samples = json.loads((folder / "samples" / "samples.json").read_text(encoding="utf-8"))
     assert len(samples["texts"]) == 2 and all(len(text) == 32 for text in samples["texts"])
     assert samples["texts"][0] in outcome.out
 
@@ -66,7 +66,7 @@ def test_evaluation_gives_what_training_printed(smoke: Main) -> None:
     """Catches evaluation of other weights (last for best, raw for averaged) or of other data than in training."""
     steps = ["experiment.training.max_steps=4", "algorithm.optimizer.lr=1", "algorithm.optimizer.warmup_steps=0"]
     smoke("hydra.run.dir=run", *steps, "experiment.training.ema_decay=0.5")
-    with open("run/metrics.csv") as file:
+    with open("run/metrics.csv", encoding="utf-8") as file:
         values = [float(row["val/nll"]) for row in csv.DictReader(file) if row["val/nll"]]
     assert len(set(values)) == 2
     assert summary("run")["figures"]["val/nll"] == pytest.approx(min(values), abs=1e-6)
@@ -82,34 +82,36 @@ def test_sampling_from_a_loaded_run_needs_no_corpus(smoke: Main, main: Main, cor
     gone = ["dataset.path=gone.txt", "dataset.cache_dir=nowhere", "experiment.sampling.prompt='the '"]
     outcome = main("load=run", "hydra.run.dir=sampled", *sampling, *gone)
     assert (outcome.status, outcome.err) == (0, "")
-    text = json.loads(Path("sampled/samples/samples.json").read_text())["texts"][0]
+    text = json.loads(Path("sampled/samples/samples.json").read_text(encoding="utf-8"))["texts"][0]
     assert text.startswith("the ") and len(text) == 12
     Path("run/checkpoints/best.ckpt").rename("loose.ckpt")
     outcome = main("load=loose.ckpt", "hydra.run.dir=loose", *sampling, *gone)
-    assert json.loads(Path("loose/samples/samples.json").read_text())["texts"] == [text]
+    assert json.loads(Path("loose/samples/samples.json").read_text(encoding="utf-8"))["texts"] == [text]
 
 
 def test_a_finished_run_resumes_with_its_other_tasks(smoke: Main, main: Main) -> None:
     """Catches a finished run that trains again, loses rows or figures, or evaluates last.ckpt for best.ckpt."""
     smoke("hydra.run.dir=run", "experiment.tasks=[training]")
-    curve = Path("run/metrics.csv").read_text()
+    curve = Path("run/metrics.csv").read_text(encoding="utf-8")
     outcome = main("resume=run", "experiment.tasks=[training,test]")
     assert outcome.status == 0 and "training is complete: 2 steps" in outcome.out
     first = summary("run")
     assert first["training"]["steps"] == 2 and "test/nll" in first["figures"]
-    assert Path("run/metrics.csv").read_text() == curve
+    assert Path("run/metrics.csv").read_text(encoding="utf-8") == curve
     assert main("resume=run", "experiment.tasks=[validation]").status == 0
     assert summary("run")["figures"].items() > first["figures"].items()
-    assert Path("run/metrics.csv").read_text() == curve
+    assert Path("run/metrics.csv").read_text(encoding="utf-8") == curve
 
 
 def test_more_steps_go_on_in_the_same_curve(smoke: Main, main: Main) -> None:
     """Catches a longer schedule on resume that starts from step 0, or in another file."""
     smoke("hydra.run.dir=run", "experiment.tasks=[training]")
     assert main("resume=run", "experiment.training.max_steps=4").status == 0
-    with open("run/metrics.csv") as file:
+    with open("run/metrics.csv", encoding="utf-8") as file:
         assert [row["step"] for row in csv.DictReader(file)] == ["1", "2", "3", "4"]
-    assert "experiment.training.max_steps=4" in yaml.safe_load(Path("run/.hydra/overrides.yaml").read_text())
+    assert "experiment.training.max_steps=4" in yaml.safe_load(
+        Path("run/.hydra/overrides.yaml").read_text(encoding="utf-8")
+    )
 
 
 def test_an_average_is_kept_or_left_on_resume(smoke: Main, main: Main) -> None:
@@ -123,7 +125,7 @@ def test_overfitting_repeats_its_batches(smoke: Main) -> None:
     """Catches debug=overfit on ever new batches: the loss on one batch must fall below what text allows."""
     steps = ["experiment.training.overfit_batches=1", "experiment.training.max_steps=60", "algorithm.optimizer.lr=2e-2"]
     smoke("experiment.tasks=[training]", "experiment.training.batch_size=1", *steps)
-    with open("latest-run/metrics.csv") as file:
+    with open("latest-run/metrics.csv", encoding="utf-8") as file:
         losses = [float(row["train/loss"]) for row in csv.DictReader(file)]
     assert losses[-1] < 1.5 < losses[0]
 
@@ -139,7 +141,7 @@ def test_wandb_offline_and_tensorboard(smoke: Main, main: Main, monkeypatch: pyt
     assert list(Path("run/tensorboard").glob("events.*"))
     folder = next(Path("run/wandb").glob("offline-run-*"))
     assert list(folder.rglob("samples*.table.json")) and list(folder.rglob("training_curve*.png"))
-    identity = json.loads(Path("run/wandb_id.json").read_text())["id"]
+    identity = json.loads(Path("run/wandb_id.json").read_text(encoding="utf-8"))["id"]
     assert main("resume=run", "experiment.training.max_steps=3").status == 0
     names = {path.name.rpartition("-")[2] for path in Path("run/wandb").glob("offline-run-*")}
     assert len(list(Path("run/wandb").glob("offline-run-*"))) == 2 and names == {identity}

@@ -121,7 +121,7 @@ def test_a_weight_of_nan_is_not_written(tmp_path: Path) -> None:
 def test_speed_and_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches tokens that are miscounted, and a flood of control characters in a log file."""
     fit(Line(), tmp_path, max_steps=4, accumulate_grad_batches=2, progress=True)
-    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    lines = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()
     row = dict(zip(lines[0].split(","), lines[2].split(","), strict=True))
     assert row["step"] == "4" and row["train/tokens"] == str(4 * 2 * 2 * 4)
     assert row["train/lr"] == "0.01" and float(row["train/grad_norm"]) > 0
