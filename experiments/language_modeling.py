@@ -25,6 +25,8 @@ from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import load_weights, read_checkpoint
+from experiments.training.compilation import check_compiler, compiling
+from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
 
 SHOWN = 2  # samples printed, of those written
@@ -47,7 +49,11 @@ class LanguageModeling(BaseExperiment):
                 "experiment.training.ema_decay averages whole weights, which trainer=fsdp splits over the devices: "
                 "set it to null, or say trainer=ddp"
             )
+        if self.config.training.compile and self.trains:
+            check_compiler()
         self.block_size = self._block_size()
+        samples = "sampling" in self.config.tasks
+        check_memory(self.run.algorithm.backbone, self.config, trains=self.trains, samples=samples)
         self.data: TextDataModule | None = None
         stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
         if stored is not None and set(self.config.tasks) == {"sampling"}:
@@ -109,7 +115,8 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
+            with compiling():
+                trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
                 print_rank_zero(trainer.profiler.summary())  # type: ignore[attr-defined]

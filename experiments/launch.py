@@ -11,10 +11,8 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from experiments.run import errors
 from experiments.run.command_line import expand
@@ -67,16 +65,13 @@ def main() -> int:
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
         if _failure:
             raise _failure[0]
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
         _write_trace(error)
-        if full:
+        if full or not errors.can_be_mended(error):
             raise
         if is_first_process() or not _run_dir:  # the processes of a DDP run fail together, but speak once
             print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
         return 1
-    except Exception as error:
-        _write_trace(error)
-        raise
     return 0
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from algorithms.common.fields import STRICT, Count, Natural, Number, Positive
+from algorithms.common.fields import STRICT, Count, NonNegative, Positive, Seed
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -80,7 +80,7 @@ class CallbacksConfig:
     """What is shown while training."""
 
     progress: bool = True
-    line_every_seconds: Number = 10.0
+    line_every_seconds: NonNegative = 10.0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -93,7 +93,7 @@ class RunKeys:
     trainer: dict[str, Any]
     logger: LoggerConfig
     callbacks: CallbacksConfig
-    seed: Natural
+    seed: Seed
     name: str | None
     load: str | None
     resume: str | None

@@ -39,8 +39,8 @@ _parser = OverridesParser.create()
 def as_written(argv: list[str]) -> list[str]:
     """The command line with the values of text keys quoted wherever Hydra would read something else.
 
-    Quotes around a whole value, `${...}` and Hydra's backslashes before its own signs are read as ever; under
-    --multirun commas sweep.
+    Quotes around a whole value, Hydra's backslashes before its own signs, and `${...}` outside of prompts are read as
+    ever; under --multirun commas sweep.
     """
     return [_written(a, is_multirun(argv)) if is_override(a) and is_in(key_of(a), TEXTS) else a for a in argv]
 
@@ -72,7 +72,7 @@ def _item(key: str, given: str) -> str:
         return given
     text = _text(given)
     if is_in(key, PROMPTS):
-        text = text.replace("\\n", "\n")
+        text = re.sub(r"(?<!\\)\$\{", r"\\${", text.replace("\\n", "\n"))  # ${ is text, which OmegaConf would look up
     if is_in(key, PATHS):
         text = os.path.expanduser(text)
     else:  # bytes that the locale of this process could not read

@@ -168,11 +168,11 @@ def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: M
         ),
         (
             "experiment.methods.gpt.decoders=[pyramid]",
-            "experiment.methods.gpt: experiment.decoders: pyramid does not fit",
+            "experiment.methods.gpt.decoders: pyramid does not fit",
         ),
         ("experiment.methods.gpt.overrides=['algorithm.nonsense=1']", "experiment.methods.gpt: unknown config key"),
         ("experiment.methods.gpt.load=nowhere", "experiment.methods.gpt.load: there is no run folder or checkpoint"),
-        ("experiment.judges.load=[nowhere]", "there is no run folder or checkpoint at nowhere"),
+        ("experiment.judges.load=[nowhere]", "experiment.judges.load: there is no run folder or checkpoint at nowhere"),
         (
             "experiment.judges.overrides=['dataset.tokenizer=qqq']",
             "experiment.judges: dataset.tokenizer is 'qqq': choose one of ",

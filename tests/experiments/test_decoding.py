@@ -108,7 +108,7 @@ def test_lists_are_swept_as_a_grid() -> None:
         ({"tasks": ["ab"]}, "experiment.decoders makes 1 setting, and the task ab compares two"),
         ({"tasks": ["ab"], "decoders": ["a", "b", "c"]}, "makes 3 settings, and the task ab compares two"),
         ({"seeds": []}, "experiment.seeds is empty"),
-        ({"seeds": [1, 1]}, "experiment.seeds is [1, 1]: give different whole numbers"),
+        ({"seeds": [1, 1]}, "experiment.seeds is [1, 1]: give different ones"),
     ],
 )
 def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> None:
