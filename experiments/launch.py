@@ -18,7 +18,7 @@ from experiments.run import errors
 from experiments.run.command_line import expand
 from experiments.run.folder import CONFIGS, ROOT, is_first_process
 from experiments.run.overrides import is_multirun
-from experiments.run.terminal import show_what_can_be_shown
+from experiments.run.surroundings import settle_in
 
 OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
 _failure: list[BaseException] = []
@@ -50,7 +50,7 @@ def job(cfg: DictConfig) -> float | None:
 
 def main() -> int:
     """Run the command line; the exit status. Mistakes of the user become one line, bugs a traceback."""
-    show_what_can_be_shown()
+    settle_in()
     _failure.clear()
     _run_dir.clear()
     full = os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ

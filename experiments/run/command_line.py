@@ -13,7 +13,15 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.run.composition import composed, leaves
-from experiments.run.folder import COMPARISON, LATEST, checkpoint_of, is_first_process, run_folder_of, stored_overrides
+from experiments.run.folder import (
+    COMPARISON,
+    LATEST,
+    checkpoint_of,
+    is_first_process,
+    pointed,
+    run_folder_of,
+    stored_overrides,
+)
 from experiments.run.overrides import is_multirun, is_override, key_of, overrides_in, quote, value_of
 from experiments.run.texts import as_written
 
@@ -93,7 +101,7 @@ def _expand_resume(argv: list[str], resume: str) -> list[str]:
 
 def _latest(own: list[str]) -> Path | None:
     """The run with a last.ckpt, or comparison, that was started last; given overrides, of those begun with the same."""
-    folders = {folder.resolve() for folder in (*Path("outputs").glob("*/*"), LATEST) if run_folder_of(folder)}
+    folders = {folder.resolve() for folder in (*Path("outputs").glob("*/*"), pointed(LATEST)) if run_folder_of(folder)}
     marks = ("checkpoints/last.ckpt", COMPARISON)
     found = [folder for folder in folders if any((folder / mark).is_file() for mark in marks)]
     same = [folder for folder in found if not own or sorted(stored_overrides(folder)) == sorted(own)]

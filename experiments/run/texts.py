@@ -6,14 +6,16 @@ Nothing heavy is imported here, so that the keys are listed; a test holds the li
 import os
 import re
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
+from experiments.run.folder import newest_with_weights, pointed
 from experiments.run.overrides import is_multirun, is_override, key_of, quote
 
 PROMPTS = ("experiment.sampling.prompt", "experiment.sampling.suffix")  # in which \n is a line break
-PATHS = (  # in which ~ is the home folder
+PATHS = (  # in which ~ is the home folder, and latest-run may be a text file that names a run
     "load",
     "resume",
     "dataset.cache_dir",
@@ -73,8 +75,11 @@ def _item(key: str, given: str) -> str:
     text = _text(given)
     if is_in(key, PROMPTS):
         text = re.sub(r"(?<!\\)\$\{", r"\\${", text.replace("\\n", "\n"))  # ${ is text, which OmegaConf would look up
+    if key == "load" and text == "auto":
+        text = str(newest_with_weights())
     if is_in(key, PATHS):
-        text = os.path.expanduser(text)
+        path = pointed(Path(expanded := os.path.expanduser(text)))
+        text = expanded if path == Path(expanded) else str(path)
     else:  # bytes that the locale of this process could not read
         text = text.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     return given if _parsed(given) == text else quote(text)
