@@ -127,15 +127,13 @@ class BaseExperiment:
     def _begin_summary(self) -> dict[str, Any]:
         fresh = {
             "status": "running",
-            "algorithm": self.run.algorithm.name,
-            "dataset": self.run.dataset.name,
             "seed": self.run.seed,
-            "overrides": self.run.overrides,
             "figures": {},
             "kinds": {},  # of the likelihoods among the figures: exact or bound
         }
         stored = read_json(self.run_dir / "summary.json") if self.resumed else {}
-        return (stored or fresh) | {"overrides": self.run.overrides}
+        chosen = {group: self.run.chosen(group) for group in ("algorithm", "dataset", "experiment")}
+        return chosen | (stored or fresh) | {"overrides": self.run.overrides}
 
     def _check_tasks(self) -> None:
         tasks = self.config.tasks

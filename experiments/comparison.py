@@ -162,6 +162,8 @@ class Comparison(BaseExperiment):
         for path in written:
             if path.suffix in (".html", ".md"):
                 print_rank_zero(f"report: {path}")
+        if review is not None:
+            print_rank_zero(f"blind review, for readers: {self.run_dir / blind_review.PAGE}")
         self.log_media(files=[path for path in written if path.suffix in (".png", ".gif", ".html")])
 
     @cached_property
@@ -203,8 +205,8 @@ class Comparison(BaseExperiment):
         model = method.load()
         stored = self.run_dir / "likelihoods" / f"{method.label}.json"
         loader = self.data.eval_dataloader(split)
-        number = min(len(loader), self.config.likelihood_batches or len(loader))
-        chosen = {*np.linspace(0, len(loader) - 1, number).round().astype(int).tolist()}  # spread evenly
+        batches, number = len(loader), self._likelihood_batches(split)
+        chosen = {*np.linspace(0, batches - 1, number).round().astype(int).tolist()}  # spread evenly
         asked = {"weights": fingerprint(model.algorithm), "split": split, "batches": sorted(chosen)}
         if (found := read_json(stored)) and found["of"] == asked:
             return found
@@ -226,6 +228,14 @@ class Comparison(BaseExperiment):
         write_json(stored, found)
         return found
 
+    def _likelihood_batches(self, split: str) -> int:
+        """Of the split, those that the task likelihood takes."""
+        batches = len(self.data.eval_dataloader(split))
+        return min(batches, self.config.likelihood_batches or batches)
+
     def _write_manifest(self) -> None:
         content = manifest.describe(self.run, self.run_dir, self.methods, self.judge_runs, MODELLESS)
-        write_json(self.run_dir / COMPARISON, content)
+        split = self.config.evaluation.likelihood_split
+        batches, number = len(self.data.eval_dataloader(split)), self._likelihood_batches(split)
+        part = {"part": f"{number} of its {batches} batches, spread evenly"} if number < batches else {}
+        write_json(self.run_dir / COMPARISON, content | part)

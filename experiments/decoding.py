@@ -59,7 +59,7 @@ class Decoding(LanguageModeling):
         if judges is not None:
             judges.check_writer(self.tokenizer)
         assert self.data is not None
-        method = run.algorithm.name
+        method = run.chosen("algorithm")
         self.decoding_sweep = DecodingSweep(
             self.run_dir,
             {method: Writer(self.algorithm, self.tokenizer, self.device, compiled=config.training.compile)},
@@ -110,7 +110,7 @@ class Decoding(LanguageModeling):
     @rank_zero_only
     def visualize(self) -> None:
         """Record how every setting writes one text, traces/; animation.gif and .html play them side by side."""
-        config, method, seed = self.config.visualize, self.run.algorithm.name, self.config.seeds[0]
+        config, method, seed = self.config.visualize, self.run.chosen("algorithm"), self.config.seeds[0]
         assignment = self.plans["visualize"].assignment._replace(length=config.blocks * self.algorithm.block_size)
         algorithm = self.algorithm.to(self.device).eval()
         records = []
@@ -148,7 +148,7 @@ class Decoding(LanguageModeling):
         return rows
 
     def _settings(self, task: str) -> list[Any]:
-        return self.plans[task].settings[self.run.algorithm.name]
+        return self.plans[task].settings[self.run.chosen("algorithm")]
 
     def _check_average(self) -> None:
         if self.trains:  # a sweep samples from the weights as they are, averaged or not

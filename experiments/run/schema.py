@@ -106,3 +106,8 @@ class RunConfig(RunKeys):
     plain: dict[str, Any]
     choices: dict[str, str]
     overrides: list[str]
+
+    def chosen(self, group: str) -> str:
+        """The file of configs/`group` that was chosen: what the run is called, as several files may share the `name`
+        of a class."""
+        return self.choices.get(group) or getattr(self, group).name
