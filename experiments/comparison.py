@@ -31,6 +31,7 @@ from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
 from experiments.evaluation.samples import encoded
+from experiments.evaluation.settings import notes_of
 from experiments.evaluation.tracing import record_trace
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
@@ -60,6 +61,9 @@ class Comparison(BaseExperiment):
         self._check_overrides()
         make = compared_methods.make_compared_method
         self.methods = [make(run, self.run_dir, label, method) for label, method in config.methods.items()]
+        for method in self.methods:
+            for note in notes_of(method.settings):
+                print_rank_zero(note)
         self.judge_runs = compared_methods.judge_runs(run, self.run_dir)
         self._check_trained()
         with keys_below("dataset", run.dataset):
@@ -193,6 +197,12 @@ class Comparison(BaseExperiment):
             raise ValueError("load= is for one model: a comparison takes experiment.methods.NAME.load=RUN_FOLDER")
         if any(key_of(override) == "algorithm" for override in self.run.overrides):
             raise ValueError("algorithm= chooses one method: a comparison has experiment.methods, null takes one out")
+        for override in self.run.overrides:
+            if key_of(override).startswith("algorithm") and not compared_methods.is_part(override):
+                raise ValueError(
+                    f"{key_of(override)} is of one method, and a comparison has several: say "
+                    f"'experiment.methods.NAME.overrides=[{override}]'"
+                )
 
     def _check_trained(self) -> None:
         for child in self._children():

@@ -22,7 +22,7 @@ from experiments.evaluation.judges.panel import load_judges
 from experiments.evaluation.measurement import HELD_OUT_SPLIT, Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan, preset_settings
-from experiments.evaluation.settings import KEY, ModelSettings, build_settings
+from experiments.evaluation.settings import KEY, ModelSettings, build_settings, notes_of
 from experiments.evaluation.tracing import record_trace
 from experiments.language_modeling import LanguageModeling
 from experiments.run.console import print_rank_zero
@@ -53,6 +53,8 @@ class Decoding(LanguageModeling):
         model_settings = ModelSettings(run.algorithm.name, run.plain["algorithm"], run.choices["algorithm/decoder"])
         own_tasks = {"sweep", "ab", "visualize"} & {*config.tasks}
         own = build_settings(model_settings, config.decoders, config.grid) if own_tasks else []
+        for note in notes_of(own):
+            print_rank_zero(note)
         presets, left_out = preset_settings(model_settings) if "presets" in config.tasks else ([], {})
         judges = load_judges(config.judges) if config.judges else None
         super().prepare()

@@ -147,7 +147,7 @@ def _heated(model_settings: ModelSettings, frontier: Any, temperatures: Sequence
 
 def _passed(run: RunConfig) -> list[str]:
     """What the comparison's command line and its `training` mean for a run that trains."""
-    overrides = [o for o in run.overrides if key_of(o).partition(".")[0] not in NOT_PASSED or _is_part(o)]
+    overrides = [o for o in run.overrides if key_of(o).partition(".")[0] not in NOT_PASSED or is_part(o)]
     config, usual = run.experiment, LanguageModelingConfig()
     for group in ("training", "evaluation"):
         for f in dataclasses.fields(getattr(usual, group)):
@@ -159,7 +159,7 @@ def _passed(run: RunConfig) -> list[str]:
     return [*overrides, "experiment=language_modeling", TASKS]
 
 
-def _is_part(override: str) -> bool:
+def is_part(override: str) -> bool:
     """Whether an override sets a part of the algorithm that all methods have, as the backbone."""
     return key_of(override).replace("/", ".").startswith(("algorithm.backbone", "algorithm.optimizer"))
 
