@@ -79,6 +79,12 @@ class DatasetConfig:
                 "leave it out"
             )
 
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        if self.tokenizer != "bpe":
+            return {"vocab_size": "tokenizer"}
+        return {} if self.tokenizer_path is None else {"vocab_size": "tokenizer_path"}
+
     @property
     def given_path(self) -> str:
         """The path of a corpus that cannot do without one."""
