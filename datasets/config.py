@@ -115,6 +115,12 @@ class DatasetConfig:
                 "utf-16, cp1252 or latin-1"
             ) from error
 
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        if self.tokenizer != "bpe":
+            return {"vocab_size": "tokenizer"}
+        return {} if self.tokenizer_path is None else {"vocab_size": "tokenizer_path"}
+
     @property
     def given_path(self) -> str:
         """The path of a corpus that cannot do without one."""

@@ -219,9 +219,10 @@ def check_lengths(splits: Mapping[str, np.ndarray], block_size: int) -> None:
     """Raise ValueError when a split is shorter than one window of block_size + 1 tokens."""
     for name, ids in splits.items():
         if len(ids) < block_size + 1:
+            shorter = f"lower experiment.block_size to at most {len(ids) - 1}, or " if len(ids) > 1 else ""
             raise ValueError(
                 f"split {name} has {len(ids)} tokens, but with block_size={block_size} one window takes "
-                f"{block_size + 1}: lower block_size to at most {max(len(ids) - 1, 0)}, or give more text"
+                f"{block_size + 1}: {shorter}give more text"
             )
 
 

@@ -26,6 +26,8 @@ from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import load_weights, read_checkpoint, trained_on_other_data
+from experiments.training.compilation import check_compiler, compiling
+from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
 
 SHOWN = 2  # samples printed, of those written
@@ -48,7 +50,11 @@ class LanguageModeling(BaseExperiment):
                 "experiment.training.ema_decay averages whole weights, which trainer=fsdp splits over the devices: "
                 "set it to null, or say trainer=ddp"
             )
+        if self.config.training.compile and self.trains:
+            check_compiler()
         self.block_size = self._block_size()
+        samples = "sampling" in self.config.tasks
+        check_memory(self.run.algorithm.backbone, self.config, trains=self.trains, samples=samples)
         self.data: TextDataModule | None = None
         stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
         if stored is not None and set(self.config.tasks) == {"sampling"}:
@@ -96,7 +102,7 @@ class LanguageModeling(BaseExperiment):
         }
         if "training" in self.config.tasks:
             self.check_space(parameters)
-        name, tokens = self.run.algorithm.name, self.tokenizer.vocabulary_size
+        name, tokens = self.run.chosen("algorithm"), self.tokenizer.vocabulary_size
         print_rank_zero(f"{name}: {parameters:,} parameters, {tokens} tokens")
 
     def training(self) -> None:
@@ -116,7 +122,8 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
+            with compiling():
+                trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
                 print_rank_zero(trainer.profiler.summary())  # type: ignore[attr-defined]
@@ -134,6 +141,9 @@ class LanguageModeling(BaseExperiment):
         for split in ("val", "val_whole"):
             if split in self.data.splits:
                 self._evaluate(split)
+            if self._part(split):
+                print_rank_zero(f"val_whole is left out: it begins as val does, of which this was {self._part(split)}")
+                break
 
     def test(self) -> None:
         """The same on the test split."""
@@ -152,10 +162,13 @@ class LanguageModeling(BaseExperiment):
             context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,
         )
+        part = self._part(split)
         for name, (kind, mean, error) in measured.write(self.run_dir, split).items():
             self.summary["figures"] |= {f"{split}/{name}": mean, f"{split}/{name}_error": error}
             self.summary["kinds"][f"{split}/{name}"] = kind
-            print_rank_zero(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
+            print_rank_zero(
+                f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({', '.join(filter(None, (kind, part)))})"
+            )
 
     @rank_zero_only
     def sampling(self) -> None:
@@ -198,7 +211,7 @@ class LanguageModeling(BaseExperiment):
         decoder = self.run.algorithm.decoder
         if self.suffix and not decoder.sees_right(self.algorithm):
             raise ValueError(
-                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.algorithm.name} with "
+                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.chosen('algorithm')} with "
                 f"algorithm/decoder={decoder.name}, which reads from left to right: leave it empty, or take "
                 "algorithm=masked_diffusion"
             )
@@ -279,7 +292,19 @@ class LanguageModeling(BaseExperiment):
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
-        print_rank_zero("  ".join(f"{key} {value:.4f}" for key, value in figures.items()) + kind)
+        part = self._part(split)
+        said = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+        print_rank_zero(f"{said}{kind}{f' ({part})' if part else ''}")
+
+    def _part(self, split: str) -> str:
+        """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
+        assert self.data is not None
+        batches, limit = len(self.data.eval_dataloader(split)), self.config.evaluation.max_batches
+        if limit is None or limit >= batches:
+            return ""
+        part = f"partial: the first {limit} of {batches} batches"
+        self.summary.setdefault("partial", {})[split] = part
+        return part
 
     def _add_figures(self, figures: dict[str, float]) -> None:
         self.summary["figures"] |= figures
@@ -288,6 +313,7 @@ class LanguageModeling(BaseExperiment):
     def _sum_up_training(self, speed: dict[str, Any], best: dict[str, Any], steps: int) -> None:
         if math.isfinite(best["best"]):
             self._add_figures({MONITOR: best["best"]})
+            self._part("val")
         self.summary["training"] = {
             "steps": steps,
             "best_step": best["best_step"],

@@ -18,6 +18,7 @@ from experiments.run.folder import (
     LATEST,
     checkpoint_of,
     is_first_process,
+    pointed,
     run_folder_of,
     stored_overrides,
     working_folder_of,
@@ -33,6 +34,7 @@ from experiments.run.overrides import (
     value_of,
     with_absolute_paths,
 )
+from experiments.run.texts import as_written
 
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
 Describe = Callable[..., tuple[dict[str, Any], dict[str, str]]]  # config and group choices of a checkpoint file
@@ -46,6 +48,7 @@ def expand(argv: list[str], describe: Describe) -> list[str]:
     `describe(file, given=, algorithm=)` reads what a checkpoint outside a run folder says. Raises ValueError or
     FileNotFoundError in one sentence.
     """
+    argv = as_written(argv)
     # Overrides go last: a flag between them is more than argparse can take.
     overrides = with_absolute_paths([a for a in argv if is_override(a)], Path.cwd())
     argv = [a for a in argv if not is_override(a)] + overrides
@@ -110,7 +113,7 @@ def _expand_resume(argv: list[str], resume: str) -> list[str]:
 
 def _latest(own: list[str]) -> Path | None:
     """The run with a last.ckpt, or comparison, that was started last; given overrides, of those begun with the same."""
-    folders = {folder.resolve() for folder in (*Path("outputs").glob("*/*"), LATEST) if run_folder_of(folder)}
+    folders = {folder.resolve() for folder in (*Path("outputs").glob("*/*"), pointed(LATEST)) if run_folder_of(folder)}
     marks = ("checkpoints/last.ckpt", COMPARISON)
     found = [folder for folder in folders if any((folder / mark).is_file() for mark in marks)]
     same = [folder for folder in found if not own or sorted(stored_overrides(folder)) == sorted(own)]
@@ -150,9 +153,9 @@ def _stored_config(
     file = checkpoint_of(path, ["best.ckpt", "last.ckpt"])
     folder = run_folder_of(path)
     if folder is not None:
-        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
         config = {root: value for root, value in config.items() if root not in given}
-        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text())
+        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
         choices = hydra["hydra"]["runtime"]["choices"]
     else:
         asked = composed(overrides_in(argv)) if "algorithm" in given else None

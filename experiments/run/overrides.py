@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
 
 DATA_PATHS = ("dataset.path", "dataset.tokenizer_path")  # stored absolute: they say what a run was trained on
 
@@ -20,9 +21,7 @@ def quote(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{quote(item)}' for key, item in value.items())}}}"
     if isinstance(value, str):
-        body = value.replace("\\'", "\\\\'").replace("'", "\\'")
-        trailing = len(body) - len(body.rstrip("\\"))
-        return f"'{body}{chr(92) * trailing}'"
+        return QuotedString(value, Quote.single).with_quotes()
     return repr(value)
 
 

@@ -112,9 +112,9 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
     Raises ValueError naming both sides when the checkpoint is of another method, vocabulary or shape.
     """
     name, foreign = algorithm.name, recognise(checkpoint)
-    methods = foreign.methods if foreign else (checkpoint["algorithm"],)
-    if name not in methods:
-        remedy = " or ".join(f"algorithm={method}" for method in methods)
+    chosen = checkpoint.get("choices", {}).get("algorithm", checkpoint.get("algorithm"))
+    if name not in (foreign.methods if foreign else (checkpoint["algorithm"],)):
+        remedy = " or ".join(f"algorithm={method}" for method in (foreign.methods if foreign else (chosen,)))
         raise ValueError(f"{path} holds {remedy}, not {name}: say {remedy}")
     if foreign:
         foreign.check_vocabulary(path, method=name, tokens=tokenizer.vocabulary_size)
@@ -131,7 +131,9 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
         which = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the model lacks"
-        raise ValueError(f"{path} {which}: it was written with other options of algorithm={name}")
+        raise ValueError(
+            f"{path} {which}: it was written with other options of algorithm={name if foreign else chosen}"
+        )
     algorithm.load_state_dict(weights)
 
 

@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing(text_config):
 
 def test_an_unwritable_cache_folder_is_one_sentence(text_config, tmp_path):
     """Catches NotADirectoryError or PermissionError without the remedy."""
-    (tmp_path / "file").write_text("in the way")
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
     with pytest.raises(OSError, match=r"cannot write .* dataset\.cache_dir=FOLDER"):
         prepare(text_config(TEXT, cache_dir=str(tmp_path / "file" / "cache")))
 

@@ -51,9 +51,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
         plain = {k: v for k, v in OmegaConf.to_container(cfg).items() if k != "hydra"}
         stored = {"hydra": {"runtime": {"choices": choices}}}
-        (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(plain))
-        (path / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored))
-        (path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+        (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+        (path / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
+        (path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
         if checkpoint:
             (path / "checkpoints").mkdir()
             (path / "checkpoints" / "last.ckpt").write_bytes(b"")
