@@ -167,10 +167,16 @@ def test_costs_and_traces_are_what_the_backbone_was_asked_for():
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"draft_tokens": 0}, "at least 1"), ({"temperature": 0.0}, "above 0")],
+    [
+        ({"draft_tokens": 0}, "draft_tokens is 0: it must be at least 1"),
+        ({"temperature": -1.0}, "temperature is -1.0: it must be at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": 0}, "top_k is 0: it must be at least 1"),
+        ({"top_p": 1.5}, "top_p is 1.5: it must be at most 1"),
+    ],
 )
 def test_bad_settings_are_named(settings, words):
-    """Catches settings that would draft nothing or divide by nothing."""
+    """Catches settings that would draft nothing or allow no token."""
     with pytest.raises(ValueError, match=words):
         build(Speculative, settings, "algorithm.decoder")
 
