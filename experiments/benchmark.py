@@ -175,7 +175,7 @@ class Benchmark(LanguageModeling):
     def _asked(self, seeds: Sequence[int], device: torch.device) -> Request:
         """A text for each seed."""
         return Request.continuing(
-            [self.prompt] * len(seeds), length=self.config.sampling.length, seeds=seeds, device=device
+            [self.prompts[0].ids] * len(seeds), length=self.config.sampling.length, seeds=seeds, device=device
         )
 
     def _framework(self) -> float:

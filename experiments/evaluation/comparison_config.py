@@ -94,6 +94,7 @@ class ComparisonConfig(LanguageModelingConfig):
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
 
     def __post_init__(self) -> None:
+        self.sampling.check_single("a comparison")
         if self.sampling.suffix:
             raise ValueError("sampling.suffix is not seen by every method: leave it empty")
         check_seeds(self.seeds)

@@ -55,6 +55,9 @@ class DecodingConfig(LanguageModelingConfig):
                 f"{KEY} makes {count} setting{'s' if count > 1 else ''}, and the task ab compares two: say "
                 f"{KEY}=[A, B], or one decoder with a list of two values"
             )
+        for task in ("sweep", "ab", "presets", "visualize"):
+            if task in self.tasks:
+                self.sampling.check_single(f"the task {task}")
         if self.sampling.suffix:
             raise ValueError("sampling.suffix plays no part in a sweep, which continues prompts: leave it empty")
         check_seeds(self.seeds)
