@@ -26,6 +26,8 @@ Stop = Callable[[Sequence[int]], bool]  # generated ids so far -> whether the te
 class Request:
     """B texts to be decided where they are not `given`; what row i becomes depends on row i and seeds[i] alone.
 
+    Where a text is longer than the window, its newest tokens are the context.
+
     Args:
         ids: (B, L) int64; what is not given may hold anything. A row's text is its first lengths[i] positions.
         given: (B, L) bool; a text's first token always is.

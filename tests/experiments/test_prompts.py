@@ -1,6 +1,7 @@
 """Prompts from the command line and from Python, by a small model of every method, in this process."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from algorithms.masked_diffusion.decoding import TopConfidence
 from experiments import load
 from tests.conftest import Main
 
+README = Path(__file__).parents[2] / "README.md"
 LONG = "the king and queen of love in night " * 3  # the window holds 64 tokens
 PROMPTS = ["the king", LONG, "fair foul"]
 METHODS = ["df_lm", "masked_diffusion", *(pytest.param(m, marks=pytest.mark.slow) for m in ("gpt", "diffusion_flow"))]
@@ -73,23 +75,21 @@ def test_a_list_of_prompts_and_a_text_to_stop_at(smoke: Main, main: Main) -> Non
 
 def test_a_model_in_python(smoke: Main, main: Main) -> None:
     """Catches a model that writes, fills in or scores otherwise than the command line, and errors of many lines."""
-    run = ["algorithm=masked_diffusion", "experiment.tasks=[training,sampling]", "hydra.run.dir=run"]
+    run = ["algorithm=masked_diffusion", "dataset.tokenizer=byte", "experiment.tasks=[training,sampling]"]
+    run += ["hydra.run.dir=run"]
     assert smoke(*run, "experiment.sampling.prompt=king", "experiment.sampling.suffix=queen", *SIZES).status == 0
     model = load("run")
     assert model.infill("king{8}queen") == samples("run")["texts"][0]
     filled = model.infill("{2} the {3}king{1}", decoder=TopConfidence(tokens_per_step=2), seed=3)
     assert len(filled) == 2 + 5 + 3 + 4 + 1 and filled[2:7] == " the " and filled[10:14] == "king"
-    assert (
-        model.generate("", length=5, decoder="first_hitting")
-        == model.generate([""], length=5, decoder="first_hitting")[0]
-    )
+    exec(
+        re.search(r"```python\n(.*?)```", README.read_text("utf-8"), re.DOTALL)[1], {}
+    )  # the example runs as it stands
 
     short, long = model.score(["the king", LONG])
     assert (short.tokens, short.characters, short.kind) == (8, 8, "bound") and long.tokens == len(LONG) > 64
     assert short == model.score("the king") and 0 < short.nats < long.nats
     for call, words in (
-        (lambda: model.generate(["a", "Ä"]), r"prompts\[1\]: the vocabulary of"),
-        (lambda: model.score(["Ä"]), r"texts\[0\]: the vocabulary of"),
         (lambda: model.infill("king"), r"template has no open place: write \{8\}"),
         (lambda: model.generate("a", decoder="treshold"), "there is no decoder 'treshold': did you mean 'threshold'"),
         (lambda: model.generate("a", decoder={"threshold": {"top_k": [1, 2]}}), "decoder makes 2 settings"),
@@ -109,5 +109,10 @@ def test_scores_are_the_likelihood_of_the_corpus(smoke: Main) -> None:
     with torch.no_grad():
         parts = [model.algorithm.nll(ids[:, i : i + 65], torch.Generator()).sum() for i in (0, 64)]
     assert model.score(LONG).nats == pytest.approx(float(sum(parts)), rel=1e-5) and len(LONG) == 108
-    with pytest.raises(ValueError, match="suffix cannot be seen by the decoder autoregressive"):
-        model.infill("king{8}queen")
+    for call, words in (
+        (lambda: model.infill("king{8}queen"), "suffix cannot be seen by the decoder autoregressive"),
+        (lambda: model.generate(["a", "Ä"]), r"prompts\[1\]: the vocabulary of"),
+        (lambda: model.score(["Ä"]), r"texts\[0\]: the vocabulary of"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            call()
