@@ -297,6 +297,12 @@ class DrawingDecoder(Decoder):
         """Whether there are tokens that it never draws."""
         return self.temperature == 0 or self.top_k is not None or (self.top_p or 1.0) < 1.0
 
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        if self.temperature == 0:
+            return {"top_k": "temperature", "top_p": "temperature"}
+        return {"temperature": "top_k", "top_p": "top_k"} if self.top_k == 1 else {}
+
     def target(self, logits: Tensor) -> Tensor:
         """Logits (..., V) of the distribution that tokens follow, from the network's."""
         return target_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)

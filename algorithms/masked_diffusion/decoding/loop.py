@@ -41,6 +41,12 @@ class MaskedDecoder(DrawingDecoder):
         """Whether the probability of a text under this decoder is a product of the network's conditionals."""
         return self.order_follows_text and not self.restricts
 
+    def unused(self) -> dict[str, str]:
+        counts = {"temperature"}  # for the confidences
+        if getattr(self, "confidence", None) == "top_k_mass":
+            counts.add("top_k")
+        return {key: cause for key, cause in super().unused().items() if key not in counts}
+
     def spans(self, window: int) -> tuple[int, int]:
         """chunk_len and context_len in a window of so many tokens."""
         room = window - (self.context_len or 0)
