@@ -112,6 +112,7 @@ class ComparisonConfig(LanguageModelingConfig):
         "likelihood_batches": ("likelihood",),
         **dict.fromkeys(("sampling.length", "sampling.n_samples"), ("sweep",)),
         "sampling.prompt": ("sweep", "visualize"),
+        "sampling.stop": (),
         "review": ("report",),
         "title": ("report",),
     }

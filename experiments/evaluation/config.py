@@ -44,6 +44,7 @@ class DecodingConfig(LanguageModelingConfig):
     parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = LanguageModelingConfig.parts_of_tasks | {
         "sampling": ("sampling", "sweep", "ab", "presets", "visualize"),
         "sampling.length": ("sampling", "sweep", "ab"),
+        "sampling.stop": ("sampling",),
         "sampling.n_samples": ("sampling", "sweep", "ab", "presets"),
         **dict.fromkeys(("decoders", "grid"), ("sweep", "ab", "visualize")),
         "judge": ("sweep", "ab", "presets"),
