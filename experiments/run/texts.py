@@ -29,11 +29,14 @@ PATHS = (  # in which ~ is the home folder, and latest-run may be a text file th
     "hydra.run.dir",
     "hydra.sweep.dir",
 )
-NEVER_NULL = (*PROMPTS, "dataset.cache_dir", "experiment.title", "logger.wandb.project")  # null is a word in them
+NEVER_NULL = (  # null is a word in them
+    *(*PROMPTS, "dataset.cache_dir", "dataset.text_column", "experiment.title", "logger.wandb.project"),
+)
 LISTS = ("experiment.judge", "experiment.judges.load", "experiment.sampling.prompt", "logger.wandb.tags")  # of texts
 TEXTS = (
     *(*PROMPTS, *PATHS, *NEVER_NULL, *LISTS),
-    *("name", "algorithm.decoder.keyword", "experiment.baseline", "logger.group", "logger.wandb.entity"),
+    *("name", "algorithm.decoder.keyword", "dataset.encoding", "experiment.baseline"),
+    *("logger.group", "logger.wandb.entity"),
 )
 SWEEP = re.compile(r"(choice|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)  # Hydra's functions that sweep over texts
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""", re.DOTALL)
