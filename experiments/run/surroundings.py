@@ -9,7 +9,6 @@ import os
 import sys
 import tempfile
 
-
 CACHES = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME")  # where libraries keep theirs
 
 
