@@ -307,9 +307,11 @@ def test_compiling_without_a_compiler(smoke: Main, monkeypatch: pytest.MonkeyPat
     outcome = smoke("experiment.training.compile=true")
     assert outcome.status == 1 and outcome.err.count("\n") == 1 and "--- training" not in outcome.out
     assert "experiment.training.compile needs a C++ compiler, and there is no nonesuch++" in outcome.err
-    with pytest.raises(
-        ValueError, match="torch.compile fails here .*: say experiment.training.compile=false"
-    ) as caught:
-        with compilation.compiling():
-            raise BackendCompilerFailed(lambda: None, RuntimeError("line one\nline two"), None)
+    with (
+        pytest.raises(
+            ValueError, match=r"torch\.compile fails here .*: say experiment\.training\.compile=false"
+        ) as caught,
+        compilation.compiling(),
+    ):
+        raise BackendCompilerFailed(lambda: None, RuntimeError("line one\nline two"), None)
     assert "\n" not in str(caught.value)
