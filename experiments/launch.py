@@ -17,8 +17,10 @@ from omegaconf import DictConfig
 from experiments.run import errors
 from experiments.run.command_line import expand
 from experiments.run.folder import CONFIGS, ROOT, is_first_process
+from experiments.run.former_names import refuse_flags
 from experiments.run.overrides import is_multirun
 from experiments.run.surroundings import settle_in
+from experiments.run.transcript import recorded
 
 OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
 _failure: list[BaseException] = []
@@ -48,6 +50,7 @@ def job(cfg: DictConfig) -> float | None:
         raise SystemExit(130) from None
 
 
+@recorded
 def main() -> int:
     """Run the command line; the exit status. Mistakes of the user become one line, bugs a traceback."""
     settle_in()
@@ -61,6 +64,7 @@ def main() -> int:
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])
     try:
+        refuse_flags(argv)
         sys.argv[1:] = expand(argv, _describe)
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
         if _failure:

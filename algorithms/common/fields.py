@@ -1,6 +1,7 @@
 """Types of config fields that state their own check (pydantic), and the settings that every config class has.
 
 A check that takes two fields stands in the class's `__post_init__`, as a ValueError that begins with a field's name.
+What plays no part beside another field's value is told by the class's `unused`: field -> the one because of which.
 """
 
 from typing import Annotated

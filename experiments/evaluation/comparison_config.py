@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
@@ -69,6 +69,13 @@ class JudgesConfig:
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
 
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        of_training = ("overrides", "seeds", "max_steps")
+        if self.load:
+            return dict.fromkeys(("dataset", *of_training), "load")
+        return dict.fromkeys(of_training, "dataset") if self.dataset is None else {}
+
 
 @dataclass(frozen=True, config=STRICT)
 class ReviewConfig:
@@ -98,6 +105,16 @@ class ComparisonConfig(LanguageModelingConfig):
         default_factory=lambda: TrainingConfig(max_steps=3000, val_every_steps=500, checkpoint_every_steps=500)
     )
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
+
+    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = {
+        "training": ("training",),
+        "evaluation.likelihood_split": ("likelihood",),
+        "likelihood_batches": ("likelihood",),
+        **dict.fromkeys(("sampling.length", "sampling.n_samples"), ("sweep",)),
+        "sampling.prompt": ("sweep", "visualize"),
+        "review": ("report",),
+        "title": ("report",),
+    }
 
     def __post_init__(self) -> None:
         if self.sampling.suffix:

@@ -1,7 +1,7 @@
 """Settings of experiment=decoding, checked before any work."""
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -40,6 +40,22 @@ class DecodingConfig(LanguageModelingConfig):
     baseline: str | None = None
     presets: PresetsConfig = field(default_factory=PresetsConfig)
     visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
+
+    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = LanguageModelingConfig.parts_of_tasks | {
+        "sampling": ("sampling", "sweep", "ab", "presets", "visualize"),
+        "sampling.length": ("sampling", "sweep", "ab"),
+        "sampling.n_samples": ("sampling", "sweep", "ab", "presets"),
+        **dict.fromkeys(("decoders", "grid"), ("sweep", "ab", "visualize")),
+        "judge": ("sweep", "ab", "presets"),
+        "baseline": ("sweep",),
+        "presets": ("presets",),
+        "visualize": ("visualize",),
+    }
+
+    def unused_beyond(self) -> dict[str, str]:
+        """With decoders of the experiment's own, that of the algorithm is of the task sampling alone."""
+        own = self.decoders is not None and "sampling" not in self.tasks
+        return super().unused_beyond() | ({"algorithm.decoder": "decoders"} if own else {})
 
     @property
     def judges(self) -> list[str]:

@@ -223,6 +223,7 @@ def build_run(cfg: DictConfig, *, choices: Mapping[str, Any], overrides: list[st
                 raise ValueError(f"config key '{group}.name' has no value: set it")
             cls = look_up(registry, str(node["name"]), f"{group}.name").config_class
         built[group] = build(cls, node, group)
+    plain["dataset"] = dataclasses.asdict(built["dataset"])  # with absolute paths, for whoever stores it
     keys = build(RunKeys, plain | built, "")
     return RunConfig(
         **vars(keys),

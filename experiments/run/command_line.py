@@ -21,8 +21,19 @@ from experiments.run.folder import (
     pointed,
     run_folder_of,
     stored_overrides,
+    working_folder_of,
 )
-from experiments.run.overrides import is_multirun, is_override, key_of, overrides_in, quote, value_of
+from experiments.run.overrides import (
+    DATA_PATHS,
+    absolute,
+    is_multirun,
+    is_override,
+    key_of,
+    overrides_in,
+    quote,
+    value_of,
+    with_absolute_paths,
+)
 from experiments.run.texts import as_written
 
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
@@ -39,7 +50,8 @@ def expand(argv: list[str], describe: Describe) -> list[str]:
     """
     argv = as_written(argv)
     # Overrides go last: a flag between them is more than argparse can take.
-    argv = [a for a in argv if not is_override(a)] + [a for a in argv if is_override(a)]
+    overrides = with_absolute_paths([a for a in argv if is_override(a)], Path.cwd())
+    argv = [a for a in argv if not is_override(a)] + overrides
     resume, load = value_of(argv, "resume"), value_of(argv, "load")
     if resume is None:
         _check_fresh(argv)
@@ -122,7 +134,10 @@ def _loaded_overrides(argv: list[str], path: Path, describe: Describe) -> list[s
         return picked
     kept = [key.replace("/", ".") for key in given if key not in RELOADED]
     missing = object()
+    base = working_folder_of(folder) if (folder := run_folder_of(path)) else Path.cwd()
     for key, value in leaves(config):
+        if key in DATA_PATHS and value:
+            value = absolute(value, base)
         if any(key == k or key.startswith(f"{k}.") for k in kept):
             continue
         if OmegaConf.select(config_now, key, default=missing) != value:

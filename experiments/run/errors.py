@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from experiments.run.composition import composing
 from experiments.run.folder import CONFIGS
+from experiments.run.former_names import hint_among
 from experiments.run.overrides import key_of, overrides_in
 
 PLUGINS = {  # choices of Hydra's own groups that come with a package, and what is to be known of it
@@ -45,6 +46,9 @@ def near_miss(word: str, known: Iterable[str], listed: Iterable[str] | None = No
 def sentence(error: BaseException, argv: list[str]) -> str:
     """One line for `error`, which a run with the command line `argv` raised."""
     text = str(error)
+    foreign = isinstance(error, HydraException) or text.startswith(("unknown config key", "Config group override"))
+    if foreign and (hint := hint_among(argv)):
+        return hint
     if isinstance(error, HydraException) and text.startswith("Ambiguous value"):
         word = text.splitlines()[0].partition("argument ")[2]
         return f"{word} reads as several values: quote it as in {QUOTED}, or add --multirun for a sweep"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import yaml
 
-from experiments.run.overrides import key_of
+from experiments.run.overrides import key_of, with_absolute_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -85,6 +85,14 @@ def is_first_process() -> bool:
 
 
 def stored_overrides(folder: Path) -> list[str]:
-    """What was said on the command line of a run, but for load= and resume=."""
+    """What was said on the command line of a run, but for load= and resume=; paths as they were meant there."""
     stored = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
-    return [o for o in stored if key_of(o) not in ("resume", "load")]
+    told = [o for o in stored if key_of(o) not in ("resume", "load")]
+    return with_absolute_paths(told, working_folder_of(folder))
+
+
+def working_folder_of(folder: Path) -> Path:
+    """Where a run was started: relative paths in its configuration are seen from there."""
+    file = folder / ".hydra" / "hydra.yaml"
+    stored = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return Path(stored.get("hydra", {}).get("runtime", {}).get("cwd") or Path.cwd())

@@ -160,6 +160,7 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
         return StepsDoneWandb(offline=True)  # never asked for anything
     import wandb
 
+    method, corpus, backbone = run.chosen("algorithm"), run.chosen("dataset"), run.choices.get("algorithm/backbone")
     stored = run_dir / "wandb_id.json"  # a resumed run continues the same one
     run_id = read_json(stored).get("id") or secrets.token_hex(4)
     stored.write_text(json.dumps({"id": run_id}), encoding="utf-8")
@@ -170,14 +171,15 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
         experiment = wandb.init(
             project=settings.project,
             entity=settings.entity,
-            group=config.group,
-            tags=settings.tags,
-            name=run.name or run_dir.name,
+            group=config.group or f"{method}-{corpus}",
+            job_type=settings.job_type or run.chosen("experiment"),
+            tags=[method, corpus, *([backbone] if backbone else [])] if settings.tags is None else settings.tags,
+            name=run.name or f"{method}-{corpus}-seed{run.seed}",
             id=run_id,
             dir=str(run_dir),
             mode="offline" if offline else "online",
             resume=None if offline else "allow",
-            config=run.plain,
+            config=run.plain | {"choices": run.choices},
             settings=wandb.Settings(silent=True),
         )
     except wandb.Error as error:

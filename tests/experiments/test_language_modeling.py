@@ -2,6 +2,8 @@
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -112,6 +114,56 @@ def test_more_steps_go_on_in_the_same_curve(smoke: Main, main: Main) -> None:
     assert "experiment.training.max_steps=4" in yaml.safe_load(
         Path("run/.hydra/overrides.yaml").read_text(encoding="utf-8")
     )
+
+
+def test_a_run_is_of_the_data_it_began_with(smoke: Main, main: Main, corpus: Path) -> None:
+    """Catches a resumed run that goes on with another text, a likelihood of one that is reported as the model's, and a
+    relative path that leads to another file from another working folder."""
+    home = Path.cwd()
+    shutil.copy(corpus, "mine.txt")
+    assert smoke("dataset.path=mine.txt", "hydra.run.dir=run", "experiment.tasks=[training,test]").status == 0
+    measured = summary("run")
+    elsewhere = home / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "mine.txt").write_text(corpus.read_text(encoding="utf-8")[::-1])
+    os.chdir(elsewhere)
+    test = [f"load={home}/run", "debug=smoke", "experiment.tasks=[test]"]
+    assert main(*test, "hydra.run.dir=same").out.count("note:") == 0
+    assert summary("same")["figures"]["test/nll"] == measured["figures"]["test/nll"]
+    outcome = main(*test, "dataset.path=mine.txt", "hydra.run.dir=other")
+    said = f"{home}/run/checkpoints/best.ckpt was trained on {home}/mine.txt, not on {elsewhere}/mine.txt"
+    assert outcome.status == 0 and f"note: {said}; likelihoods here are of the latter\n" in outcome.out
+    found = summary("other")
+    assert found["weights_dataset_fingerprint"] == measured["dataset_fingerprint"] != found["dataset_fingerprint"]
+    outcome = main(f"resume={home}/run", "experiment.training.max_steps=3", "dataset.path=mine.txt")
+    assert outcome.status == 1 and outcome.err.startswith(f"error: {said.replace('best', 'last')}: resume= continues")
+    (home / "mine.txt").write_text(corpus.read_text(encoding="utf-8").replace("king", "ring"))
+    os.chdir(home)
+    outcome = smoke("dataset.path=mine.txt", "resume=run")
+    assert outcome.status == 1 and f"was trained on {home}/mine.txt as it was before its text" in outcome.err
+
+
+@pytest.mark.parametrize("tokenizer", ["char", "bpe"])
+def test_a_model_trains_on_with_its_own_vocabulary(smoke: Main, main: Main, tokenizer: str) -> None:
+    """Catches ids that mean other tokens on the new text, and a run begun so that does not resume, load or sample."""
+    told = ["experiment.tasks=[training]", f"dataset.tokenizer={tokenizer}", "dataset.vocab_size=280"]
+    assert smoke("hydra.run.dir=first", *told).status == 0
+    Path("new.txt").write_text("thou art the sword of a foul night\n" * 200, encoding="utf-8")
+    own = ["dataset=text_file", "dataset.path=new.txt", "dataset.tokenizer=loaded", "experiment.tasks=[training]"]
+    outcome = main("load=first", "debug=smoke", *own, "hydra.run.dir=second")
+    assert outcome.status == 0, outcome.err
+    first, second = (torch.load(f"{run}/checkpoints/last.ckpt") for run in ("first", "second"))
+    assert second["tokenizer"] == first["tokenizer"] and second["dataset"] != first["dataset"]
+    resumed = main("resume=second", "experiment.training.max_steps=3", "experiment.tasks=[training,test]")
+    assert resumed.status == 0, resumed.err
+    assert summary("second")["weights_dataset_fingerprint"] == first["dataset"]
+    loaded = main("load=second", "debug=smoke", "experiment.tasks=[test,sampling]", "hydra.run.dir=third")
+    assert loaded.status == 0 and "note:" not in loaded.out, loaded.err
+    assert summary("third")["figures"]["test/nll"] == summary("second")["figures"]["test/nll"]
+    if tokenizer == "char":
+        Path("new.txt").write_text("thou Ärt the sword\n" * 200, encoding="utf-8")
+        outcome = main("load=first", "debug=smoke", *own)
+        assert outcome.status == 1 and "of 21 characters has no 'Ä':" in outcome.err
 
 
 def test_an_average_is_kept_or_left_on_resume(smoke: Main, main: Main) -> None:

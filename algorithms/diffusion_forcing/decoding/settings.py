@@ -61,6 +61,15 @@ class MatrixDecoder(Decoder):
         if self.keyword is not None and self.token_draw != "mean":
             raise ValueError("keyword guides by a differentiable prediction: set token_draw=mean")
 
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        found = {}
+        if self.schedule in ("autoregressive", "full_sequence"):
+            found["uncertainty_scale"] = "schedule"
+        if self.sampling_timesteps == 1:  # from noise to clean at once
+            found |= dict.fromkeys(("level_power", "ddim_eta"), "sampling_timesteps")
+        return found
+
     def sees_right(self, model: Any) -> bool:
         return model.denoiser.reads_right > 0
 

@@ -62,7 +62,7 @@ CONVERSION = [
     ("experiment.sampling.prompt='THE Σ'", "experiment.sampling.prompt: the vocabulary of"),
     ("trainer.accelerator=mps", "trainer.accelerator=mps, but"),
     ("+trainer.max_steps=3", "trainer.max_steps is decided by experiment.training.max_steps"),
-    ("dataset.path=nowhere.txt", "dataset.path=nowhere.txt does not exist: check the spelling"),
+    ("dataset.path=nowhere.txt", "/nowhere.txt does not exist: check the spelling"),
     ("hydra.run.dir=corpus.txt/run", "Not a directory: corpus.txt/run; give a place that can be written to"),
     ("load=corpus.txt", "corpus.txt is not a checkpoint"),
     ("resume=nowhere", "there is no run folder or checkpoint at nowhere"),
@@ -200,7 +200,7 @@ def test_a_checkpoint_of_another_kind(smoke: Main, main: Main) -> None:
     assert "say algorithm.backbone.n_layer=1" in main(*run, "algorithm.backbone.n_layer=2").err
     Path("other.txt").write_text("0123456789 " * 2000, encoding="utf-8")
     other = ["load=run", "dataset=text_file", "dataset.path=other.txt", "experiment.tasks=[validation]"]
-    assert "say dataset=text_file dataset.tokenizer=char" in main(*other).err
+    assert "say dataset.tokenizer=loaded to keep that of the checkpoint" in main(*other).err
 
 
 def test_a_folder_in_use_is_left_alone(smoke: Main) -> None:
