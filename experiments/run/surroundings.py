@@ -4,7 +4,6 @@ Nothing heavy is imported here.
 """
 
 import getpass
-import io
 import os
 import sys
 import tempfile
@@ -22,7 +21,7 @@ def _show_what_can_be_shown() -> None:
     """Let standard output and error write `?` for what their encoding lacks, as cp1252 and ASCII lack bars and dashes:
     a sample must not end a run."""
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not where a program or a test has put something else there
+        if hasattr(stream, "reconfigure"):  # not where a program has put something else there
             stream.reconfigure(errors="replace")
 
 

@@ -60,13 +60,13 @@ def test_latest_run_without_links(run: Path, monkeypatch: pytest.MonkeyPatch) ->
     link_latest(run)
     assert LATEST.is_file() and LATEST.read_text(encoding="utf-8") == f"{run}\n"
     assert pointed(LATEST) == run and pointed(Path("latest-run/checkpoints/last.ckpt")).is_file()
-    assert as_written(["load=latest-run", "resume=latest-run"]) == [f"load={run}", f"resume={run}"]
+    assert as_written(["load=latest-run", "resume=latest-run"]) == [f"load='{run}'", f"resume='{run}'"]
     link_latest(run)  # over itself
 
 
 def test_load_auto_is_the_newest_run_with_weights(run: Path) -> None:
     """Catches load=auto that takes a run without weights, or an older one."""
-    assert as_written(["load=auto"]) == [f"load={run}"]
+    assert as_written(["load=auto"]) == [f"load='{run}'"]
     job = Path("multirun/d/2-b/0")
     (job / ".hydra").mkdir(parents=True)
     (job / ".hydra" / "overrides.yaml").write_text("[]", encoding="utf-8")
