@@ -165,6 +165,13 @@ def test_an_average_of_split_weights_is_refused(smoke: Main) -> None:
             ["algorithm/decoder=full_sequence", "algorithm.decoder.chunk_size=null", "experiment.sampling.length=80"],
             "algorithm.decoder: 80 tokens in flight do not fit the context of 64",
         ),
+        (["algorithm.diffusion.cum_snr_decay=2"], "algorithm.diffusion.cum_snr_decay is 2: it must be at most 1"),
+        (["algorithm.diffusion.snr_clip=0"], "algorithm.diffusion.snr_clip is 0: it must be above 0"),
+        (["algorithm.decoder.ddim_eta=2"], "algorithm.decoder.ddim_eta is 2: it must be at most 1"),
+        (
+            ["algorithm.backbone.block_size=1"],
+            "must be below the 1 tokens of a text: raise algorithm.backbone.block_size",
+        ),
         (["algorithm.decoder.schedule=piramid"], "algorithm.decoder.schedule is 'piramid': did you mean 'pyramid'?"),
         (["algorithm.streams.max_window=64"], "algorithm.streams.max_window is 64: it must be below the 64 tokens"),
         (["algorithm.backbone.n_embd=30"], "algorithm.backbone.n_embd / n_head is 15: rotary positions need an even"),
