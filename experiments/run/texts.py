@@ -29,19 +29,13 @@ PATHS = (  # in which ~ is the home folder, and latest-run may be a text file th
     "hydra.run.dir",
     "hydra.sweep.dir",
 )
-NEVER_NULL = (*PROMPTS, "dataset.cache_dir", "experiment.title", "logger.wandb.project")  # null is a word in them
+WORDS = ("dataset.cache_dir", "dataset.text_column", "experiment.title", "logger.wandb.project")
+NEVER_NULL = (*PROMPTS, *WORDS)  # in which null is a word
 SWITCHES = (f"{SAMPLING}stop",)  # that may also be true or false
-LISTS = (
-    f"{SAMPLING}prompt",
-    "experiment.judge",
-    "experiment.judges.load",
-    "logger.wandb.tags",
-)  # that may hold several texts
-TEXTS = (
-    *(*PROMPTS, *PATHS, *NEVER_NULL, *LISTS),
-    *("name", "algorithm.decoder.keyword", "experiment.baseline", "logger.group", "logger.wandb.*"),
-)
-SWEEP = re.compile(r"(choice|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)  # Hydra's functions that sweep over texts
+LISTS = (f"{SAMPLING}prompt", "experiment.judge", "experiment.judges.load", "logger.wandb.tags")  # one text or several
+NULLABLE = ("name", "algorithm.decoder.keyword", "dataset.encoding", "experiment.baseline", "logger.group")
+TEXTS = (*PROMPTS, *PATHS, *WORDS, *LISTS, *NULLABLE, "logger.wandb.*")
+SWEEP = re.compile(r"(choice|glob|shuffle|sort|tag)\(.*\)|\[.*\]\s*,\s*\[.*\]", re.DOTALL)  # that Hydra reads itself
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""", re.DOTALL)
 _parser = OverridesParser.create()
 

@@ -159,6 +159,7 @@ def test_commas_sweep_under_multirun_alone() -> None:
     assert read("dataset.path=b\\ c") == ["b c"]
     assert sweep("name=1.50,'x,y',k=v") == ["'1.50'", "'x,y'", "'k=v'"]
     assert sweep("load=choice(a,b)") == ["a", "b"]
+    assert sweep("experiment.judge=[a,b],[c]") == ["[a,b]", "[c]"]
     assert sweep(f"{PROMPT}=1.50") == ["1.50"]
     assert read("dataset.path=a,b") == ["a,b"]
 
@@ -176,7 +177,7 @@ def test_texts_reach_the_run(smoke: Main, corpus: Path) -> None:
     outcome = smoke(f"dataset.path={copy}", f"hydra.run.dir={place}", "name=1.50", "experiment.tasks=[training]")
     assert outcome.status == 0, outcome.err
     stored = OmegaConf.load(place / ".hydra" / "config.yaml")
-    assert (stored.name, stored.dataset.path) == ("1.50", str(copy))
+    assert (stored.name, stored.dataset.path) == ("1.50", str(copy.resolve()))
     main = [f"load={place}", "experiment.tasks=[sampling]", "hydra.run.dir=second", "experiment.sampling.length=4"]
     outcome = smoke(*main, f"dataset.path={copy}", f"{PROMPT}=  the\\nking ")
     assert outcome.status == 0, outcome.err
