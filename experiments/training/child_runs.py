@@ -112,7 +112,7 @@ def _start(child: ChildRun, workers: int) -> subprocess.Popen:
     arguments = child.arguments()
     child.log.parent.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // workers))
-    environment = {"OMP_NUM_THREADS": threads} | child_environment()
+    environment = {"OMP_NUM_THREADS": threads} | child_environment() | {"PYTHONIOENCODING": "utf-8"}  # of the log
     command = [sys.executable, str(ROOT / "main.py"), *arguments]
     with child.log.open("ab") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
