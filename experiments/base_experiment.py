@@ -147,6 +147,8 @@ class BaseExperiment:
         for task in tasks:
             if task not in self.tasks:
                 raise ValueError(f"experiment.tasks has no task '{task}'{near_miss(task, self.tasks)}")
+            if tasks.count(task) > 1:
+                raise ValueError(f"experiment.tasks names '{task}' twice: leave one of them out")
         given = self.run.load is not None or self.run.resume is not None
         if self.needs_weights and tasks[0] not in self.training_tasks and not given:
             remedy = "say load=RUN_FOLDER, or put training before it"

@@ -24,7 +24,7 @@ from experiments.evaluation import compared_methods, manifest
 from experiments.evaluation.compared_methods import ComparedMethod
 from experiments.evaluation.comparison_config import ComparisonConfig
 from experiments.evaluation.decoding_sweep import DecodingSweep
-from experiments.evaluation.judges.base import fingerprint
+from experiments.evaluation.judges.base import KEY, fingerprint
 from experiments.evaluation.judges.panel import JudgePanel, load_judges
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
@@ -33,7 +33,7 @@ from experiments.evaluation.plan import Plan
 from experiments.evaluation.samples import encoded
 from experiments.evaluation.settings import notes_of
 from experiments.evaluation.tracing import record_trace
-from experiments.run.build import keys_below
+from experiments.run.build import called, keys_below
 from experiments.run.console import print_rank_zero
 from experiments.run.files import read_json, write_json
 from experiments.run.folder import COMPARISON
@@ -76,7 +76,8 @@ class Comparison(BaseExperiment):
             ).prepare()
         compared_methods.check_fit(self.methods, self.data)
         if config.judges.load:
-            load_judges(config.judges.load).check_writer(self.data.tokenizer)
+            with called(KEY, "experiment.judges.load"):
+                load_judges(config.judges.load).check_writer(self.data.tokenizer)
         sampling, tokenizer = config.sampling, self.data.tokenizer
         prompt = encoded(tokenizer, sampling.prompt, "experiment.sampling.prompt") or [tokenizer.start_id]
         self.assignment = Assignment(tuple(prompt), sampling.prompt, sampling.length, sampling.n_samples)

@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from algorithms.common.backbone import Backbone
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Request
+from datasets.config import LOADED
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments.analysis import curves, plots
@@ -24,7 +25,9 @@ from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
-from experiments.training.checkpoints import load_weights, read_checkpoint
+from experiments.training.checkpoints import load_weights, read_checkpoint, trained_on_other_data
+from experiments.training.compilation import check_compiler, compiling
+from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
 
 SHOWN = 2  # samples printed, of those written
@@ -47,11 +50,15 @@ class LanguageModeling(BaseExperiment):
                 "experiment.training.ema_decay averages whole weights, which trainer=fsdp splits over the devices: "
                 "set it to null, or say trainer=ddp"
             )
+        if self.config.training.compile and self.trains:
+            check_compiler()
         self.block_size = self._block_size()
+        samples = "sampling" in self.config.tasks
+        check_memory(self.run.algorithm.backbone, self.config, trains=self.trains, samples=samples)
         self.data: TextDataModule | None = None
         stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
         if stored is not None and set(self.config.tasks) == {"sampling"}:
-            if stored["kind"] != self.run.dataset.tokenizer:
+            if self.run.dataset.tokenizer not in (stored["kind"], LOADED):
                 raise ValueError(
                     f"dataset.tokenizer is '{self.run.dataset.tokenizer}', and {self.source} was trained with "
                     f"'{stored['kind']}': leave it out"
@@ -65,11 +72,13 @@ class LanguageModeling(BaseExperiment):
                 eval_batch_size=self.config.evaluation.batch_size,
                 seed=self.run.seed,
                 overfit_batches=self.config.training.overfit_batches,
+                tokenizer=tokenizer_from_state(stored) if stored else None,
             )
             with keys_below("dataset", self.run.dataset):
                 self.data.prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
+        other_data = self._other_data()
         self.prompt = self._encode("prompt") or [self.tokenizer.start_id]
         self.suffix = self._encode("suffix")
         with keys_below("algorithm", self.run.algorithm):
@@ -79,6 +88,10 @@ class LanguageModeling(BaseExperiment):
         if self.checkpoint is not None and self.source is not None:
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
             self._check_average()
+            if not self.resumed:
+                self.summary["weights_dataset_fingerprint"] = self.checkpoint.get("dataset")
+            if other_data and not self.trains:
+                print_rank_zero(f"note: {other_data}; likelihoods here are of the latter")
         parameters = sum(p.numel() for p in self.algorithm.parameters())
         self.summary |= {
             "likelihood_kind": self.algorithm.likelihood_kind,
@@ -109,7 +122,8 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
+            with compiling():
+                trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
                 print_rank_zero(trainer.profiler.summary())  # type: ignore[attr-defined]
@@ -228,6 +242,20 @@ class LanguageModeling(BaseExperiment):
         if not any(task in self.generating_tasks for task in self.config.tasks):
             return []
         return encoded(self.tokenizer, getattr(self.config.sampling, key), f"experiment.sampling.{key}")
+
+    def _other_data(self) -> str | None:
+        """What loaded weights were trained on, where it is not the data at hand; ValueError where a run is resumed."""
+        if self.checkpoint is None or self.data is None or self.source is None:
+            return None
+        other = trained_on_other_data(
+            self.checkpoint, self.source, dataset=self.run.plain["dataset"], fingerprint=self.data.fingerprint
+        )
+        if other and self.resumed:
+            raise ValueError(
+                f"{other}: resume= continues a run on the data that it began with; bring these back, or train on "
+                f"others in a new run with load={self.source} dataset.tokenizer=loaded"
+            )
+        return other
 
     def _check_average(self) -> None:
         assert self.checkpoint is not None

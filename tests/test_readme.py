@@ -184,7 +184,7 @@ class Reader:
         if apart or any(word.startswith(("launcher=", "trainer=")) for word in words):
             own = [sys.executable, str(self.here / "main.py"), *words]
             environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-            result = subprocess.run(own, env=environment, capture_output=True, text=True, timeout=300)
+            result = subprocess.run(own, env=environment, capture_output=True, encoding="utf-8", timeout=300)
             outcome = Outcome(result.returncode, result.stdout, result.stderr)
         else:
             outcome = self.main(*words)
@@ -273,7 +273,7 @@ def test_make_has_the_targets_of_the_page() -> None:
     """Catches a target that is gone, and a short form that no longer is the launch line."""
     targets = re.findall(r"^make (\w+)$", PAGE.read_text("utf-8"), re.MULTILINE)
     assert targets == ["shakespeare", "test"]
-    dry = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    dry = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
     assert LAUNCH_LINE.removeprefix("python ") in dry and "-m pytest" in dry
 
 

@@ -7,7 +7,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from algorithms.common.backbone import BackboneConfig
-from algorithms.common.fields import STRICT, Count, NonNegative, Number, Share
+from algorithms.common.fields import STRICT, Count, NonNegative, Number, Positive, Share
 from algorithms.common.optim import OptimizerConfig
 from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoder
 from algorithms.diffusion_forcing.models import StreamConfig
@@ -27,9 +27,9 @@ class DiffusionConfig:
     fit_every_steps: Count = 250
     objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
     use_fused_snr: bool = True
-    snr_clip: Number = 5.0
-    cum_snr_decay: Number = 0.95
-    clip_noise: Number = 5.0
+    snr_clip: Positive = 5.0
+    cum_snr_decay: Share = 0.95
+    clip_noise: Positive = 5.0
     log_snr_shift: Number = 0.0
 
     def unused(self) -> dict[str, str]:

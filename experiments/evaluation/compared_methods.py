@@ -10,8 +10,8 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.data_module import TextDataModule
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig
 from experiments.evaluation.models import Model, load_model
-from experiments.evaluation.settings import ModelSettings, Setting, build_settings
-from experiments.run.build import compose_run
+from experiments.evaluation.settings import KEY, ModelSettings, Setting, build_settings
+from experiments.run.build import called, compose_run
 from experiments.run.errors import sentence
 from experiments.run.overrides import key_of, quote
 from experiments.run.registry import ALGORITHMS, look_up
@@ -90,14 +90,13 @@ def make_compared_method(run: RunConfig, folder: Path, label: str, method: Metho
         child = ChildRun(label, place, [f"algorithm={algorithm}", *_passed(run), *method.overrides], folder.name)
         model_settings = _composed(child, key)
     config: ComparisonConfig = run.experiment
-    try:
+    autoregressive = look_up(ALGORITHMS, model_settings.algorithm, f"{key}.algorithm").is_autoregressive
+    with called(KEY, f"{key}.frontier"):
         frontier = _heated(model_settings, method.frontier, config.temperatures)
         at_one = _heated(model_settings, method.frontier, [1.0]) if 1.0 not in config.temperatures else frontier[-1:]
-        others = build_settings(model_settings, method.decoders, None) if method.decoders else []
-        autoregressive = look_up(ALGORITHMS, model_settings.algorithm, f"{key}.algorithm").is_autoregressive
         control = _heated(model_settings, method.frontier, [LOW_TEMPERATURE])[0] if autoregressive else None
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
+    with called(KEY, f"{key}.decoders"):
+        others = build_settings(model_settings, method.decoders, None) if method.decoders else []
     return ComparedMethod(label, algorithm, place, child, model_settings, model, frontier, [*at_one, *others], control)
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from algorithms.common.fields import STRICT, Count
+from algorithms.common.fields import STRICT, Count, Seed
 from experiments.evaluation.settings import KEY, expand
 from experiments.run.schema import LanguageModelingConfig
 
@@ -35,7 +35,7 @@ class DecodingConfig(LanguageModelingConfig):
     tasks: list[str] = field(default_factory=lambda: ["sweep"])
     decoders: Any = None
     grid: dict[str, Any] | None = None
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     judge: Any = None
     baseline: str | None = None
     presets: PresetsConfig = field(default_factory=PresetsConfig)
@@ -77,8 +77,8 @@ class DecodingConfig(LanguageModelingConfig):
 
 
 def check_seeds(seeds: list[int]) -> None:
-    """Raise ValueError unless there are seeds, all different and not negative."""
+    """Raise ValueError unless there are seeds, all different."""
     if not seeds:
         raise ValueError("seeds is empty: give at least one, and three for a spread")
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds is {seeds}: give different whole numbers, 0 or above")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds is {seeds}: give different ones")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from algorithms.common.fields import STRICT, Count, Natural, Number, Positive
+from algorithms.common.fields import STRICT, Count, NonNegative, Positive, Seed
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -98,7 +98,7 @@ class CallbacksConfig:
     """What is shown while training."""
 
     progress: bool = True
-    line_every_seconds: Number = 10.0
+    line_every_seconds: NonNegative = 10.0
 
     def unused(self) -> dict[str, str]:
         """Fields that make no difference beside others -> the one because of which."""
@@ -115,7 +115,7 @@ class RunKeys:
     trainer: dict[str, Any]
     logger: LoggerConfig
     callbacks: CallbacksConfig
-    seed: Natural
+    seed: Seed
     name: str | None
     load: str | None
     resume: str | None

@@ -74,7 +74,7 @@ def collect(folder: Path) -> list[dict[str, str]]:
     for job in sorted((p.parent for p in folder.glob("*/job.json")), key=lambda p: (len(p.name), p.name)):
         record, summary = read_json(job / "job.json"), read_json(job / "summary.json")
         stored = job / ".hydra" / "overrides.yaml"
-        overrides = yaml.safe_load(stored.read_text()) if stored.is_file() else []
+        overrides = yaml.safe_load(stored.read_text(encoding="utf-8")) if stored.is_file() else []
         figures, training = summary.get("figures", {}), summary.get("training", {})
         rows.append(
             {

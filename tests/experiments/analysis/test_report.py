@@ -219,12 +219,12 @@ def test_summary_names_the_lowest_exact_likelihood_and_what_is_noise(run: Path) 
     nats = {"gpt": {"nll": folder.GPT_NATS}, "masked": {"left_to_right": folder.GPT_NATS - folder.TOKENS * 0.5}}
     folder.write_likelihoods(run, nats)
     path = run / "likelihood.csv"
-    path.write_text(path.read_text().replace("exact for this order", "exact"))
+    path.write_text(path.read_text(encoding="utf-8").replace("exact for this order", "exact"), encoding="utf-8")
     assert "lowest exact likelihood is that of masked, 1.250" in _likelihood_said(run)
     assert "gpt stands 0.500 ± 0.000 above it" in _likelihood_said(run)
     nats["masked"]["left_to_right"] = folder.GPT_NATS + np.array([1.0, -1.0, 0.2])
     folder.write_likelihoods(run, nats)
-    path.write_text(path.read_text().replace("exact for this order", "exact"))
+    path.write_text(path.read_text(encoding="utf-8").replace("exact for this order", "exact"), encoding="utf-8")
     assert "masked cannot be told from it (+0.010 ± 0.0" in _likelihood_said(run)
 
 
@@ -339,7 +339,7 @@ def test_samples_stand_side_by_side_at_one_seed(run: Path, drawn: dict[str, Figu
     """Catches texts of different seeds or settings beside each other, and a prompt put before text that it did not
     prompt."""
     path = run / "samples.jsonl"
-    path.write_text(path.read_text().replace('"prompt": ""', '"prompt": "ROMEO:"'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"prompt": ""', '"prompt": "ROMEO:"'), encoding="utf-8")
     document = sections.build(read_comparison(run))
     said = said_in(document, "samples")
     for setting in (("gpt", folder.FRONTIER["gpt"][1]), ("masked", folder.FRONTIER["masked"][1]), folder.REAL):
@@ -450,7 +450,7 @@ def test_texts_stay_texts(run: Path, drawn: dict[str, Figure]) -> None:
     folder.write_samples(run, {("gpt", folder.FRONTIER["gpt"][1]): [evil]})
     folder.write_about(run, title="a | b <i>c</i> *d*", git_commit="<b>e</b>", dataset="_f_")
     path = run / "flags.json"
-    path.write_text(path.read_text().replace("valid_words", "x|<u>y</u>"))
+    path.write_text(path.read_text(encoding="utf-8").replace("valid_words", "x|<u>y</u>"), encoding="utf-8")
     write_report(run)
     page, text = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
     assert evil in "".join(Page(page).words)
@@ -503,18 +503,18 @@ def test_damage_is_refused_in_a_sentence(
     whole: Path, run: Path, capsys: pytest.CaptureFixture, name: str, text: str, words: str
 ) -> None:
     """Catches a traceback, a report made of half a file, and an older report that is lost by the attempt."""
-    (run / "report.html").write_text("older")
-    (run / name).write_text(text)
+    (run / "report.html").write_text("older", encoding="utf-8")
+    (run / name).write_text(text, encoding="utf-8")
     assert main([str(run)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
-    assert (run / "report.html").read_text() == "older"
+    assert (run / "report.html").read_text(encoding="utf-8") == "older"
 
 
 def test_a_likelihood_without_its_kind_is_refused(run: Path) -> None:
     """Catches a value of unknown kind that is shown, and so ranked, among the others."""
     path = run / "likelihood.csv"
-    path.write_text(path.read_text().replace(",bound,", ",,"))
+    path.write_text(path.read_text(encoding="utf-8").replace(",bound,", ",,"), encoding="utf-8")
     with pytest.raises(ValueError, match="without its value or its kind"):
         read_comparison(run)
 
@@ -539,7 +539,7 @@ def test_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_command_prints_what_it_wrote(run: Path, drawn: dict[str, Figure], capsys: pytest.CaptureFixture) -> None:
     """Catches paths that do not exist, and a cut last line of samples taken for damage."""
     path = run / "samples.jsonl"
-    path.write_text(path.read_text()[:-40])
+    path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
     assert main([str(run)]) == 0
     written = [Path(line) for line in capsys.readouterr().out.split("\n")[:-1]]
     assert written[:2] == [run / "report.html", run / "report.md"] and len(written) == 11
@@ -548,7 +548,7 @@ def test_command_prints_what_it_wrote(run: Path, drawn: dict[str, Figure], capsy
 
 def test_a_method_given_from_elsewhere_is_not_said_to_be_trained_here(run: Path) -> None:
     """Catches the promise of equal steps for a model that was brought along."""
-    methods = json.loads((run / "comparison.json").read_text())["methods"]
+    methods = json.loads((run / "comparison.json").read_text(encoding="utf-8"))["methods"]
     methods[1] |= {"trained_here": False, "folder": str(run / "methods" / "masked"), "training": {"steps": 10}}
     folder.write_about(run, methods=methods, steps=3000)
     comparison = read_comparison(run)

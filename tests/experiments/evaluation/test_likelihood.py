@@ -16,17 +16,21 @@ def test_every_likelihood_of_a_masked_model_is_stated_with_its_kind(smoke: Main)
     """Catches a bound that is called exact, and likelihoods that are not of the windows that a GPT's is of."""
     assert smoke("algorithm=masked_diffusion", "experiment.tasks=[training,likelihood]", "hydra.run.dir=m").status == 0
     assert smoke("experiment.tasks=[training,test,likelihood]", "hydra.run.dir=g").status == 0
-    summary = json.loads(Path("m/summary.json").read_text())
+    summary = json.loads(Path("m/summary.json").read_text(encoding="utf-8"))
     assert summary["kinds"]["test/any_order"] == "bound"
     assert summary["kinds"]["test/left_to_right"] == "exact for this order"
-    gpt = json.loads(Path("g/summary.json").read_text())
+    gpt = json.loads(Path("g/summary.json").read_text(encoding="utf-8"))
     assert gpt["kinds"]["test/nll"] == "exact"
     masked, exact = likelihood.read_windows(Path("m")), likelihood.read_windows(Path("g"))
     assert np.array_equal(masked.tokens, exact.tokens)
     assert set(masked.nats) == {"any_order", "left_to_right", "duel_margin", "duel_decoder"}
     mean, _ = likelihood.mean_per_token(exact.nats["nll"], exact.tokens)
     assert mean == pytest.approx(gpt["figures"]["test/nll"], abs=1e-6)
-    assert Path("m/likelihood.csv").read_text().startswith("split,likelihood,kind,nats_per_token,standard_error")
+    assert (
+        Path("m/likelihood.csv")
+        .read_text(encoding="utf-8")
+        .startswith("split,likelihood,kind,nats_per_token,standard_error")
+    )
 
 
 def test_a_paired_gap_is_that_of_the_pairs(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -28,7 +28,7 @@ def test_every_name_leads_to_what_is_there() -> None:
 
 def test_no_foreign_name_is_one_of_ours() -> None:
     """Catches a hint away from a setting that is there."""
-    known = {key for key, _ in leaves(OmegaConf.to_container(composed([])))}  # type: ignore[arg-type]
+    known = {key for key, _ in leaves(OmegaConf.to_container(composed([])))}
     for _, name, _ in ENTRIES:
         key, _, choice = name.partition("=")
         assert key not in known and not (CONFIGS / key / f"{choice}.yaml").is_file(), name
