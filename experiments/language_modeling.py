@@ -20,6 +20,7 @@ from experiments.evaluation.likelihood import measure
 from experiments.evaluation.samples import encoded, readable, write_samples
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
+from experiments.run.processes import first_process_first
 from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
@@ -27,6 +28,7 @@ from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import load_weights, read_checkpoint
 from experiments.training.trainer import build_trainer, training_callbacks
 
+ERROR = "_error"  # the end of the key of a standard error, which stands beside the figure
 SHOWN = 2  # samples printed, of those written
 
 
@@ -42,11 +44,6 @@ class LanguageModeling(BaseExperiment):
     generating_tasks: ClassVar[tuple[str, ...]] = ("sampling",)  # those that continue the prompt
 
     def prepare(self) -> None:
-        if self.config.training.ema_decay is not None and self.run.trainer.get("strategy") == "fsdp":
-            raise ValueError(
-                "experiment.training.ema_decay averages whole weights, which trainer=fsdp splits over the devices: "
-                "set it to null, or say trainer=ddp"
-            )
         self.block_size = self._block_size()
         self.data: TextDataModule | None = None
         stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
@@ -65,8 +62,9 @@ class LanguageModeling(BaseExperiment):
                 eval_batch_size=self.config.evaluation.batch_size,
                 seed=self.run.seed,
                 overfit_batches=self.config.training.overfit_batches,
+                max_batches=self.config.evaluation.max_batches,
             )
-            with keys_below("dataset", self.run.dataset):
+            with keys_below("dataset", self.run.dataset), first_process_first("data"):
                 self.data.prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
@@ -140,8 +138,8 @@ class LanguageModeling(BaseExperiment):
         loader = self.data.eval_dataloader(split)  # all windows in this process
         measured = measure(
             self.algorithm.to(self.device).eval(),
-            loader,
-            number=min(len(loader), self.config.evaluation.max_batches or len(loader)),
+            zip(loader.numbers, loader, strict=True),
+            number=len(loader),
             context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,
         )
@@ -244,7 +242,6 @@ class LanguageModeling(BaseExperiment):
             self.run.trainer,
             run_dir=self.run_dir,
             training=self.config.training,
-            evaluation=self.config.evaluation,
             watchers=training_callbacks(self.run, self.config.training, self.run_dir, kept),
             loggers=self.loggers,
             log_every_steps=self.run.logger.log_every_steps,
@@ -256,17 +253,19 @@ class LanguageModeling(BaseExperiment):
         loader = self.data.eval_dataloader(split, trainer.global_rank, trainer.world_size)
         measured = trainer.validate(self.algorithm, dataloaders=loader, verbose=False)[0]
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
+        figures = {key: value for key, value in figures.items() if not math.isnan(value) or not key.endswith(ERROR)}
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
-        print_rank_zero("  ".join(f"{key} {value:.4f}" for key, value in figures.items()) + kind)
+        print_rank_zero("  ".join(with_errors(figures)) + kind)
 
     def _add_figures(self, figures: dict[str, float]) -> None:
         self.summary["figures"] |= figures
-        self.summary["kinds"] |= {key: self.algorithm.likelihood_kind for key in figures}
+        self.summary["kinds"] |= {key: self.algorithm.likelihood_kind for key in figures if not key.endswith(ERROR)}
 
     def _sum_up_training(self, speed: dict[str, Any], best: dict[str, Any], steps: int) -> None:
         if math.isfinite(best["best"]):
-            self._add_figures({MONITOR: best["best"]})
+            error = best.get("best_error")  # checkpoints of former versions have none
+            self._add_figures({MONITOR: best["best"]} | ({} if error is None else {f"{MONITOR}{ERROR}": error}))
         self.summary["training"] = {
             "steps": steps,
             "best_step": best["best_step"],
@@ -291,3 +290,9 @@ class LanguageModeling(BaseExperiment):
             if artifact.in_summary:
                 self.summary[artifact.name] = artifact.values.tolist()
         return drawn
+
+
+def with_errors(figures: dict[str, float]) -> list[str]:
+    """`NAME VALUE` of every figure, with its standard error behind it where it has one."""
+    shown = {key: f"{key} {value:.4f}" for key, value in figures.items() if not key.endswith(ERROR)}
+    return [text + (f" ± {figures[key + ERROR]:.4f}" if key + ERROR in figures else "") for key, text in shown.items()]

@@ -19,6 +19,10 @@ PLUGINS = {
     "submitit_local": "hydra-submitit-launcher",
     "submitit_slurm": "hydra-submitit-launcher",
 }
+WHOLE_MODELS = (
+    "splits a model over devices, which is not supported: trainer=ddp holds it whole, at 16 bytes a parameter (weight, "
+    "gradient and two moments in float32, 20 with ema_decay) beside activations: about 4 billion parameters in 80 GB"
+)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 QUOTED = "'experiment.sampling.prompt=\"To be\"'"
 
@@ -62,6 +66,8 @@ def _missing_choice(text: str) -> str | None:
     if group == "hydra/launcher":
         package = PLUGINS.get(choice, f"hydra-{choice}-launcher")
         return f"launcher={choice} needs a plugin that is not installed: pip install {package}"
+    if group == "trainer" and choice in ("fsdp", "deepspeed"):
+        return f"trainer={choice} {WHOLE_MODELS}"
     listed = text.partition("Available options in")[2].partition("Config search path")[0]
     options = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
     return f"unknown choice {group}={choice}{near_miss(choice, options)}"

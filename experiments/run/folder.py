@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from experiments.run.overrides import key_of
+from experiments.run.processes import is_first_process as is_first_process
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -55,11 +56,6 @@ def link_latest(run_dir: Path) -> None:
         temporary.replace(LATEST)
     except OSError:
         temporary.unlink(missing_ok=True)
-
-
-def is_first_process() -> bool:
-    """False in the processes that Lightning starts beside the first one of a data-parallel run."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def stored_overrides(folder: Path) -> list[str]:

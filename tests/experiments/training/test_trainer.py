@@ -8,7 +8,7 @@ import torch
 from lightning import LightningModule
 from omegaconf import OmegaConf
 
-from experiments.run.schema import EvaluationConfig, TrainingConfig
+from experiments.run.schema import TrainingConfig
 from experiments.training.callbacks import NanGuard, ProgressLine, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.loggers import StepsDoneCsv
@@ -61,7 +61,6 @@ def fit(model: Line, folder: Path, *, progress: bool = False, log_every: int = 2
         CPU,
         run_dir=folder,
         training=config,
-        evaluation=EvaluationConfig(),
         watchers=[*watchers, keep],
         loggers=[StepsDoneCsv(folder / "metrics.csv")],
         log_every_steps=log_every,
@@ -167,6 +166,5 @@ def test_what_lightning_refuses_is_one_sentence(tmp_path: Path) -> None:
             CPU | {"strategy": "nonesuch"},
             run_dir=tmp_path,
             training=TrainingConfig(),
-            evaluation=EvaluationConfig(),
         )
     assert "\n" not in str(caught.value)
