@@ -25,8 +25,8 @@ COLUMNS = ("val/nll", "val/nll ±", "test/nll", "test/nll ±", "likelihood", "to
 
 
 def run_child(settings: Any, folder: Path) -> float:
-    """Run one job of a sweep in a child process; its val/nll, NaN where it failed. A job that a cluster queued again goes
-    on from its last checkpoint."""
+    """Run one job of a sweep in a child process; its val/nll, NaN where it failed. A job that was queued again goes
+    on where it was."""
     overrides = list(settings.overrides.task)
     if (folder / "checkpoints" / "last.ckpt").is_file():
         overrides.append(f"resume={quote(str(folder))}")

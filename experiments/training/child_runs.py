@@ -71,8 +71,8 @@ class ChildRun:
 
 
 def train(children: Sequence[ChildRun], *, workers: int, report: Callable[[str], None], every: float) -> None:
-    """Run those that are not finished, `workers` at a time with a share of the cores and GPUs each; a line for each `every`
-    so many seconds. Raises ValueError naming the first that fails, once the others were stopped."""
+    """Run those that are not finished, `workers` at a time with a share of the cores and GPUs each; a line for each
+    `every` so many seconds. Raises ValueError naming the first that fails, once the others were stopped."""
     waiting = [child for child in children if not child.finished]
     running: list[tuple[ChildRun, subprocess.Popen]] = []
     slots: dict[str, int] = {}  # of those that run: each has its own share of the GPUs
