@@ -14,10 +14,11 @@ def share_of_devices(environment: Mapping[str, str], slot: int, slots: int) -> d
 
 def share(visible: Sequence[str], slot: int, slots: int) -> Sequence[str]:
     """As many of the `visible` GPUs for each slot, every one at most once; with fewer GPUs than slots, one in turn."""
+    slot %= slots
     if len(visible) < slots:
         return [visible[slot % len(visible)]]
     each = len(visible) // slots
-    first = slot % slots * each
+    first = slot * each
     return visible[first : first + each]
 
 

@@ -139,9 +139,11 @@ def shared_command_line(launch: Launch, read: Callable[[], list[str]]) -> list[s
             words = read()
         finally:
             store.set("command line", json.dumps(words))
+            store.wait([f"read by {rank}" for rank in range(1, launch.world_size)], PATIENCE)  # it ends with this one
         return words
     try:
         words = json.loads(store.get("command line"))
+        store.set(f"read by {launch.rank}", "yes")
     except RuntimeError:  # the first process is gone
         words = None
     if words is None:
@@ -158,6 +160,8 @@ def first_process_first(what: str) -> Iterator[None]:
     (store,) = _meeting
     if not is_first_process():
         store.wait([what], PATIENCE)
+        yield
+        return
     try:
         yield
     finally:
@@ -194,17 +198,19 @@ def _several(names: Variables, environment: Mapping[str, str]) -> bool:
 
 def _launch(names: Variables, environment: Mapping[str, str]) -> Launch:
     rank, world_size = (_number(environment, name) for name in (names.rank, names.world_size))
-    if names.nodes in environment:
-        local_world_size = world_size // max(1, _number(environment, names.nodes))
+    nodes = max(1, _number(environment, names.nodes)) if names.nodes in environment else None
+    if nodes is not None:
+        local_world_size = world_size // nodes if world_size % nodes == 0 else 0
     elif names.local_world_size in environment:
         local_world_size = _number(environment, names.local_world_size)
     else:
         local_world_size = world_size
-    uneven = not 0 < local_world_size <= world_size or world_size % local_world_size
-    if not 0 <= rank < world_size or uneven:
+    even = 0 < local_world_size <= world_size and world_size % local_world_size == 0
+    if not (even and 0 <= rank < world_size):
+        where = f"{nodes} nodes" if nodes is not None else f"{local_world_size} on this node"
         raise ValueError(
-            f"{names.launcher} says {names.rank}={rank} and {names.world_size}={world_size} with {local_world_size} "
-            "processes on this node: every node needs the same number of them"
+            f"{names.launcher} says {names.rank}={rank} and {names.world_size}={world_size}, {where}: ranks count from "
+            "0, and every node needs the same number of processes"
         )
     local_rank = _number(environment, names.local_rank) if names.local_rank in environment else rank % local_world_size
     job = ".".join(environment.get(name, "") for name in names.job)
