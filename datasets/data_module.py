@@ -9,9 +9,11 @@ from itertools import islice
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datasets.config import DatasetConfig
 from datasets.prepare import Prepared, check_lengths, prepare
+from datasets.tokenizers import Tokenizer
 from datasets.windows import evaluation_batches, evaluation_lengths, gather, training_starts
 
 
@@ -53,7 +55,8 @@ class TextDataModule(LightningDataModule):
 
     With `overfit_batches` training sees the first so many batches over and over, to see a method memorise. With
     `max_batches` evaluation covers the windows of a split's first so many batches, however many processes share them.
-    Raises ValueError, FileNotFoundError or OSError in one sentence when the data cannot be had.
+    `tokenizer` is the one that `tokenizer=loaded` stands for. Raises ValueError, FileNotFoundError or OSError in one
+    sentence when the data cannot be had.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class TextDataModule(LightningDataModule):
         seed: int,
         overfit_batches: int | None = None,
         max_batches: int | None = None,
+        tokenizer: Tokenizer | None = None,
     ):
         super().__init__()
         sizes = {"block_size": block_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
@@ -81,6 +85,7 @@ class TextDataModule(LightningDataModule):
         self.seed = seed
         self.overfit_batches = overfit_batches
         self.max_batches = max_batches
+        self._loaded_tokenizer = tokenizer
         self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
@@ -98,13 +103,15 @@ class TextDataModule(LightningDataModule):
 
     def _open(self) -> Prepared:
         if self._prepared is None:
-            prepared = prepare(self.config)
+            prepared = prepare(self.config, self._loaded_tokenizer)
             check_lengths(prepared.splits, self.block_size)
+            for note in prepared.notes:
+                rank_zero_only(print)(note, flush=True)
             self._prepared = prepared
         return self._prepared
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Tokenizer:
         return self._open().tokenizer
 
     @property
@@ -145,6 +152,11 @@ class TextDataModule(LightningDataModule):
             split=split,
             characters_per_token=self.characters_per_token[split],
         )
+
+    def batches_of(self, split: str) -> int:
+        """Batches in which one process would evaluate all of a split."""
+        lengths = evaluation_lengths(len(self.splits[split]), self.block_size, self.eval_batch_size)
+        return len(evaluation_batches(lengths, self.eval_batch_size))
 
     def val_dataloader(self) -> EvaluationBatches:
         """The split that models are selected on, shared out by the Trainer's processes."""

@@ -62,7 +62,7 @@ class ResultsTable(Callback):
         rows = collect(folder)
         if not rows:
             return
-        header = ["job", "overrides", *COLUMNS]
+        header = ["job", "algorithm", "overrides", *COLUMNS]
         lines = [[row[name] for name in header] for row in rows]
         table = render(header, lines)
         write(folder / "results.csv", table_text(header, lines))
@@ -81,17 +81,19 @@ def collect(folder: Path) -> list[dict[str, str]]:
     for job in sorted((p.parent for p in folder.glob("*/job.json")), key=lambda p: (len(p.name), p.name)):
         record, summary = read_json(job / "job.json"), read_json(job / "summary.json")
         stored = job / ".hydra" / "overrides.yaml"
-        overrides = yaml.safe_load(stored.read_text()) if stored.is_file() else []
+        overrides = yaml.safe_load(stored.read_text(encoding="utf-8")) if stored.is_file() else []
         figures, training = summary.get("figures", {}), summary.get("training", {})
         rows.append(
             {
                 "job": job.name,
+                "algorithm": summary.get("algorithm", ""),
                 "overrides": [o for o in overrides if key_of(o) != "logger.group"],
                 "val/nll": _number(figures.get("val/nll"), ".4f"),
                 "val/nll ±": _number(figures.get("val/nll_error"), ".4f"),
                 "test/nll": _number(figures.get("test/nll"), ".4f"),
                 "test/nll ±": _number(figures.get("test/nll_error"), ".4f"),
-                "likelihood": summary.get("likelihood_kind", ""),  # exact, or a bound: not to be ranked together
+                # exact, or a bound: not to be ranked together, nor with what is of a part of the split
+                "likelihood": summary.get("likelihood_kind", "") + ", partial" * bool(summary.get("partial")),
                 "tokens/s": _number(training.get("tokens_per_second"), ".0f"),
                 "minutes": _number(record["seconds"] / 60, ".1f"),
                 "status": "ok" if record["exit_status"] == 0 else f"failed ({record['exit_status']})",

@@ -27,7 +27,7 @@ TEXT = "abcdefghijk" * 220  # the test split has 5 windows of 24 tokens
 @pytest.fixture(scope="module")
 def dataset(tmp_path_factory: pytest.TempPathFactory) -> DatasetConfig:
     folder = tmp_path_factory.mktemp("windows")
-    (folder / "text.txt").write_text(TEXT)
+    (folder / "text.txt").write_text(TEXT, encoding="utf-8")
     return DatasetConfig(name="text_file", path=str(folder / "text.txt"), cache_dir=str(folder))
 
 

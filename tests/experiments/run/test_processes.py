@@ -123,11 +123,13 @@ def shared(folder: Path) -> tuple[list[str], list[str]]:
         return ["algorithm=gpt", "hydra.run.dir='x'"]
 
     words = processes.shared_command_line(found, read)
-    with first_process_first("work"), (folder / "order").open("a") as file:
+    with first_process_first("work"), (folder / "order").open("a", encoding="utf-8") as file:
         file.write(str(found.rank))
-    while len((folder / "order").read_text()) < found.world_size:  # the store ends with the first process
+    while (
+        len((folder / "order").read_text(encoding="utf-8")) < found.world_size
+    ):  # the store ends with the first process
         time.sleep(0.01)
-    return words, [(folder / "order").read_text()[0]]
+    return words, [(folder / "order").read_text(encoding="utf-8")[0]]
 
 
 def failing() -> int:

@@ -106,5 +106,5 @@ def test_processes_train_what_one_trains(tmp_path: Path, methods: list[str], num
 
 def rows(path: Path) -> dict[str, float]:
     """All values of a metrics.csv whose columns each have one."""
-    with path.open() as file:
+    with path.open(encoding="utf-8") as file:
         return {key: float(value) for row in csv.DictReader(file) for key, value in row.items() if value}
