@@ -21,6 +21,7 @@ from experiments.evaluation.likelihood import measure
 from experiments.evaluation.samples import Prompt, encoded, read_prompts, read_samples, readable, stop_of, write_samples
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
+from experiments.run.processes import first_process_first
 from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
@@ -30,6 +31,7 @@ from experiments.training.compilation import check_compiler, compiling
 from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
 
+ERROR = "_error"  # the end of the key of a standard error, which stands beside the figure
 SHOWN = 2  # samples printed, of those written
 
 
@@ -45,11 +47,6 @@ class LanguageModeling(BaseExperiment):
     generating_tasks: ClassVar[tuple[str, ...]] = ("sampling",)  # those that continue the prompt
 
     def prepare(self) -> None:
-        if self.config.training.ema_decay is not None and self.run.trainer.get("strategy") == "fsdp":
-            raise ValueError(
-                "experiment.training.ema_decay averages whole weights, which trainer=fsdp splits over the devices: "
-                "set it to null, or say trainer=ddp"
-            )
         if self.config.training.compile and self.trains:
             check_compiler()
         self.block_size = self._block_size()
@@ -72,9 +69,10 @@ class LanguageModeling(BaseExperiment):
                 eval_batch_size=self.config.evaluation.batch_size,
                 seed=self.run.seed,
                 overfit_batches=self.config.training.overfit_batches,
+                max_batches=self.config.evaluation.max_batches,
                 tokenizer=tokenizer_from_state(stored) if stored else None,
             )
-            with keys_below("dataset", self.run.dataset):
+            with keys_below("dataset", self.run.dataset), first_process_first("data"):
                 self.data.prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
@@ -161,8 +159,8 @@ class LanguageModeling(BaseExperiment):
         loader = self.data.eval_dataloader(split)  # all windows in this process
         measured = measure(
             self.algorithm.to(self.device).eval(),
-            loader,
-            number=min(len(loader), self.config.evaluation.max_batches or len(loader)),
+            zip(loader.numbers, loader, strict=True),
+            number=len(loader),
             context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,
         )
@@ -277,7 +275,6 @@ class LanguageModeling(BaseExperiment):
             self.run.trainer,
             run_dir=self.run_dir,
             training=self.config.training,
-            evaluation=self.config.evaluation,
             watchers=training_callbacks(self.run, self.config.training, self.run_dir, kept),
             loggers=self.loggers,
             log_every_steps=self.run.logger.log_every_steps,
@@ -289,16 +286,16 @@ class LanguageModeling(BaseExperiment):
         loader = self.data.eval_dataloader(split, trainer.global_rank, trainer.world_size)
         measured = trainer.validate(self.algorithm, dataloaders=loader, verbose=False)[0]
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
+        figures = {key: value for key, value in figures.items() if not math.isnan(value) or not key.endswith(ERROR)}
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
         part = self._part(split)
-        said = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
-        print_rank_zero(f"{said}{kind}{f' ({part})' if part else ''}")
+        print_rank_zero("  ".join(with_errors(figures)) + f"{kind}{f' ({part})' if part else ''}")
 
     def _part(self, split: str) -> str:
         """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
         assert self.data is not None
-        batches, limit = len(self.data.eval_dataloader(split)), self.config.evaluation.max_batches
+        batches, limit = self.data.batches_of(split), self.config.evaluation.max_batches
         if limit is None or limit >= batches:
             return ""
         part = f"partial: the first {limit} of {batches} batches"
@@ -307,11 +304,12 @@ class LanguageModeling(BaseExperiment):
 
     def _add_figures(self, figures: dict[str, float]) -> None:
         self.summary["figures"] |= figures
-        self.summary["kinds"] |= {key: self.algorithm.likelihood_kind for key in figures}
+        self.summary["kinds"] |= {key: self.algorithm.likelihood_kind for key in figures if not key.endswith(ERROR)}
 
     def _sum_up_training(self, speed: dict[str, Any], best: dict[str, Any], steps: int) -> None:
         if math.isfinite(best["best"]):
-            self._add_figures({MONITOR: best["best"]})
+            error = best.get("best_error")  # checkpoints of former versions have none
+            self._add_figures({MONITOR: best["best"]} | ({} if error is None else {f"{MONITOR}{ERROR}": error}))
             self._part("val")
         self.summary["training"] = {
             "steps": steps,
@@ -337,3 +335,9 @@ class LanguageModeling(BaseExperiment):
             if artifact.in_summary:
                 self.summary[artifact.name] = artifact.values.tolist()
         return drawn
+
+
+def with_errors(figures: dict[str, float]) -> list[str]:
+    """`NAME VALUE` of every figure, with its standard error behind it where it has one."""
+    shown = {key: f"{key} {value:.4f}" for key, value in figures.items() if not key.endswith(ERROR)}
+    return [text + (f" ± {figures[key + ERROR]:.4f}" if key + ERROR in figures else "") for key, text in shown.items()]
