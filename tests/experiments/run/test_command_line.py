@@ -136,9 +136,9 @@ def test_paths_of_the_data_are_those_of_the_folder_they_were_said_in(make_run, m
     """Catches a relative path that leads to another file on resume=, on load=, or when it is stored."""
     data = ["dataset=text_file", "dataset.path=a/mine.txt", "dataset.tokenizer_path='~/t.json'"]
     folder = make_run("run", "algorithm=gpt", *data, "dataset.tokenizer=bpe")  # as older runs stored them
-    stored = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text())
+    stored = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
     stored["hydra"]["runtime"]["cwd"] = "/began/here"
-    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored))
+    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
     tokenizer = str(Path("~/t.json").expanduser())
     for argv in (["resume=run"], ["load=run"]):
         dataset = composed(expand(argv)).dataset
