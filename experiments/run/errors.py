@@ -30,7 +30,7 @@ PLUGINS = {  # choices of Hydra's own groups that come with a package, and what 
     "hydra/sweeper/optuna": "hydra-optuna-sweeper (its last release, 1.3.0, works with optuna<3 only)",
 }
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
-QUOTED = "'experiment.sampling.prompt=\"To be\"'"
+QUOTED = "'KEY=\"A, B\"'"
 
 
 def near_miss(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
@@ -109,9 +109,8 @@ def _missing_choice(text: str) -> str | None:
         return None
     group, _, choice = missing[1].rpartition("/")
     if missing[1] in PLUGINS:
-        key = (
-            group.removeprefix("hydra/") if (CONFIGS / f"{missing[1].removeprefix('hydra/')}.yaml").is_file() else group
-        )
+        ours = missing[1].removeprefix("hydra/")  # a group of this project's that stands before Hydra's
+        key = ours.rpartition("/")[0] if (CONFIGS / f"{ours}.yaml").is_file() else group
         return f"{key}={choice} needs a plugin that is not installed: pip install {PLUGINS[missing[1]]}"
     listed = text.partition("Available options in")[2].partition("Config search path")[0]
     options = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
