@@ -553,9 +553,9 @@ def test_a_method_given_from_elsewhere_is_not_said_to_be_trained_here(run: Path)
     folder.write_about(run, methods=methods, steps=3000)
     comparison = read_comparison(run)
     said = summary.purpose(comparison)
-    assert "gpt 30 steps of training, masked 10 steps of training" in said and "Trained elsewhere: masked." in said
+    assert "gpt 30 steps, masked 10 steps" in said and "Trained elsewhere: masked." in said
     facts = dict(summary.facts(comparison).items)
-    assert facts["training"] == "gpt 30 steps of training, masked 10 steps of training"
+    assert facts["training"] == "gpt 30 steps, masked 10 steps"
     assert "3,000" not in f"{said} {facts}" and "training seed" not in facts
     assert comparison.methods[1].folder == run / "methods" / "masked"
 

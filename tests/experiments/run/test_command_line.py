@@ -154,6 +154,9 @@ def test_paths_that_hydra_has_yet_to_fill_in(make_run) -> None:
     argv = ["dataset=text_file", "dataset.path=${oc.env:HOME}/mine.txt", "+dataset.path=null"]
     assert [key_of(a) for a in expand(argv)] == ["dataset", "dataset.path", "dataset.path"]
     assert composed(expand(argv[:2])).dataset.path == str(Path.home() / "mine.txt")
+    nested = "experiment.judges.overrides=['dataset.path=mine.txt','seed=3']"
+    paths = [f"dataset.path={quote(str(Path.cwd() / 'mine.txt'))}", "seed=3"]
+    assert expand([nested]) == [f"experiment.judges.overrides={quote(paths)}"]
     assert expand(["-m", "dataset.path=a.txt,b.txt"]) == ["-m", "dataset.path=a.txt,b.txt"]
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from experiments.run.build import compose_run
+from experiments.run.composition import composing
 from experiments.run.schema import LoggerConfig
 from experiments.training import loggers
 from experiments.training.loggers import CsvLogger, StepsDoneCsv, build_loggers
@@ -111,6 +113,24 @@ def test_wandb_is_offline_without_a_login(no_login: Path, monkeypatch: pytest.Mo
     (no_login / ".netrc").unlink()
     monkeypatch.setenv("WANDB_API_KEY", "made-up")
     assert loggers._logged_in()
+
+
+def test_runs_are_filed_by_what_they_are() -> None:
+    """Catches names that say nothing, and runs of the faithful recipe in the group of another method."""
+
+    def filed(*overrides: str) -> dict:
+        with composing():
+            return loggers.filed_under(compose_run(["logger=wandb", *overrides]))
+
+    assert filed("algorithm=df_lm_faithful", "seed=3") == {
+        "name": "df_lm_faithful-shakespeare-seed3",
+        "group": "df_lm_faithful-shakespeare",
+        "job_type": "shakespeare",
+        "tags": ["df_lm_faithful", "shakespeare", "tiny_nanogpt"],
+    }
+    own = ("name=mine", "logger.group=g", "logger.wandb.job_type=j", "logger.wandb.tags=[a]")
+    assert filed(*own) == {"name": "mine", "group": "g", "job_type": "j", "tags": ["a"]}
+    assert filed("logger.wandb.tags=[]")["tags"] == []
 
 
 def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
