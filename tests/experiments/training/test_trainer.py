@@ -249,6 +249,6 @@ def test_the_logged_loss_is_the_mean_of_its_micro_batches(tmp_path: Path) -> Non
         log_every_steps=2,
     )
     trainer.fit(Batches(), Numbered())
-    with (tmp_path / "metrics.csv").open() as file:
+    with (tmp_path / "metrics.csv").open(encoding="utf-8") as file:
         logged = [(row["step"], float(row["train/loss"]), float(row["train/part"])) for row in csv.DictReader(file)]
     assert logged == [("2", 4.0, 4.0), ("4", 10.0, 10.0)]
