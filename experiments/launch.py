@@ -14,11 +14,12 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from experiments.run import errors
+from experiments.run import errors, processes
 from experiments.run.command_line import expand
+from experiments.run.composition import fresh_folder
 from experiments.run.folder import CONFIGS, ROOT, is_first_process
 from experiments.run.former_names import refuse_flags
-from experiments.run.overrides import is_multirun
+from experiments.run.overrides import is_multirun, quote, value_of
 from experiments.run.surroundings import settle_in
 from experiments.run.transcript import recorded
 
@@ -65,7 +66,8 @@ def main() -> int:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])
     try:
         refuse_flags(argv)
-        sys.argv[1:] = expand(argv, _describe)
+        launch = processes.find_launch(os.environ)
+        sys.argv[1:] = expand(argv, _describe) if launch is None else _expand_for_all(launch, argv)
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
         if _failure:
             raise _failure[0]
@@ -73,10 +75,26 @@ def main() -> int:
         _write_trace(error)
         if full or not errors.can_be_mended(error):
             raise
-        if is_first_process() or not _run_dir:  # the processes of a DDP run fail together, but speak once
+        if is_first_process():  # the processes of a run fail together, but speak once
             print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
         return 1
     return 0
+
+
+def _expand_for_all(launch: processes.Launch, argv: list[str]) -> list[str]:
+    """The command line of every process that a launcher has started, as the first of them reads it."""
+    if is_multirun(argv):
+        raise ValueError(
+            f"--multirun would run the whole sweep in each of the {launch.world_size} processes of {launch.launcher}: "
+            "start it without, as its jobs are processes of their own (docs/clusters.md)"
+        )
+
+    def read() -> list[str]:
+        words = expand(argv, _describe)
+        named = value_of(words, "hydra.run.dir") is not None
+        return words if named else [*words, f"hydra.run.dir={quote(fresh_folder())}"]
+
+    return processes.shared_command_line(launch, read)
 
 
 def _describe(*args: Any, **kwargs: Any) -> Any:

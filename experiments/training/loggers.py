@@ -40,7 +40,7 @@ class CsvLogger(Logger):
         self._row: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._offset = 0  # where the row of the current step begins
-        if resume_step is not None and path.is_file():
+        if resume_step is not None and path.is_file() and is_rank_zero():
             self._cut(resume_step)
 
     @property

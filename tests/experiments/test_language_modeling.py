@@ -170,7 +170,7 @@ def test_a_run_is_of_the_data_it_began_with(smoke: Main, main: Main, corpus: Pat
     measured = summary("run")
     elsewhere = home / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "mine.txt").write_text(corpus.read_text(encoding="utf-8")[::-1])
+    (elsewhere / "mine.txt").write_text(corpus.read_text(encoding="utf-8")[::-1], encoding="utf-8")
     os.chdir(elsewhere)
     test = [f"load={home}/run", "debug=smoke", "experiment.tasks=[test]"]
     assert main(*test, "hydra.run.dir=same").out.count("note:") == 0
@@ -182,7 +182,7 @@ def test_a_run_is_of_the_data_it_began_with(smoke: Main, main: Main, corpus: Pat
     assert found["weights_dataset_fingerprint"] == measured["dataset_fingerprint"] != found["dataset_fingerprint"]
     outcome = main(f"resume={home}/run", "experiment.training.max_steps=3", "dataset.path=mine.txt")
     assert outcome.status == 1 and outcome.err.startswith(f"error: {said.replace('best', 'last')}: resume= continues")
-    (home / "mine.txt").write_text(corpus.read_text(encoding="utf-8").replace("king", "ring"))
+    (home / "mine.txt").write_text(corpus.read_text(encoding="utf-8").replace("king", "ring"), encoding="utf-8")
     os.chdir(home)
     outcome = smoke("dataset.path=mine.txt", "resume=run")
     assert outcome.status == 1 and f"was trained on {home}/mine.txt as it was before its text" in outcome.err

@@ -182,7 +182,12 @@ def _name(comparison: Comparison, likelihood: Likelihood) -> str:
 def _judge(judge: dict[str, Any]) -> str:
     if not judge.get("dataset"):
         return str(judge.get("folder", "of unknown origin"))
-    known = "" if judge.get("test_nll") is None else f", test NLL {judge['test_nll']:.3f} nats per token (exact)"
+    nll, error = judge.get("test_nll"), judge.get("test_nll_error")
+    known = (
+        ""
+        if nll is None
+        else f", test NLL {nll:.3f}{'' if error is None else f' ± {error:.3f}'} nats per token (exact)"
+    )
     return f"a GPT trained on {judge['dataset']}, seed {judge.get('seed')}{known}"
 
 

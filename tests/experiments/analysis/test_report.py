@@ -606,7 +606,7 @@ def test_head_to_head_pairs_texts_of_as_many_forwards(run: Path) -> None:
 def test_the_blind_review_is_named_with_its_command(run: Path, drawn: dict[str, Figure]) -> None:
     """Catches a page for readers that nobody is told of."""
     assert "blind" not in said_in(sections.build(read_comparison(run)), "versus")
-    (run / "blind_review.html").write_text("a page")
+    (run / "blind_review.html").write_text("a page", encoding="utf-8")
     said = said_in(sections.build(read_comparison(run)), "versus")
     assert "blind_review.html" in said and "blind_samples.csv" in said
     assert f"experiments.analysis.blind_review score FILLED_SHEET {run / 'blind_key.csv'}" in said

@@ -29,8 +29,9 @@ def write_job(folder: Path, number: int, overrides: list[str], status: int, figu
 def test_table_of_jobs(tmp_path: Path) -> None:
     """Catches jobs out of order (10 before 2), a failed job that is left out, columns of constants, and a bound that
     stands among exact likelihoods, or a part of a split for the whole, as if it were one."""
+    figures = {"val/nll": 1.5, "val/nll_error": 0.025, "test/nll": 1.75}
     for number in (0, 2, 10):
-        write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, {"val/nll": 1.5, "test/nll": 1.75})
+        write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, figures)
     write_job(tmp_path, 3, ["algorithm=gpt", "seed=3"], 1, {})
     rows = sweep.collect(tmp_path)
     assert [row["job"] for row in rows] == ["0", "2", "3", "10"]
@@ -39,7 +40,9 @@ def test_table_of_jobs(tmp_path: Path) -> None:
         "algorithm": "df_lm_faithful",
         "overrides": "seed=0",
         "val/nll": "1.5000",
+        "val/nll ±": "0.0250",
         "test/nll": "1.7500",
+        "test/nll ±": "",
         "likelihood": "bound, partial",
         "tokens/s": "1234",
         "minutes": "1.5",
@@ -72,6 +75,7 @@ def test_what_a_sweeper_gets(
 
     (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     monkeypatch.setattr(sweep.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=status))
-    settings = SimpleNamespace(overrides=SimpleNamespace(task=["seed=1"], hydra=[]))
+    overrides = SimpleNamespace(task=["seed=1"], hydra=[])
+    settings = SimpleNamespace(overrides=overrides, launcher={}, job=SimpleNamespace(num=0))
     value = sweep.run_child(settings, tmp_path)
     assert value == expected or (expected is None and value != value)

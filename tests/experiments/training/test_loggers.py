@@ -139,3 +139,16 @@ def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.M
     run: Any = SimpleNamespace(logger=LoggerConfig(tensorboard=True))
     with pytest.raises(ValueError, match="pip install tensorboard"):
         build_loggers(run, tmp_path, None)
+
+
+def test_tensorboard_compares_finished_runs(tmp_path: Path) -> None:
+    """Catches a page HPARAMS without the likelihoods that runs are compared by, or with a placeholder for them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = loggers.StepsDoneTensorBoard(save_dir=str(tmp_path), name="tensorboard", version="")
+    logger.log_hyperparams({"seed": 0, "algorithm": {"name": "gpt"}})
+    loggers.close([logger], {"val/nll": 1.5, "test/nll": 1.75, "test/ppl": 5.75, "likelihood_kind": "exact"})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == {"val/nll": 1.5, "test/nll": 1.75}
+    shown = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert b"algorithm/name" in shown and b"val/nll" in shown and b"test/nll" in shown
