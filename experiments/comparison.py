@@ -30,7 +30,7 @@ from experiments.evaluation.likelihood import measure
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
-from experiments.evaluation.samples import encoded
+from experiments.evaluation.samples import read_prompts
 from experiments.evaluation.settings import notes_of
 from experiments.evaluation.tracing import record_trace
 from experiments.run.build import called, keys_below
@@ -80,8 +80,8 @@ class Comparison(BaseExperiment):
             with called(KEY, "experiment.judges.load"):
                 load_judges(config.judges.load).check_writer(self.data.tokenizer)
         sampling, tokenizer = config.sampling, self.data.tokenizer
-        prompt = encoded(tokenizer, sampling.prompt, "experiment.sampling.prompt") or [tokenizer.start_id]
-        self.assignment = Assignment(tuple(prompt), sampling.prompt, sampling.length, sampling.n_samples)
+        (prompt,) = read_prompts(tokenizer, sampling)
+        self.assignment = Assignment(tuple(prompt.ids), prompt.text, sampling.length, sampling.n_samples)
         untrained = {method.label: method.fresh(tokenizer.vocabulary_size) for method in self.methods}
         self._decoding_sweep(untrained, None).check(self.plan, "experiment.methods")
         self._write_manifest()

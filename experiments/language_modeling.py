@@ -18,7 +18,7 @@ from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
-from experiments.evaluation.samples import encoded, readable, write_samples
+from experiments.evaluation.samples import Prompt, encoded, read_prompts, read_samples, readable, stop_of, write_samples
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 from experiments.run.processes import first_process_first
@@ -77,8 +77,12 @@ class LanguageModeling(BaseExperiment):
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
         other_data = self._other_data()
-        self.prompt = self._encode("prompt") or [self.tokenizer.start_id]
-        self.suffix = self._encode("suffix")
+        self.prompts, self.suffix, self.stop = [Prompt("", [self.tokenizer.start_id])], [], None
+        if any(task in self.generating_tasks for task in self.config.tasks):
+            sampling = self.config.sampling
+            self.prompts = read_prompts(self.tokenizer, sampling)
+            self.suffix = encoded(self.tokenizer, sampling.suffix, "experiment.sampling.suffix")
+            self.stop = stop_of(self.tokenizer, sampling)
         with keys_below("algorithm", self.run.algorithm):
             self.algorithm = self._build_algorithm()
         if "sampling" in self.config.tasks:
@@ -170,36 +174,37 @@ class LanguageModeling(BaseExperiment):
 
     @rank_zero_only
     def sampling(self) -> None:
-        """Continue the prompt n_samples times; samples.txt for people, samples.json for programs."""
+        """Continue every prompt n_samples times; samples.txt for people, samples.json for programs."""
         config = self.config.sampling
         request = self._request(self.device)
         algorithm = self.algorithm.to(self.device).eval()
         compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             out = algorithm.generate(request)
-        skipped = 0 if config.prompt else len(self.prompt)  # the start token is not text
-        seeds, texts = list(request.seeds), [self.tokenizer.decode(ids[skipped:]) for ids in out.texts]
+        samples = read_samples(self.tokenizer, config, self.prompts, request.seeds, out, self.stop)
         about = {
-            "prompt": config.prompt,
-            "suffix": config.suffix,
-            "length": config.length,
+            **{key: getattr(config, key) for key in ("prompt", "prompt_file", "suffix", "stop", "length")},
             "checkpoint": str(self.source or self.run_dir / "checkpoints" / "best.ckpt"),
         }
         self.summary["sampling"] = write_samples(
-            self.run_dir / "samples", out, seeds=seeds, texts=texts, decoder=self.run.algorithm.decoder, about=about
+            self.run_dir / "samples", out, samples, decoder=self.run.algorithm.decoder, about=about
         )
-        print_rank_zero(readable(seeds[:SHOWN], texts[:SHOWN]))
-        rows = [[str(seed), text] for seed, text in zip(seeds, texts, strict=True)]
-        self.log_media(tables={"samples": (["seed", "text"], rows)}, files=self._draw_artifacts())
+        each = 1 if len(self.prompts) == 1 else config.n_samples  # of several prompts one text each
+        print_rank_zero(readable(samples[::each][:SHOWN]))
+        rows = [[sample.prompt, str(sample.seed), sample.text] for sample in samples]
+        self.log_media(tables={"samples": (["prompt", "seed", "text"], rows)}, files=self._draw_artifacts())
 
     def _request(self, device: torch.device | None = None) -> Request:
-        """The texts of the task sampling."""
+        """The texts of the task sampling; those of every prompt have the seeds that they would have alone."""
         config = self.config.sampling
+        seeds = [self.run.seed * 1_000_000 + i for i in range(config.n_samples)]
         return Request.continuing(
-            [self.prompt] * config.n_samples,
+            [prompt.ids for prompt in self.prompts for _ in seeds],
             length=config.length,
-            seeds=[self.run.seed * 1_000_000 + i for i in range(config.n_samples)],
+            seeds=seeds * len(self.prompts),
             suffix=self.suffix,
+            stop=self.stop,
+            rows_at_once=max(config.n_samples, self.config.evaluation.batch_size),
             device=device,
             encode=self.tokenizer.encode,
         )
@@ -234,12 +239,6 @@ class LanguageModeling(BaseExperiment):
                 "algorithm.backbone.block_size"
             )
         return block_size
-
-    def _encode(self, key: str) -> list[int]:
-        """The ids of experiment.sampling.KEY, none where it is empty or nothing gets sampled."""
-        if not any(task in self.generating_tasks for task in self.config.tasks):
-            return []
-        return encoded(self.tokenizer, getattr(self.config.sampling, key), f"experiment.sampling.{key}")
 
     def _other_data(self) -> str | None:
         """What loaded weights were trained on, where it is not the data at hand; ValueError where a run is resumed."""

@@ -121,7 +121,9 @@ def _start(child: ChildRun, slot: int, workers: int) -> subprocess.Popen:
     arguments = child.arguments()
     child.log.parent.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // workers))
-    environment = {"OMP_NUM_THREADS": threads} | alone(child_environment())
+    environment = (
+        {"OMP_NUM_THREADS": threads} | alone(child_environment()) | {"PYTHONIOENCODING": "utf-8"}
+    )  # of the log
     environment |= share_of_devices(environment, slot, workers)
     command = [sys.executable, str(ROOT / "main.py"), *arguments]
     with child.log.open("ab") as log:

@@ -25,9 +25,9 @@ def purpose(comparison: Comparison) -> str:
     said = f"{what}, {naming.listed(labels)}, measured on the same windows of text, prompts and sampling seeds."
     budgets = _budgets(comparison)
     if len(budgets) == 1 and None not in budgets:
-        said += f" Each learned for {_steps(*budgets)}."
+        said += f" Each learned for {_steps(*budgets)} of training."
     elif budgets != {None: labels}:
-        said += f" They did not learn for equally long: {_spoken(budgets)}."
+        said += f" Their training differs in length: {_spoken(budgets)}."
     given = [method.label for method in comparison.methods if not method.trained_here]
     return said + (f" Trained elsewhere: {naming.listed(given)}." if given else "")
 
@@ -90,7 +90,7 @@ def _budgets(comparison: Comparison) -> dict[int | None, list[str]]:
 
 
 def _steps(steps: int | None) -> str:
-    return "" if steps is None else f"{steps:,} steps of training"
+    return "" if steps is None else f"{steps:,} steps"
 
 
 def _spoken(budgets: dict[int | None, list[str]]) -> str:

@@ -16,13 +16,19 @@ def write_job(folder: Path, number: int, overrides: list[str], status: int, figu
     (job / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides), encoding="utf-8")
     (job / "job.json").write_text(json.dumps({"exit_status": status, "seconds": 90}), encoding="utf-8")
     if figures:
-        summary = {"figures": figures, "likelihood_kind": "bound", "training": {"tokens_per_second": 1234.5}}
+        summary = {
+            "algorithm": "df_lm_faithful",
+            "figures": figures,
+            "likelihood_kind": "bound",
+            "partial": {"val": "2 of 3"},
+        }
+        summary |= {"training": {"tokens_per_second": 1234.5}}
         (job / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
 def test_table_of_jobs(tmp_path: Path) -> None:
     """Catches jobs out of order (10 before 2), a failed job that is left out, columns of constants, and a bound that
-    stands among exact likelihoods as if it were one."""
+    stands among exact likelihoods, or a part of a split for the whole, as if it were one."""
     figures = {"val/nll": 1.5, "val/nll_error": 0.025, "test/nll": 1.75}
     for number in (0, 2, 10):
         write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, figures)
@@ -31,12 +37,13 @@ def test_table_of_jobs(tmp_path: Path) -> None:
     assert [row["job"] for row in rows] == ["0", "2", "3", "10"]
     assert rows[0] == {
         "job": "0",
+        "algorithm": "df_lm_faithful",
         "overrides": "seed=0",
         "val/nll": "1.5000",
         "val/nll ±": "0.0250",
         "test/nll": "1.7500",
         "test/nll ±": "",
-        "likelihood": "bound",
+        "likelihood": "bound, partial",
         "tokens/s": "1234",
         "minutes": "1.5",
         "status": "ok",
