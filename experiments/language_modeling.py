@@ -18,6 +18,7 @@ from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.samples import encoded, readable, write_samples
+from experiments.run import interrupts
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 from experiments.run.registry import ALGORITHMS, look_up
@@ -79,6 +80,7 @@ class LanguageModeling(BaseExperiment):
         if self.checkpoint is not None and self.source is not None:
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
             self._check_average()
+            self._check_steps()
         parameters = sum(p.numel() for p in self.algorithm.parameters())
         self.summary |= {
             "likelihood_kind": self.algorithm.likelihood_kind,
@@ -109,7 +111,8 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
+            with interrupts.postponed("the run is saved after this step"):
+                trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
                 print_rank_zero(trainer.profiler.summary())  # type: ignore[attr-defined]
@@ -230,6 +233,12 @@ class LanguageModeling(BaseExperiment):
             what = "with" if averaged else "without"
             raise ValueError(f"the run was begun {what} an average of the weights: resume it with the same ema_decay")
 
+    def _check_steps(self) -> None:
+        assert self.checkpoint is not None
+        done, steps = self.checkpoint.get("global_step", 0), self.config.training.max_steps
+        if self.resumed and self.trains and done > steps:
+            raise ValueError(f"experiment.training.max_steps is {steps}, and the run has done {done} steps: raise it")
+
     def _trainer(self) -> Trainer:
         """The Trainer of the training task, with everything that watches it."""
         kept = {  # in every checkpoint: what rebuilds the model
@@ -240,7 +249,7 @@ class LanguageModeling(BaseExperiment):
             "tokenizer": self.tokenizer.state(),
             "dataset": self.data.fingerprint if self.data else None,
         }
-        return build_trainer(
+        trainer = build_trainer(
             self.run.trainer,
             run_dir=self.run_dir,
             training=self.config.training,
@@ -249,6 +258,8 @@ class LanguageModeling(BaseExperiment):
             loggers=self.loggers,
             log_every_steps=self.run.logger.log_every_steps,
         )
+        self.trainers.append(trainer)
+        return trainer
 
     def _evaluate(self, split: str) -> None:
         assert self.data is not None

@@ -241,15 +241,3 @@ def test_a_missing_launcher_names_its_package(smoke: Main, monkeypatch: pytest.M
     text = "In 'launcher/joblib': Could not find 'hydra/launcher/joblib'\n\nAvailable options in ...:\n\tbasic"
     said = errors.sentence(MissingConfigException(message=text, missing_cfg_file=None), [])
     assert said == "launcher=joblib needs a plugin that is not installed: pip install hydra-joblib-launcher"
-
-
-def test_interrupted_by_the_user(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches Ctrl+C that ends in a traceback, or hides how to go on."""
-    from experiments.training.callbacks import NanGuard
-
-    def interrupt(self: object, *arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(NanGuard, "on_train_batch_end", interrupt)
-    outcome = smoke()
-    assert outcome.status == 130 and "interrupted: python main.py resume=" in outcome.err
