@@ -27,8 +27,8 @@ from experiments.run.folder import (
     clear,
     command,
     is_first_process,
-    remove_unused,
     path_argument,
+    remove_unused,
     state_of,
 )
 from experiments.run.lock import RunLock

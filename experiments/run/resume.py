@@ -105,7 +105,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
 
 
 def begun_with(checkpoint: Path) -> dict[str, Any]:
-    """The configuration of the run that is resumed by `resume=checkpoint`; what it does not say, as today's defaults."""
+    """The configuration of the run that `resume=checkpoint` continues, with today's defaults of what it does not say."""
     folder = run_folder_of(checkpoint)
     assert folder is not None  # resume= was expanded
     today = composed(stored_overrides(folder))
@@ -122,7 +122,8 @@ def check(before: dict[str, Any], now: dict[str, Any], folder: Path) -> list[str
         if rule.verdict is REFUSED:
             raise ValueError(
                 f"{change.key} was {quote(change.before)} in {folder} and is {quote(change.now)} now, which would be "
-                f"another run ({rule.why}): leave it out, or begin a new run, with {path_argument('load', folder)} for its weights"
+                f"another run ({rule.why}): leave it out, or begin a new run, with {path_argument('load', folder)} for "
+                "its weights"
             )
     return [
         f"{change.key} is {quote(change.now)} from now on, it was {quote(change.before)}"

@@ -109,15 +109,15 @@ def run_child(settings: Any, folder: Path) -> float:
 
 def _wait_for(arguments: list[str], stop: Path) -> int:
     """Exit status of main.py with these arguments, which is told of a request to stop: by a signal, or by the file."""
-    command = [sys.executable, str(ROOT / "main.py"), *arguments]
-    with _ready(), subprocess.Popen(command, env=child_environment(), **interrupts.OWN_GROUP) as child:
-        with interrupts.forwarded(child):
-            is_told = False
-            while child.poll() is None:
-                time.sleep(POLL_SECONDS)
-                if not is_told and not interrupts.requested() and stop.exists():
-                    child.terminate()
-                    is_told = True
+    program = [sys.executable, str(ROOT / "main.py"), *arguments]
+    child = subprocess.Popen(program, env=child_environment(), **interrupts.OWN_GROUP)
+    with _ready(), interrupts.forwarded(child):
+        is_told = False
+        while child.poll() is None:
+            time.sleep(POLL_SECONDS)
+            if not is_told and not interrupts.requested() and stop.exists():
+                child.terminate()
+                is_told = True
     return child.returncode
 
 

@@ -135,7 +135,8 @@ class OptimizerSettings(Callback):
     the configuration, and the schedule what it would be at this step."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        groups, fresh = trainer.optimizers[0].param_groups, pl_module.configure_optimizers()
+        groups = trainer.optimizers[0].param_groups
+        fresh: Any = pl_module.configure_optimizers()
         scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
         before = groups[0]["lr"]
         for group, new, share in zip(groups, fresh["optimizer"].param_groups, scheduler.lr_lambdas, strict=True):

@@ -24,7 +24,8 @@ class Checkpoints(Checkpoint):
     """Keeps best.ckpt (lowest val/nll) and last.ckpt (newest), and validates once more after the last step.
 
     A checkpoint is written only between optimiser steps, and where a validation is due only after it: so a resumed run
-    neither repeats nor misses one. A request to stop is answered there, too, by one more checkpoint. `extra` goes into each file beside Lightning's own contents.
+    neither repeats nor misses one. A request to stop is answered there, too, by one more checkpoint. `extra` goes into
+    each file beside Lightning's own contents.
     """
 
     def __init__(self, folder: Path, *, every: int, val_every: int, max_steps: int, extra: dict[str, Any]) -> None:
