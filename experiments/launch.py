@@ -54,7 +54,7 @@ def job(cfg: DictConfig) -> float | None:
         _failure.append(error)
         return None
     except interrupts.Interrupted as stop:
-        if is_first_process():
+        if is_first_process() and interrupts.SILENT not in os.environ:
             print(f"interrupted by {stop}: {_how_to_go_on(run_dir)}", file=sys.stderr)
         raise
     finally:

@@ -15,6 +15,7 @@ from typing import Any
 
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 EXIT_STATUSES = [128 + number for number in SIGNALS]  # as a shell reports them: 130 for Ctrl-C, 143 for SIGTERM
+SILENT = "INTERRUPTS_TOLD_BY_PARENT"  # in the environment of a child, which leaves what is said to its parent
 OWN_GROUP: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}  # of Popen: see `forwarded`
 
 _requested: list[int] = []
@@ -108,7 +109,7 @@ def _take(signum: int, frame: Any) -> None:
     if not _postponing:
         raise Interrupted(signum)
     what, then = _postponing[-1]
-    if what:
+    if SILENT not in os.environ:
         _write(f"\n{Interrupted(signum)}: {what}; Ctrl-C again leaves at once\n")
     if then is not None:
         then()

@@ -105,7 +105,7 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
 
 
 def begun_with(checkpoint: Path) -> dict[str, Any]:
-    """The configuration of the run that `resume=checkpoint` continues, with today's defaults of what it does not say."""
+    """The configuration of the run that `resume=checkpoint` continues; what it does not say is today's default."""
     folder = run_folder_of(checkpoint)
     assert folder is not None  # resume= was expanded
     today = composed(stored_overrides(folder))

@@ -127,6 +127,7 @@ def _ready() -> Iterator[None]:
     if interrupts.is_listening():
         yield
     else:
+        os.environ[interrupts.SILENT] = "1"
         with suppress(interrupts.Interrupted), interrupts.listening(), interrupts.postponed("", then=_stop):
             yield
 
@@ -139,8 +140,8 @@ def _stop() -> None:
 
 
 def child_environment() -> dict[str, str]:
-    """This process's, without what main() has put into it for itself."""
-    environment = {name: value for name, value in os.environ.items() if name != FOLDER}
+    """This process's, less what main() has put into it for itself; of requests to stop the parent alone speaks."""
+    environment = {name: value for name, value in os.environ.items() if name != FOLDER} | {interrupts.SILENT: "1"}
     if environment.pop("HYDRA_FULL_ERROR_SET_BY_MAIN", None):
         del environment["HYDRA_FULL_ERROR"]
     return environment
