@@ -136,3 +136,7 @@ def markdown(rules: Iterable[Rule] = TABLE) -> str:
     """The table as docs/resuming.md shows it."""
     rows = [f"| `{rule.key}` | {rule.verdict} | {rule.why} |" for rule in rules]
     return "\n".join(["| key, with those below it | with `resume=` | because |", "|---|---|---|", *rows]) + "\n"
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -32,9 +32,10 @@ OVERRIDES = [
     "experiment.training.accumulate_grad_batches=2",
     "experiment.training.ema_decay=0.9",
     "experiment.evaluation.max_batches=1",
+    "experiment.sampling.length=8",
     "logger.log_every_steps=3",
 ]
-PHASES = ("starting", "training", "validation", "test", "sampling")
+PHASES = ("preparing", "training", "validation", "test", "sampling")
 
 
 def start(arguments: list[str], log: Path) -> int:
