@@ -23,7 +23,7 @@ def keys_of(file: Path) -> set[str]:
 
 
 def test_every_key_has_a_rule_and_every_rule_a_key() -> None:
-    """Catches a key that is added without a decision, and a rule whose key is gone: a configuration is made of files."""
+    """Catches a key that is added without a decision, and a rule whose key is gone; files make the configuration."""
     keys = {key for file in CONFIGS.rglob("*.yaml") for key in keys_of(file)}
     assert {"algorithm.backbone.n_layer", "experiment.training.max_steps", "experiment.temperatures", "seed"} <= keys
     for key in keys:
