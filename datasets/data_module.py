@@ -9,9 +9,11 @@ from itertools import islice
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datasets.config import DatasetConfig
 from datasets.prepare import Prepared, check_lengths, prepare
+from datasets.tokenizers import Tokenizer
 from datasets.windows import evaluation_batches, gather, training_starts
 
 
@@ -43,8 +45,9 @@ class EvaluationBatches(Batches):
 class TextDataModule(LightningDataModule):
     """Batches of a corpus; batch_size and eval_batch_size are windows per process.
 
-    With `overfit_batches` training sees the first so many batches over and over, to see a method memorise. Raises
-    ValueError, FileNotFoundError or OSError in one sentence when the data cannot be had.
+    With `overfit_batches` training sees the first so many batches over and over, to see a method memorise;
+    `tokenizer` is the one that `tokenizer=loaded` stands for. Raises ValueError, FileNotFoundError or OSError in one
+    sentence when the data cannot be had.
     """
 
     def __init__(
@@ -56,6 +59,7 @@ class TextDataModule(LightningDataModule):
         eval_batch_size: int,
         seed: int,
         overfit_batches: int | None = None,
+        tokenizer: Tokenizer | None = None,
     ):
         super().__init__()
         sizes = {"block_size": block_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
@@ -70,6 +74,7 @@ class TextDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.overfit_batches = overfit_batches
+        self._loaded_tokenizer = tokenizer
         self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
@@ -87,13 +92,15 @@ class TextDataModule(LightningDataModule):
 
     def _open(self) -> Prepared:
         if self._prepared is None:
-            prepared = prepare(self.config)
+            prepared = prepare(self.config, self._loaded_tokenizer)
             check_lengths(prepared.splits, self.block_size)
+            for note in prepared.notes:
+                rank_zero_only(print)(note, flush=True)
             self._prepared = prepared
         return self._prepared
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Tokenizer:
         return self._open().tokenizer
 
     @property

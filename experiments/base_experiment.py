@@ -19,10 +19,11 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from experiments.run.console import print_rank_zero
+from experiments.run import transcript, unused
+from experiments.run.console import is_rank_zero, print_rank_zero
 from experiments.run.errors import near_miss
 from experiments.run.files import read_json, write_json
-from experiments.run.folder import checkpoint_of, path_argument
+from experiments.run.folder import checkpoint_of
 from experiments.run.interrupts import Interrupted
 from experiments.run.registry import EXPERIMENTS, look_up
 from experiments.run.schema import RunConfig
@@ -41,6 +42,8 @@ def run_experiment(run: RunConfig, run_dir: Path, begin: Callable[[], None]) -> 
     """
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     experiment = look_up(EXPERIMENTS, run.experiment.name, "experiment.name")(run, run_dir)
+    for note in unused.notes(run, unused.OWN_METHOD if experiment.needs_weights else unused.NO_METHOD):
+        print_rank_zero(note)
     try:
         experiment.check_processes()
         experiment.prepare()
@@ -140,6 +143,8 @@ class BaseExperiment:
     def run_tasks(self) -> None:
         """Run each task of the config in turn; the summary is written after each."""
         self.write_summary("running")
+        if is_rank_zero():
+            transcript.write_to(self.run_dir / "main.log")
         for task in self.config.tasks:
             print_rank_zero(f"--- {task}")
             getattr(self, task)()
@@ -175,21 +180,19 @@ class BaseExperiment:
             raise ValueError(
                 f"trainer.devices: the run was begun with {before} process{'es' if before > 1 else ''} and would go on "
                 f"with {now}, which would be another run (each has batches of its own): take as many, or begin a new "
-                f"run, with {path_argument('load', self.run_dir)} for its weights"
+                f"run, with load={self.run_dir} for its weights"
             )
 
     def _begin_summary(self) -> dict[str, Any]:
         fresh = {
             "status": "running",
-            "algorithm": self.run.algorithm.name,
-            "dataset": self.run.dataset.name,
             "seed": self.run.seed,
-            "overrides": self.run.overrides,
             "figures": {},
             "kinds": {},  # of the likelihoods among the figures: exact or bound
         }
         stored = read_json(self.run_dir / "summary.json") if self.resumed else {}
-        return (stored or fresh) | {"overrides": self.run.overrides}
+        chosen = {group: self.run.chosen(group) for group in ("algorithm", "dataset", "experiment")}
+        return chosen | (stored or fresh) | {"overrides": self.run.overrides}
 
     def _check_tasks(self) -> None:
         tasks = self.config.tasks
@@ -198,6 +201,8 @@ class BaseExperiment:
         for task in tasks:
             if task not in self.tasks:
                 raise ValueError(f"experiment.tasks has no task '{task}'{near_miss(task, self.tasks)}")
+            if tasks.count(task) > 1:
+                raise ValueError(f"experiment.tasks names '{task}' twice: leave one of them out")
         given = self.run.load is not None or self.run.resume is not None
         if self.needs_weights and tasks[0] not in self.training_tasks and not given:
             remedy = "say load=RUN_FOLDER, or put training before it"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
@@ -40,6 +40,8 @@ class BenchmarkConfig(LanguageModelingConfig):
     )
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(max_batches=1))
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
+
+    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = {"sampling": ("decoding_speed", "cached_decoding")}
 
     def __post_init__(self) -> None:
         if self.training.max_steps < 2:

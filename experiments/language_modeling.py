@@ -12,6 +12,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from algorithms.common.backbone import Backbone
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Request
+from datasets.config import LOADED
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments.analysis import curves, plots
@@ -25,7 +26,9 @@ from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
-from experiments.training.checkpoints import load_weights, read_checkpoint
+from experiments.training.checkpoints import load_weights, read_checkpoint, trained_on_other_data
+from experiments.training.compilation import check_compiler, compiling
+from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
 
 SHOWN = 2  # samples printed, of those written
@@ -48,11 +51,15 @@ class LanguageModeling(BaseExperiment):
                 "experiment.training.ema_decay averages whole weights, which trainer=fsdp splits over the devices: "
                 "set it to null, or say trainer=ddp"
             )
+        if self.config.training.compile and self.trains:
+            check_compiler()
         self.block_size = self._block_size()
+        samples = "sampling" in self.config.tasks
+        check_memory(self.run.algorithm.backbone, self.config, trains=self.trains, samples=samples)
         self.data: TextDataModule | None = None
         stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
         if stored is not None and set(self.config.tasks) == {"sampling"}:
-            if stored["kind"] != self.run.dataset.tokenizer:
+            if self.run.dataset.tokenizer not in (stored["kind"], LOADED):
                 raise ValueError(
                     f"dataset.tokenizer is '{self.run.dataset.tokenizer}', and {self.source} was trained with "
                     f"'{stored['kind']}': leave it out"
@@ -66,11 +73,13 @@ class LanguageModeling(BaseExperiment):
                 eval_batch_size=self.config.evaluation.batch_size,
                 seed=self.run.seed,
                 overfit_batches=self.config.training.overfit_batches,
+                tokenizer=tokenizer_from_state(stored) if stored else None,
             )
             with keys_below("dataset", self.run.dataset):
                 self.data.prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
+        other_data = self._other_data()
         self.prompt = self._encode("prompt") or [self.tokenizer.start_id]
         self.suffix = self._encode("suffix")
         with keys_below("algorithm", self.run.algorithm):
@@ -81,6 +90,10 @@ class LanguageModeling(BaseExperiment):
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
             self._check_average()
             self._check_steps()
+            if not self.resumed:
+                self.summary["weights_dataset_fingerprint"] = self.checkpoint.get("dataset")
+            if other_data and not self.trains:
+                print_rank_zero(f"note: {other_data}; likelihoods here are of the latter")
         parameters = sum(p.numel() for p in self.algorithm.parameters())
         self.summary |= {
             "likelihood_kind": self.algorithm.likelihood_kind,
@@ -91,7 +104,7 @@ class LanguageModeling(BaseExperiment):
         }
         if "training" in self.config.tasks:
             self.check_space(parameters)
-        name, tokens = self.run.algorithm.name, self.tokenizer.vocabulary_size
+        name, tokens = self.run.chosen("algorithm"), self.tokenizer.vocabulary_size
         print_rank_zero(f"{name}: {parameters:,} parameters, {tokens} tokens")
 
     def training(self) -> None:
@@ -111,7 +124,7 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            with interrupts.postponed("the run is saved after this step"):
+            with interrupts.postponed("the run is saved after this step"), compiling():
                 trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
@@ -130,6 +143,9 @@ class LanguageModeling(BaseExperiment):
         for split in ("val", "val_whole"):
             if split in self.data.splits:
                 self._evaluate(split)
+            if self._part(split):
+                print_rank_zero(f"val_whole is left out: it begins as val does, of which this was {self._part(split)}")
+                break
 
     def test(self) -> None:
         """The same on the test split."""
@@ -148,10 +164,13 @@ class LanguageModeling(BaseExperiment):
             context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,
         )
+        part = self._part(split)
         for name, (kind, mean, error) in measured.write(self.run_dir, split).items():
             self.summary["figures"] |= {f"{split}/{name}": mean, f"{split}/{name}_error": error}
             self.summary["kinds"][f"{split}/{name}"] = kind
-            print_rank_zero(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
+            print_rank_zero(
+                f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({', '.join(filter(None, (kind, part)))})"
+            )
 
     @rank_zero_only
     def sampling(self) -> None:
@@ -194,7 +213,7 @@ class LanguageModeling(BaseExperiment):
         decoder = self.run.algorithm.decoder
         if self.suffix and not decoder.sees_right(self.algorithm):
             raise ValueError(
-                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.algorithm.name} with "
+                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.chosen('algorithm')} with "
                 f"algorithm/decoder={decoder.name}, which reads from left to right: leave it empty, or take "
                 "algorithm=masked_diffusion"
             )
@@ -225,6 +244,20 @@ class LanguageModeling(BaseExperiment):
         if not any(task in self.generating_tasks for task in self.config.tasks):
             return []
         return encoded(self.tokenizer, getattr(self.config.sampling, key), f"experiment.sampling.{key}")
+
+    def _other_data(self) -> str | None:
+        """What loaded weights were trained on, where it is not the data at hand; ValueError where a run is resumed."""
+        if self.checkpoint is None or self.data is None or self.source is None:
+            return None
+        other = trained_on_other_data(
+            self.checkpoint, self.source, dataset=self.run.plain["dataset"], fingerprint=self.data.fingerprint
+        )
+        if other and self.resumed:
+            raise ValueError(
+                f"{other}: resume= continues a run on the data that it began with; bring these back, or train on "
+                f"others in a new run with load={self.source} dataset.tokenizer=loaded"
+            )
+        return other
 
     def _check_average(self) -> None:
         assert self.checkpoint is not None
@@ -269,7 +302,19 @@ class LanguageModeling(BaseExperiment):
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
-        print_rank_zero("  ".join(f"{key} {value:.4f}" for key, value in figures.items()) + kind)
+        part = self._part(split)
+        said = "  ".join(f"{key} {value:.4f}" for key, value in figures.items())
+        print_rank_zero(f"{said}{kind}{f' ({part})' if part else ''}")
+
+    def _part(self, split: str) -> str:
+        """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
+        assert self.data is not None
+        batches, limit = len(self.data.eval_dataloader(split)), self.config.evaluation.max_batches
+        if limit is None or limit >= batches:
+            return ""
+        part = f"partial: the first {limit} of {batches} batches"
+        self.summary.setdefault("partial", {})[split] = part
+        return part
 
     def _add_figures(self, figures: dict[str, float]) -> None:
         self.summary["figures"] |= figures
@@ -278,6 +323,7 @@ class LanguageModeling(BaseExperiment):
     def _sum_up_training(self, speed: dict[str, Any], best: dict[str, Any], steps: int) -> None:
         if math.isfinite(best["best"]):
             self._add_figures({MONITOR: best["best"]})
+            self._part("val")
         self.summary["training"] = {
             "steps": steps,
             "best_step": best["best_step"],

@@ -12,27 +12,18 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from experiments.analysis.files import write
 from experiments.run import errors, interrupts, sweep
 from experiments.run.command_line import expand
-from experiments.run.folder import (
-    CONFIGS,
-    ROOT,
-    State,
-    clear,
-    command,
-    is_first_process,
-    path_argument,
-    remove_unused,
-    state_of,
-)
+from experiments.run.folder import CONFIGS, ROOT, State, clear, command, is_first_process, remove_unused, state_of
+from experiments.run.former_names import refuse_flags
 from experiments.run.lock import RunLock
 from experiments.run.overrides import is_multirun
+from experiments.run.surroundings import settle_in
+from experiments.run.transcript import recorded
 
 OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
 _failure: list[BaseException] = []
@@ -90,15 +81,17 @@ def _run(cfg: DictConfig, settings: Any, run_dir: Path, lock: RunLock | None) ->
 
 def _how_to_go_on(folder: Path) -> str:
     if state_of(folder) in (State.BEGUN, State.RESUMABLE):
-        return f"{command(path_argument('resume', folder))} goes on"
+        return f"{command(f'resume={folder}')} goes on"
     return f"there is nothing to go on from yet; {command(*_argv)} begins again"
 
 
+@recorded
 def main() -> int:
     """Run the command line; the exit status. Mistakes of the user become one line, bugs a traceback."""
     for kept in (_failure, _begun, _notes):
         kept.clear()
     _argv[:] = sys.argv[1:]
+    settle_in()
     with interrupts.listening():
         try:
             return _main()
@@ -111,6 +104,7 @@ def _main() -> int:
     if not full:
         os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # lets exceptions come up to here
     try:
+        refuse_flags(_argv)
         sys.argv[1:] = expand(_argv, _describe, _notes.append)
         is_sweep = is_multirun(sys.argv[1:])
         if is_sweep:  # workers of a launcher look `job` up by the name of its module
@@ -120,16 +114,13 @@ def _main() -> int:
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
         if _failure:
             raise _failure[0]
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
+    except Exception as error:
         _write_trace(error)
-        if full:
+        if full or not errors.can_be_mended(error):
             raise
         if is_first_process() or not _begun:  # the processes of a DDP run fail together, but speak once
             print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
         return 1
-    except Exception as error:
-        _write_trace(error)
-        raise
     return 0
 
 

@@ -107,7 +107,9 @@ def start(words: list[str], folder: Path) -> None:
     are."""
     words = [sys.executable, str(ROOT / "main.py"), *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    result = subprocess.run(
+        words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
     assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
 
 

@@ -11,6 +11,12 @@ from torch import Tensor, nn
 
 from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Share
 
+# Fields that say when the flow loss is computed, and of what.
+OF_THE_LOSS = (
+    *("warmup_steps", "interval", "max_step", "min_progress", "max_progress"),
+    *("plateau_window", "plateau_patience", "plateau_improvement"),
+)
+
 
 @dataclass(frozen=True, config=STRICT)
 class FlowConfig:
@@ -31,6 +37,13 @@ class FlowConfig:
     plateau_improvement: Number = 0.01
     min_progress: Share = 0.02
     max_progress: Share = 0.98
+
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        if self.weight == 0:
+            return dict.fromkeys(OF_THE_LOSS, "weight")
+        stops = {"plateau_window": "plateau_patience", "plateau_improvement": "plateau_patience"}
+        return stops if self.plateau_patience is None else {}
 
     def __post_init__(self) -> None:
         if not self.min_progress < self.max_progress:

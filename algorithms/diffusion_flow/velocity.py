@@ -34,6 +34,10 @@ class VelocityFlowConfig(FlowConfig):
     bottleneck: Count = 128
     masked_only: bool = True
 
+    def unused(self) -> dict[str, str]:
+        own = dict.fromkeys(("noise_scale", "huber_beta", "masked_only"), "weight")
+        return super().unused() | (own if self.weight == 0 else {})
+
 
 def velocity_error(predicted: Tensor, target: Tensor, counted: Tensor, *, beta: float) -> Tensor:
     """Smooth-L1 of velocities (B, T, C), mean over channels, averaged over the positions `counted` (B, T) bool."""

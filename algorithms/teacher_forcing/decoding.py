@@ -25,6 +25,12 @@ class Autoregressive(Decoder):
     top_p: PositiveShare | None = None
     use_cache: bool = True
 
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        if self.temperature == 0:
+            return {"top_k": "temperature", "top_p": "temperature"}
+        return {"temperature": "top_k", "top_p": "top_k"} if self.top_k == 1 else {}
+
     def check(self, model: Any, request: Request) -> None:
         super().check(model, request)
         if self.top_k is not None and self.top_k > model.vocabulary_size:

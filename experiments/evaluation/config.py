@@ -1,12 +1,12 @@
 """Settings of experiment=decoding, checked before any work."""
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from algorithms.common.fields import STRICT, Count
+from algorithms.common.fields import STRICT, Count, Seed
 from experiments.evaluation.settings import KEY, expand
 from experiments.run.schema import LanguageModelingConfig
 
@@ -35,11 +35,27 @@ class DecodingConfig(LanguageModelingConfig):
     tasks: list[str] = field(default_factory=lambda: ["sweep"])
     decoders: Any = None
     grid: dict[str, Any] | None = None
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     judge: Any = None
     baseline: str | None = None
     presets: PresetsConfig = field(default_factory=PresetsConfig)
     visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
+
+    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = LanguageModelingConfig.parts_of_tasks | {
+        "sampling": ("sampling", "sweep", "ab", "presets", "visualize"),
+        "sampling.length": ("sampling", "sweep", "ab"),
+        "sampling.n_samples": ("sampling", "sweep", "ab", "presets"),
+        **dict.fromkeys(("decoders", "grid"), ("sweep", "ab", "visualize")),
+        "judge": ("sweep", "ab", "presets"),
+        "baseline": ("sweep",),
+        "presets": ("presets",),
+        "visualize": ("visualize",),
+    }
+
+    def unused_beyond(self) -> dict[str, str]:
+        """With decoders of the experiment's own, that of the algorithm is of the task sampling alone."""
+        own = self.decoders is not None and "sampling" not in self.tasks
+        return super().unused_beyond() | ({"algorithm.decoder": "decoders"} if own else {})
 
     @property
     def judges(self) -> list[str]:
@@ -61,8 +77,8 @@ class DecodingConfig(LanguageModelingConfig):
 
 
 def check_seeds(seeds: list[int]) -> None:
-    """Raise ValueError unless there are seeds, all different and not negative."""
+    """Raise ValueError unless there are seeds, all different."""
     if not seeds:
         raise ValueError("seeds is empty: give at least one, and three for a spread")
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds is {seeds}: give different whole numbers, 0 or above")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds is {seeds}: give different ones")

@@ -61,6 +61,16 @@ def keys_below(where: str, config: Any) -> Iterator[None]:
         raise kind(located(str(error), where, known)) from error
 
 
+@contextmanager
+def called(theirs: str, ours: str) -> Iterator[None]:
+    """What is raised inside about the key `theirs` is about the key `ours`: for code that serves several keys."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(str(error).replace(theirs, ours)) from error
+
+
 def located(message: str, where: str, known: Iterable[str]) -> str:
     """`message`, which may begin with a field's name, with the full key in its place, or else behind `where`."""
     word = re.match(r"[\w.-]*", message)[0]  # type: ignore[index]
@@ -123,8 +133,10 @@ def _sentence(error: Any, values: Any, where: str, known: list[str]) -> str:
     if kind == "value_error":  # of a class's own checks
         return located(str(context["error"]), key, known)
     if kind == "unexpected_keyword_argument":
-        inside = [name for name in known if name.startswith(key.rpartition(".")[0])]
-        return f"unknown config key '{key}'{near_miss(key, inside)}"
+        parent = key.rpartition(".")[0]
+        inside = [name for name in known if name.startswith(parent)]
+        beside = [name for name in inside if name.rpartition(".")[0] == parent]
+        return f"unknown config key '{key}'{near_miss(key, inside, beside)}"
     if kind in ("missing", "union_tag_not_found"):
         return f"config key '{key}{'.name' if kind != 'missing' else ''}' has no value: set it"
     choices = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", "")))
@@ -207,8 +219,11 @@ def build_run(cfg: DictConfig, *, choices: Mapping[str, Any], overrides: list[st
         cls = DatasetConfig
         if group != "dataset":
             registry = ALGORITHMS if group == "algorithm" else EXPERIMENTS
-            cls = look_up(registry, str(node.get("name")), f"{group}.name").config_class
+            if node.get("name") is None:
+                raise ValueError(f"config key '{group}.name' has no value: set it")
+            cls = look_up(registry, str(node["name"]), f"{group}.name").config_class
         built[group] = build(cls, node, group)
+    plain["dataset"] = dataclasses.asdict(built["dataset"])  # with absolute paths, for whoever stores it
     keys = build(RunKeys, plain | built, "")
     return RunConfig(
         **vars(keys),

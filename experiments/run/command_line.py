@@ -21,12 +21,24 @@ from experiments.run.folder import (
     checkpoint_of,
     is_first_process,
     overrides_of,
-    path_argument,
+    pointed,
     run_folder_of,
     state_of,
     stored_overrides,
+    working_folder_of,
 )
-from experiments.run.overrides import is_multirun, is_override, key_of, overrides_in, quote, value_of
+from experiments.run.overrides import (
+    DATA_PATHS,
+    absolute,
+    is_multirun,
+    is_override,
+    key_of,
+    overrides_in,
+    quote,
+    value_of,
+    with_absolute_paths,
+)
+from experiments.run.texts import as_written
 
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
 Describe = Callable[..., tuple[dict[str, Any], dict[str, str]]]  # config and group choices of a checkpoint file
@@ -40,8 +52,10 @@ def expand(argv: list[str], describe: Describe, say: Callable[[str], None] = pri
     to now. `describe(file, given=, algorithm=)` reads what a checkpoint outside a run folder says; `say` gets what the
     user should know of the choice. Raises ValueError or FileNotFoundError in one sentence.
     """
+    argv = as_written(argv)
     # Overrides go last: a flag between them is more than argparse can take.
-    argv = [a for a in argv if not is_override(a)] + [a for a in argv if is_override(a)]
+    overrides = with_absolute_paths([a for a in argv if is_override(a)], Path.cwd())
+    argv = [a for a in argv if not is_override(a)] + overrides
     resume, load = value_of(argv, "resume"), value_of(argv, "load")
     if resume is not None and load is not None and resume != "auto":
         raise ValueError("load= and resume= exclude each other: load takes weights only, resume continues a run")
@@ -78,7 +92,7 @@ def _check_fresh(argv: list[str]) -> None:
             raise ValueError(f"{folder} holds other runs, or parts of one: choose another {key}")
         remedy = f"choose another {key}"
         if state is not State.FINISHED:
-            remedy += f", or {path_argument('resume', folder)}"
+            remedy += f", or resume={folder}"
         raise ValueError(f"{folder} already holds a run: {remedy}")
 
 
@@ -174,7 +188,7 @@ def _expand_sweep(argv: list[str], folder: Path) -> list[str]:
 
 def _latest(own: list[str]) -> Path | None:
     """The run that can go on and was started last; given overrides, of those begun with the same."""
-    folders = {folder.resolve() for folder in (*Path("outputs").glob("*/*"), LATEST) if run_folder_of(folder)}
+    folders = {folder.resolve() for folder in (*Path("outputs").glob("*/*"), pointed(LATEST)) if run_folder_of(folder)}
     found = [folder for folder in folders if state_of(folder) is State.RESUMABLE]
     same = [folder for folder in found if not own or sorted(stored_overrides(folder)) == sorted(own)]
     return max(same, key=lambda f: ((f / ".hydra" / "overrides.yaml").stat().st_mtime, f.parts), default=None)
@@ -192,6 +206,11 @@ def _loaded_overrides(argv: list[str], path: Path, describe: Describe) -> list[s
     now = composed([*picked, *overrides_in(argv)])
     if now is None:  # Hydra itself will say what is wrong with the command line
         return picked
+    base = working_folder_of(folder) if (folder := run_folder_of(path)) else Path.cwd()
+    for key in DATA_PATHS:
+        group, _, name = key.partition(".")
+        if config.get(group, {}).get(name):
+            config[group][name] = absolute(config[group][name], base)
     return picked + _differing(config, now, {key for key in given if key not in RELOADED})
 
 
@@ -215,9 +234,9 @@ def _stored_config(
     file = checkpoint_of(path, ["best.ckpt", "last.ckpt"])
     folder = run_folder_of(path)
     if folder is not None:
-        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
         config = {root: value for root, value in config.items() if root not in given}
-        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text())
+        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
         choices = hydra["hydra"]["runtime"]["choices"]
     else:
         asked = composed(overrides_in(argv)) if "algorithm" in given else None

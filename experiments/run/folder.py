@@ -4,7 +4,6 @@ Nothing heavy is imported here.
 """
 
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -16,7 +15,7 @@ from pathlib import Path
 import yaml
 
 from experiments.run.files import read_json
-from experiments.run.overrides import key_of, quote
+from experiments.run.overrides import key_of, with_absolute_paths
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -79,16 +78,38 @@ def link_latest(run_dir: Path) -> None:
     """Point the link `latest-run` of the working folder at `run_dir`, which has weights.
 
     A run inside the folder of another one, as a method of a comparison, does not take the link, nor does what is no run
-    folder; file systems without links do without.
+    folder. Where links cannot be made it is a text file with the path, which `pointed` follows.
     """
     if not (run_dir / ".hydra").is_dir() or any((parent / ".hydra").is_dir() for parent in run_dir.parents):
         return
     temporary = LATEST.with_name(f"{LATEST.name}.{os.getpid()}")
     try:
-        temporary.symlink_to(os.path.relpath(run_dir))
+        try:
+            temporary.symlink_to(os.path.relpath(run_dir))
+        except OSError:
+            temporary.write_text(f"{os.path.relpath(run_dir)}\n", encoding="utf-8")
         temporary.replace(LATEST)
     except OSError:
         temporary.unlink(missing_ok=True)
+
+
+def pointed(path: Path) -> Path:
+    """`path`, led on to the run where it goes through a `latest-run` that is a text file."""
+    for pointer in (path, *path.parents):
+        if pointer.name == LATEST.name and pointer.is_file():
+            run = pointer.read_text(encoding="utf-8", errors="replace").strip()
+            return pointer.parent / run / path.relative_to(pointer)
+    return path
+
+
+def newest_with_weights() -> Path:
+    """The run below outputs/ or multirun/, or at latest-run, whose weights were written last. Raises FileNotFoundError
+    where none has any."""
+    places = (*Path("outputs").glob("*/*"), *Path("multirun").glob("*/*/*"), pointed(LATEST))
+    found = [file for place in places for file in (place / "checkpoints").glob("*.ckpt") if run_folder_of(place)]
+    if not found:
+        raise FileNotFoundError("load=auto: no run below outputs/ or multirun/ has weights: say load=RUN_FOLDER")
+    return max(found, key=lambda file: (file.stat().st_mtime, file)).parent.parent
 
 
 def is_first_process() -> bool:
@@ -104,10 +125,6 @@ def clear(folder: Path) -> None:
 
 def remove_unused(folder: Path) -> None:
     """Remove a run folder in which nothing has begun, and those above it in the working folder that are then empty."""
-    log = folder / "main.log"  # which Hydra opens
-    if not log.is_file() or log.stat().st_size or any(path != log for path in folder.iterdir()):
-        return
-    log.unlink()
     here = Path.cwd()
     with suppress(OSError):  # not empty
         for path in (folder, *(above for above in folder.parents if here in above.parents)):
@@ -120,18 +137,19 @@ def overrides_of(folder: Path) -> list[str]:
 
 
 def stored_overrides(folder: Path) -> list[str]:
-    """The same but for load= and resume=."""
-    return [o for o in overrides_of(folder) if key_of(o) not in ("resume", "load")]
+    """The same but for load= and resume=; paths as they were meant there."""
+    told = [o for o in overrides_of(folder) if key_of(o) not in ("resume", "load")]
+    return with_absolute_paths(told, working_folder_of(folder))
+
+
+def working_folder_of(folder: Path) -> Path:
+    """Where a run was started: relative paths in its configuration are seen from there."""
+    file = folder / ".hydra" / "hydra.yaml"
+    stored = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return Path(stored.get("hydra", {}).get("runtime", {}).get("cwd") or Path.cwd())
 
 
 def command(*arguments: str) -> str:
     """A command line of main.py that can be pasted into a shell."""
     python = "python" if shutil.which("python") == sys.executable else sys.executable
     return shlex.join([python, sys.argv[0], *arguments])
-
-
-def path_argument(key: str, path: Path) -> str:
-    """`key=path` as an argument of main.py."""
-    if re.fullmatch(r"[\w./+:-]+", text := str(path), re.ASCII):
-        return f"{key}={text}"
-    return f"{key}={quote(text)}" if re.search(r'["\\]', text) else f'{key}="{text}"'

@@ -115,7 +115,7 @@ class RunLock:
 def started(pid: int) -> str | None:
     """When a process of this machine was started, None where there is none: tells it from a later one of its number."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
         return None if fields[0] in "ZX" else fields[19]  # a zombie has ended
     except OSError:
         pass  # no process, or no /proc

@@ -1,8 +1,13 @@
 """Overrides of a command line as Hydra writes them: reading, quoting, and telling them from flags."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Quote, QuotedString
+
+DATA_PATHS = ("dataset.path", "dataset.tokenizer_path")  # stored absolute: they say what a run was trained on
 
 
 def quote(value: Any) -> str:
@@ -16,9 +21,7 @@ def quote(value: Any) -> str:
     if isinstance(value, dict):
         return f"{{{','.join(f'{key}:{quote(item)}' for key, item in value.items())}}}"
     if isinstance(value, str):
-        body = value.replace("\\'", "\\\\'").replace("'", "\\'")
-        trailing = len(body) - len(body.rstrip("\\"))
-        return f"'{body}{chr(92) * trailing}'"
+        return QuotedString(value, Quote.single).with_quotes()
     return repr(value)
 
 
@@ -52,3 +55,20 @@ def value_of(argv: list[str], key: str) -> str | None:
         return None  # each job of the sweep gets its own value and settles it itself
     value = override.value()
     return None if value is None else str(value)
+
+
+def with_absolute_paths(overrides: list[str], base: Path) -> list[str]:
+    """The same overrides with the paths of the data absolute, seen from the folder `base`; those of a sweep are left
+    to its jobs."""
+    made = []
+    for override in overrides:
+        key, path = key_of(override), None
+        if key in DATA_PATHS:
+            path = value_of([override], key)
+        made.append(f"{override.partition('=')[0]}={quote(absolute(path, base))}" if path else override)
+    return made
+
+
+def absolute(path: str, base: Path) -> str:
+    """A path seen from the folder `base` as an absolute one, `~` as the home folder; interpolations are left alone."""
+    return path if "${" in path else str(base / os.path.expanduser(path))

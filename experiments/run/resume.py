@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments.run.composition import composed, leaves
-from experiments.run.folder import path_argument, run_folder_of, stored_overrides
+from experiments.run.folder import run_folder_of, stored_overrides
 from experiments.run.overrides import quote
 
 
@@ -122,7 +122,7 @@ def check(before: dict[str, Any], now: dict[str, Any], folder: Path) -> list[str
         if rule.verdict is REFUSED:
             raise ValueError(
                 f"{change.key} was {quote(change.before)} in {folder} and is {quote(change.now)} now, which would be "
-                f"another run ({rule.why}): leave it out, or begin a new run, with {path_argument('load', folder)} for "
+                f"another run ({rule.why}): leave it out, or begin a new run, with load={folder} for "
                 "its weights"
             )
     return [

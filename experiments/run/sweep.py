@@ -20,7 +20,7 @@ from experiments.analysis.decoding_table import render
 from experiments.analysis.files import table_text, write
 from experiments.run import interrupts
 from experiments.run.files import read_json, write_json
-from experiments.run.folder import ROOT, command, path_argument
+from experiments.run.folder import ROOT, command
 from experiments.run.lock import RunLock
 from experiments.run.overrides import key_of, quote
 
@@ -44,7 +44,7 @@ def session() -> Iterator[None]:
             print(f"interrupted by {stop}: no job has begun", file=sys.stderr)
         else:
             report(Path(folder))
-            resuming = command(path_argument("resume", Path(folder)))
+            resuming = command(f"resume={folder}")
             print(f"interrupted by {stop}: {resuming} goes on", file=sys.stderr)
         raise
     finally:
@@ -89,7 +89,7 @@ def run_child(settings: Any, folder: Path) -> float:
     if record.get("exit_status") != 0 and not (sweep / STOP).exists():
         overrides = list(settings.overrides.task)
         if record and (folder / ".hydra" / "overrides.yaml").is_file():
-            arguments = [path_argument("resume", folder)]
+            arguments = [f"resume={folder}"]
         else:
             group = [] if any(key_of(o) == "logger.group" for o in overrides) else [f"logger.group={quote(sweep.name)}"]
             arguments = [*overrides, *group, f"hydra.run.dir={quote(str(folder))}"]
@@ -151,7 +151,7 @@ def report(folder: Path) -> list[dict[str, str]]:
     """Write the table of the jobs so far and their curves, print it, and return its rows."""
     rows = collect(folder)
     if rows:
-        header = ["job", "overrides", *COLUMNS]
+        header = ["job", "algorithm", "overrides", *COLUMNS]
         lines = [[row[name] for name in header] for row in rows]
         table = render(header, lines)
         write(folder / "results.csv", table_text(header, lines))
@@ -172,10 +172,12 @@ def collect(folder: Path) -> list[dict[str, str]]:
         rows.append(
             {
                 "job": record["folder"],
+                "algorithm": summary.get("algorithm", ""),
                 "overrides": record["overrides"],
                 "val/nll": _number(figures.get("val/nll"), ".4f"),
                 "test/nll": _number(figures.get("test/nll"), ".4f"),
-                "likelihood": summary.get("likelihood_kind", ""),  # exact, or a bound: not to be ranked together
+                # exact, or a bound: not to be ranked together, nor with what is of a part of the split
+                "likelihood": summary.get("likelihood_kind", "") + ", partial" * bool(summary.get("partial")),
                 "tokens/s": _number(training.get("tokens_per_second"), ".0f"),
                 "minutes": _number(record["seconds"] / 60, ".1f"),
                 "status": _status(record["exit_status"]),

@@ -3,7 +3,6 @@
 Training runs over one endless epoch, counted in optimiser steps; intervals reach Lightning in micro-batches.
 """
 
-import inspect
 import logging
 import warnings
 from collections.abc import Sequence
@@ -15,26 +14,12 @@ from lightning import Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import Logger
 
-from experiments.run.errors import near_miss
 from experiments.run.schema import EvaluationConfig, RunConfig, TrainingConfig
 from experiments.training import callbacks
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import AtomicCheckpointIO
 from experiments.training.loggers import StepsDone
-
-OURS = {  # arguments that other keys of the config decide
-    "max_steps": "experiment.training.max_steps",
-    "max_epochs": "experiment.training.max_steps",
-    "accumulate_grad_batches": "experiment.training.accumulate_grad_batches",
-    "gradient_clip_val": "experiment.training.gradient_clip_norm",
-    "val_check_interval": "experiment.training.val_every_steps",
-    "limit_val_batches": "experiment.evaluation.max_batches",
-    "limit_test_batches": "experiment.evaluation.max_batches",
-    "log_every_n_steps": "logger.log_every_steps",
-    "overfit_batches": "experiment.training.overfit_batches",
-    "callbacks": "callbacks",
-    "logger": "logger",
-}
+from experiments.training.trainer_settings import check_arguments
 
 
 def build_trainer(
@@ -57,7 +42,7 @@ def build_trainer(
     _quieten()
     try:
         trainer = Trainer(
-            **settings,
+            **{"enable_model_summary": False} | settings,
             default_root_dir=run_dir,
             max_epochs=-1,
             max_steps=training.max_steps,
@@ -73,7 +58,6 @@ def build_trainer(
             plugins=[AtomicCheckpointIO()] if settings.get("strategy") != "fsdp" else None,
             enable_checkpointing=bool(watchers),
             enable_progress_bar=False,
-            enable_model_summary=False,
             use_distributed_sampler=False,  # the data module shares out windows by rank itself
         )
     except Exception as error:  # Lightning raises its own kind, RuntimeError and others for settings that cannot be
@@ -110,16 +94,8 @@ def training_callbacks(run: RunConfig, training: TrainingConfig, run_dir: Path, 
 
 def check_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """`settings` with precision settled; ValueError on a wrong argument or a device that is not there."""
-    known = set(inspect.signature(Trainer.__init__).parameters) - {"self"}
-    for key in settings:
-        if key in OURS:
-            raise ValueError(f"trainer.{key} is decided by {OURS[key]}: set that instead")
-        if key not in known:
-            raise ValueError(f"unknown config key 'trainer.{key}'{near_miss(key, known)}")
+    check_arguments(settings)
     accelerator = settings.get("accelerator", "auto")
-    choices = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
-    if accelerator not in choices:
-        raise ValueError(f"trainer.accelerator is '{accelerator}'{near_miss(str(accelerator), choices)}")
     gpus = torch.cuda.device_count()
     if accelerator in ("gpu", "cuda") and not gpus and not torch.backends.mps.is_available():
         raise ValueError("trainer.accelerator=gpu, but torch sees no GPU here: use trainer=cpu or trainer=auto")

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from algorithms.common.artifact import Artifact
 from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
-from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Positive
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Positive, Share
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_forcing.decoding.guidance import guidance_from_loss, keyword_loss
 from algorithms.diffusion_forcing.decoding.posterior import Posterior, make_posterior
@@ -39,8 +39,8 @@ class MatrixDecoder(Decoder):
     )
     uncertainty_scale: NonNegative = 1.0
     sampling_timesteps: Count = 1
-    level_power: Number = 1.0
-    ddim_eta: Number = 1.0
+    level_power: Positive = 1.0
+    ddim_eta: Share = 1.0
     stabilization_level: Natural = 0
     chunk_size: Count | None = None
     token_draw: Literal["chain", "sample", "last", "mean"] = "sample"
@@ -60,6 +60,15 @@ class MatrixDecoder(Decoder):
             raise ValueError("keyword and guidance_scale go together: set both or neither")
         if self.keyword is not None and self.token_draw != "mean":
             raise ValueError("keyword guides by a differentiable prediction: set token_draw=mean")
+
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        found = {}
+        if self.schedule in ("autoregressive", "full_sequence"):
+            found["uncertainty_scale"] = "schedule"
+        if self.sampling_timesteps == 1:  # from noise to clean at once
+            found |= dict.fromkeys(("level_power", "ddim_eta"), "sampling_timesteps")
+        return found
 
     def sees_right(self, model: Any) -> bool:
         return model.denoiser.reads_right > 0
@@ -169,7 +178,11 @@ class Speculative(Decoder):
                 "algorithm/decoder=pyramid, or train with algorithm.parameterisation=two_stream"
             )
         if self.draft_tokens >= model.block_size:
-            raise ValueError(f"draft_tokens is {self.draft_tokens}: it must be below the context of {model.block_size}")
+            lower = "lower it, or " if model.block_size > 1 else ""
+            raise ValueError(
+                f"draft_tokens is {self.draft_tokens}: it must be below the context of {model.block_size}: {lower}take "
+                "a model with a larger algorithm.backbone.block_size"
+            )
         if request.prompt_lengths != request.given.sum(1).tolist():
             raise ValueError(
                 "algorithm/decoder=speculative writes from left to right: give no tokens behind those to be written, "

@@ -50,9 +50,10 @@ class StreamConfig:
     def tokens(self, block_size: int) -> int:
         """Noisy tokens N beside block_size clean ones; ValueError if not even a window fits."""
         if self.max_window >= block_size:
+            lower = "lower it, or " if block_size > 2 else ""
             raise ValueError(
-                f"max_window is {self.max_window}: it must be below the "
-                f"{block_size} tokens of a text (algorithm.backbone.block_size)"
+                f"max_window is {self.max_window}: it must be below the {block_size} tokens of a text: {lower}raise "
+                "algorithm.backbone.block_size"
             )
         windows = int(self.share * (block_size - 1)) // self.max_window
         return max(1, windows) * self.max_window

@@ -42,6 +42,12 @@ class MaskedDecoder(Decoder):
         """Whether the probability of a text under this decoder is a product of the network's conditionals."""
         return self.order_follows_text and self.top_k is None and self.temperature > 0
 
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        if self.temperature == 0 and getattr(self, "confidence", None) != "top_k_mass":
+            return {"top_k": "temperature"}
+        return {}
+
     def spans(self, window: int) -> tuple[int, int]:
         """chunk_len and context_len in a window of so many tokens."""
         room = window - (self.context_len or 0)

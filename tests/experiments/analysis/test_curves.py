@@ -33,8 +33,8 @@ def run_folder(folder: Path, columns: dict[str, list[float | None]], **summary: 
             value = values[i] if name.startswith(part) and i < len(values) else None
             cells.append("" if value is None else str(value))
         lines.append(",".join(cells))
-    (folder / "metrics.csv").write_text("\n".join(lines))
-    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "metrics.csv").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     return folder
 
 

@@ -69,7 +69,7 @@ def test_a_row_cut_anywhere_is_left_out(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     """Catches the table of something else that is read as a sweep, and then overwritten."""
     path = tmp_path / "results.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=sentence):
         table.read_rows(path)
 
@@ -108,7 +108,7 @@ def test_a_file_of_an_older_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     lines = list(csv.reader(io.StringIO(table.write_rows(ROWS, header=True), newline="")))
     out = lines[0].index("distinct_2")
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(line[:out] + line[out + 1 :] for line in lines)
     assert table.read_rows(path) == [row | {"distinct_2": None} for row in ROWS]
     assert table.aggregate(table.read_rows(path))[0]["seconds"] == table.Spread(2.0, 1.0, 3)

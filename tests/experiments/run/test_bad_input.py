@@ -38,7 +38,7 @@ CONVERSION = [
     ("experiment.sampling.prompt='THE Σ'", "experiment.sampling.prompt: the vocabulary of"),
     ("trainer.accelerator=mps", "trainer.accelerator=mps, but"),
     ("+trainer.max_steps=3", "trainer.max_steps is decided by experiment.training.max_steps"),
-    ("dataset.path=nowhere.txt", "dataset.path=nowhere.txt does not exist: check the spelling"),
+    ("dataset.path=nowhere.txt", "/nowhere.txt does not exist: check the spelling"),
     ("hydra.run.dir=corpus.txt/run", "Not a directory: corpus.txt/run; give a place that can be written to"),
     ("load=corpus.txt", "corpus.txt is not a checkpoint"),
     ("resume=nowhere", "there is no run folder or checkpoint at nowhere"),
@@ -74,7 +74,7 @@ MASKED = [
 @pytest.mark.parametrize(("override", "sentence"), COMPOSITION + CONVERSION)
 def test_one_sentence_and_no_work(smoke: Main, override: str, sentence: str) -> None:
     """Catches a traceback, a silent default, or a mistake found only after training."""
-    Path("corpus.txt").write_text("no checkpoint")
+    Path("corpus.txt").write_text("no checkpoint", encoding="utf-8")
     outcome = smoke(override)
     assert outcome.status == 1
     assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
@@ -102,7 +102,7 @@ def test_text_between_two_texts(smoke: Main) -> None:
         "hydra.run.dir=run",
     )
     assert outcome.status == 0, outcome.err
-    record = json.loads(Path("run/samples/samples.json").read_text())
+    record = json.loads(Path("run/samples/samples.json").read_text(encoding="utf-8"))
     assert all(t.startswith("king") and t.endswith("queen") and len(t) == 4 + 32 + 5 for t in record["texts"])
     assert record["tokens_per_forward"] == 1.0
 
@@ -174,9 +174,9 @@ def test_a_checkpoint_of_another_kind(smoke: Main, main: Main) -> None:
     run = ["load=run", "experiment.tasks=[sampling]"]
     assert "holds algorithm=gpt, not df_lm: say algorithm=gpt" in smoke("algorithm=df_lm", *run).err
     assert "say algorithm.backbone.n_layer=1" in main(*run, "algorithm.backbone.n_layer=2").err
-    Path("other.txt").write_text("0123456789 " * 2000)
+    Path("other.txt").write_text("0123456789 " * 2000, encoding="utf-8")
     other = ["load=run", "dataset=text_file", "dataset.path=other.txt", "experiment.tasks=[validation]"]
-    assert "say dataset=text_file dataset.tokenizer=char" in main(*other).err
+    assert "say dataset.tokenizer=loaded to keep that of the checkpoint" in main(*other).err
 
 
 def test_a_folder_in_use_is_left_alone(smoke: Main) -> None:
@@ -210,7 +210,7 @@ def test_a_full_disk_while_training(smoke: Main, monkeypatch: pytest.MonkeyPatch
     outcome = smoke()
     assert outcome.status == 1 and outcome.err.count("\n") == 1
     assert "cannot write" in outcome.err and "No space left on device" in outcome.err
-    assert "Traceback" in next(Path("outputs").glob("*/*/error.log")).read_text()
+    assert "Traceback" in next(Path("outputs").glob("*/*/error.log")).read_text(encoding="utf-8")
 
 
 def test_a_bug_keeps_its_traceback(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:

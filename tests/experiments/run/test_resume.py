@@ -24,7 +24,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     command = [sys.executable, "-m", "tests.experiments.run.kill_driver", "runs"]
     command += [",".join(f"{method}:{kill}" for method, kill in CASES), *OVERRIDES, f"dataset.path={corpus}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     statuses = json.loads(done.stdout.splitlines()[-1])
     wrong = {k: v for k, v in statuses.items() if v not in ((-9, 143) if k.endswith("killed") else (0,))}

@@ -56,11 +56,11 @@ def test_a_sweep_survives_a_failed_job(smoke: Main) -> None:
     folder = next(Path("multirun").glob("*/*"))
     assert (folder / "1" / "checkpoints" / "last.ckpt").is_file() and (folder / "results.md").is_file()
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    with (folder / "results.csv").open() as file:
+    with (folder / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["failed (1)", "ok"]
     assert float(rows[1]["val/nll"]) > 0 and rows[1]["overrides"] == "experiment.training.max_steps=1"
-    assert f"group: {folder.name}" in (folder / "1" / ".hydra" / "config.yaml").read_text()
+    assert f"group: {folder.name}" in (folder / "1" / ".hydra" / "config.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("status", "figures", "expected"), [(0, {"val/nll": 1.5}, 1.5), (1, {"val/nll": 1.5}, None)])

@@ -14,7 +14,7 @@ from experiments.training.loggers import CsvLogger, StepsDoneCsv, build_loggers
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -68,7 +68,7 @@ def test_a_resumed_file_is_cut_at_the_checkpoint(path: Path) -> None:
     logger = CsvLogger(path)
     for step in (3, 6, 9, 12):
         log(logger, step, a=step / 3, b=step)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write("1")
     resumed = CsvLogger(path, resume_step=9)
     log(resumed, 12, a=40.0, c=1.0)
@@ -101,9 +101,9 @@ def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_wandb_is_offline_without_a_login(no_login: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a run that waits for an account, or one with an account that stays offline."""
     assert not loggers._logged_in()
-    (no_login / ".netrc").write_text("machine elsewhere.org login a password b\n")
+    (no_login / ".netrc").write_text("machine elsewhere.org login a password b\n", encoding="utf-8")
     assert not loggers._logged_in()
-    (no_login / ".netrc").write_text("machine api.wandb.ai login user password made-up\n")
+    (no_login / ".netrc").write_text("machine api.wandb.ai login user password made-up\n", encoding="utf-8")
     assert loggers._logged_in()
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert not loggers._logged_in()

@@ -1,0 +1,42 @@
+"""What the surroundings of a run may lack: a terminal for every character, a user with a name and a home.
+
+Nothing heavy is imported here.
+"""
+
+import getpass
+import io
+import os
+import sys
+import tempfile
+
+CACHES = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME")  # where libraries keep theirs
+
+
+def settle_in() -> None:
+    """Make up for what is missing, before anything else is imported."""
+    _show_what_can_be_shown()
+    _name_the_user()
+
+
+def _show_what_can_be_shown() -> None:
+    """Let standard output and error write `?` for what their encoding lacks, as cp1252 and ASCII lack bars and dashes:
+    a sample must not end a run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not where a program or a test has put something else there
+            stream.reconfigure(errors="replace")
+
+
+def _name_the_user() -> None:
+    """Give a user that the system does not know, as in containers, a name, and a place in which a home would be: torch,
+    Matplotlib and W&B ask for them and keep caches there."""
+    try:
+        getpass.getuser()
+    except (KeyError, OSError, ImportError):  # by system and version
+        os.environ["USER"] = f"user-{os.getuid()}"
+    home = os.path.expanduser("~")
+    if not os.access(home, os.W_OK):
+        place = tempfile.mkdtemp(prefix="home-")
+        for variable in CACHES:
+            os.environ.setdefault(variable, place)
+        if home == "~":
+            os.environ["HOME"] = place
