@@ -120,12 +120,12 @@ def main() -> None:
     runs = [Runs(options.folder.resolve(), method, overrides) for method in METHODS]
     hits: Counter[tuple[str, str]] = Counter()
     finished = 0
-    while (left := options.kills - hits.total()) > 0:
-        one = runs[finished % len(runs)]
-        hit = one.survive(finished, draw, min(options.each, left))
-        hits.update((one.method, name) for name in hit)
-        finished += 1
-        print(f"{hits.total()}/{options.kills} kills, {finished} runs as if never stopped", flush=True)
+    for place, one in enumerate(runs):
+        while (left := options.kills * (place + 1) // len(runs) - hits.total()) > 0:
+            hit = one.survive(finished, draw, min(options.each, left))
+            hits.update((one.method, name) for name in hit)
+            finished += 1
+            print(f"{hits.total()}/{options.kills} kills, {finished} runs as if never stopped", flush=True)
     print("\n| killed while | " + " | ".join(METHODS) + " | all |\n|---|" + "---|" * (len(METHODS) + 1))
     for name in PHASES:
         counts = [hits[method, name] for method in METHODS]
