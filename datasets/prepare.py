@@ -9,7 +9,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -37,7 +37,8 @@ class Prepared:
     splits: dict[str, np.memmap]
     characters_per_token: dict[str, float]
     fingerprint: str  # of the text in each split and the tokenizer's state
-    notes: tuple[str, ...]  # what a user should know of how it was read
+    documents: int  # or pieces of a text in memory
+    notes: tuple[str, ...] = ()  # what a user should know of how it was read
 
 
 def prepare(config: DatasetConfig, loaded: Tokenizer | None = None) -> Prepared:
@@ -64,7 +65,19 @@ def prepare(config: DatasetConfig, loaded: Tokenizer | None = None) -> Prepared:
                     write(staging, corpus, given or make_tokenizer(config, corpus), config)
                     if isinstance(corpus, DocumentCorpus) and cache_key(config, corpus, given) != key:
                         raise ValueError(f"files of path={config.path} changed while they were read: start again")
-    return open_prepared(folder)
+    prepared = open_prepared(folder)
+    return replace(prepared, notes=tuple(notes_on(prepared, config, corpus, given)))
+
+
+def notes_on(
+    prepared: Prepared, config: DatasetConfig, corpus: TextCorpus | DocumentCorpus, given: Tokenizer | None
+) -> Iterator[str]:
+    """A line for each thing that a user should know of how the corpus was read."""
+    if isinstance(corpus, DocumentCorpus):
+        yield corpus.describe(prepared.documents)
+    if isinstance(given, BPETokenizer) and given.end_is_added:
+        added = f"it is added as token {given.start_id} of {given.vocabulary_size:,}"
+        yield f"{config.tokenizer_path} has no {END_OF_TEXT}: {added}"
 
 
 def cache_key(config: DatasetConfig, corpus: TextCorpus | DocumentCorpus, given: Tokenizer | None) -> str:
@@ -170,19 +183,13 @@ def write(folder: Path, corpus: TextCorpus | DocumentCorpus, tokenizer: Tokenize
                     writers[name].append(np.concatenate([ids, ends]), text)
     check_not_empty(writers, config)
     state = tokenizer.state()
-    notes = [corpus.describe(documents)] if isinstance(corpus, DocumentCorpus) else []
-    if isinstance(tokenizer, BPETokenizer) and tokenizer.end_is_added:
-        notes.append(
-            f"{config.tokenizer_path} has no {END_OF_TEXT}: it is added as token {tokenizer.start_id} of "
-            f"{tokenizer.vocabulary_size:,}"
-        )
     content = [[name, writer.digest.hexdigest()] for name, writer in writers.items()]
     meta = {
         "tokenizer": state,
         "dtype": dtype.name,
         "splits": {n: {"tokens": w.tokens, "characters": w.characters} for n, w in writers.items()},
         "fingerprint": hashlib.sha256(json.dumps([content, state]).encode()).hexdigest(),
-        "notes": notes,
+        "documents": documents,
     }
     with cache_errors(folder.parent):
         (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
@@ -239,7 +246,7 @@ def open_prepared(folder: Path) -> Prepared:
         splits=splits,
         characters_per_token={n: c["characters"] / c["tokens"] for n, c in meta["splits"].items()},
         fingerprint=meta["fingerprint"],
-        notes=tuple(meta["notes"]),
+        documents=meta["documents"],
     )
 
 

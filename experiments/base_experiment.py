@@ -30,7 +30,7 @@ from experiments.run.schema import RunConfig
 from experiments.run.summary import describe_machine
 from experiments.training import loggers
 from experiments.training.checkpoints import Checkpoint, read_checkpoint
-from experiments.training.trainer import build_trainer, check_settings
+from experiments.training.trainer import build_trainer, remarks
 
 OPTIMIZED_METRIC = "val/nll"  # what a sweeper of Hydra gets to see
 
@@ -82,7 +82,8 @@ class BaseExperiment:
         self.checkpoint: Checkpoint | None = None
         self._loggers: list[Logger] | None = None
         self._check_tasks()
-        check_settings(run.trainer)
+        for remark in remarks(run.trainer):
+            print_rank_zero(remark)
         given = run.load if run.resume is None else run.resume
         if self.needs_weights and given is not None:
             names = ["last.ckpt"] if self.resumed and self.trains else ["best.ckpt", "last.ckpt"]
@@ -117,8 +118,7 @@ class BaseExperiment:
     @cached_property
     def evaluator(self) -> Trainer:
         """A Trainer that only evaluates: its figures go to the summary and not into the curve."""
-        training, evaluation = self.config.training, self.config.evaluation
-        trainer = build_trainer(self.run.trainer, run_dir=self.run_dir, training=training, evaluation=evaluation)
+        trainer = build_trainer(self.run.trainer, run_dir=self.run_dir, training=self.config.training)
         self.trainers.append(trainer)
         return trainer
 

@@ -30,11 +30,12 @@ from experiments.evaluation.likelihood import measure
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
-from experiments.evaluation.samples import encoded
+from experiments.evaluation.samples import read_prompts
 from experiments.evaluation.settings import notes_of
 from experiments.evaluation.tracing import record_trace
 from experiments.run.build import called, keys_below
 from experiments.run.console import print_rank_zero
+from experiments.run.devices import visible_devices
 from experiments.run.files import read_json, write_json
 from experiments.run.folder import COMPARISON
 from experiments.run.overrides import key_of
@@ -79,8 +80,8 @@ class Comparison(BaseExperiment):
             with called(KEY, "experiment.judges.load"):
                 load_judges(config.judges.load).check_writer(self.data.tokenizer)
         sampling, tokenizer = config.sampling, self.data.tokenizer
-        prompt = encoded(tokenizer, sampling.prompt, "experiment.sampling.prompt") or [tokenizer.start_id]
-        self.assignment = Assignment(tuple(prompt), sampling.prompt, sampling.length, sampling.n_samples)
+        (prompt,) = read_prompts(tokenizer, sampling)
+        self.assignment = Assignment(tuple(prompt.ids), prompt.text, sampling.length, sampling.n_samples)
         untrained = {method.label: method.fresh(tokenizer.vocabulary_size) for method in self.methods}
         self._decoding_sweep(untrained, None).check(self.plan, "experiment.methods")
 
@@ -90,10 +91,11 @@ class Comparison(BaseExperiment):
 
     @rank_zero_only
     def training(self) -> None:
-        """Train what is missing, every method by the same budget, and the judges; several at once on a CPU."""
+        """Train what is missing, every method by the same budget, and the judges; several at once on a CPU or several
+        GPUs."""
         children = self._children()
-        cores = os.cpu_count() or 1
-        workers = self.config.workers or (2 if self.device.type == "cpu" and cores > 1 else 1)
+        at_once = min(2, os.cpu_count() or 1) if self.device.type == "cpu" else max(1, len(visible_devices(os.environ)))
+        workers = self.config.workers or at_once
         train(children, workers=workers, report=print_rank_zero, every=self.run.callbacks.line_every_seconds)
         self._write_manifest()
 
@@ -226,7 +228,7 @@ class Comparison(BaseExperiment):
             return found
         measured = measure(
             model.algorithm.to(self.device).eval(),
-            (batch for index, batch in enumerate(loader) if index in chosen),
+            (one for index, one in enumerate(zip(loader.numbers, loader, strict=True)) if index in chosen),
             number=len(chosen),
             context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,

@@ -71,7 +71,8 @@ class Decoding(LanguageModeling):
             progress=run.callbacks.progress,
         )
         sampling = config.sampling
-        assignment = Assignment(tuple(self.prompt), sampling.prompt, sampling.length, sampling.n_samples)
+        prompt = self.prompts[0]
+        assignment = Assignment(tuple(prompt.ids), prompt.text, sampling.length, sampling.n_samples)
         self.plans: dict[str, Plan] = {}
         labels = [setting.label for setting in own]
         if config.baseline is not None and config.baseline not in labels:

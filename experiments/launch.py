@@ -16,12 +16,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.analysis.files import write
-from experiments.run import errors, interrupts, sweep
+from experiments.run import errors, interrupts, processes, sweep
 from experiments.run.command_line import expand
+from experiments.run.composition import fresh_folder
 from experiments.run.folder import CONFIGS, ROOT, State, clear, command, is_first_process, remove_unused, state_of
 from experiments.run.former_names import refuse_flags
 from experiments.run.lock import RunLock
-from experiments.run.overrides import is_multirun
+from experiments.run.overrides import is_multirun, quote, value_of
 from experiments.run.surroundings import settle_in
 from experiments.run.transcript import recorded
 
@@ -105,7 +106,8 @@ def _main() -> int:
         os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # lets exceptions come up to here
     try:
         refuse_flags(_argv)
-        sys.argv[1:] = expand(_argv, _describe, _notes.append)
+        launch = processes.find_launch(os.environ)
+        sys.argv[1:] = _expand(_argv) if launch is None else _expand_for_all(launch, _argv)
         is_sweep = is_multirun(sys.argv[1:])
         if is_sweep:  # workers of a launcher look `job` up by the name of its module
             path = os.environ.get("PYTHONPATH")
@@ -118,10 +120,30 @@ def _main() -> int:
         _write_trace(error)
         if full or not errors.can_be_mended(error):
             raise
-        if is_first_process() or not _begun:  # the processes of a DDP run fail together, but speak once
+        if is_first_process():  # the processes of a run fail together, but speak once
             print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
         return 1
     return 0
+
+
+def _expand(argv: list[str]) -> list[str]:
+    return expand(argv, _describe, _notes.append)
+
+
+def _expand_for_all(launch: processes.Launch, argv: list[str]) -> list[str]:
+    """The command line of every process that a launcher has started, as the first of them reads it."""
+    if is_multirun(argv):
+        raise ValueError(
+            f"--multirun would run the whole sweep in each of the {launch.world_size} processes of {launch.launcher}: "
+            "start it without, as its jobs are processes of their own (docs/clusters.md)"
+        )
+
+    def read() -> list[str]:
+        words = _expand(argv)
+        named = value_of(words, "hydra.run.dir") is not None
+        return words if named else [*words, f"hydra.run.dir={quote(fresh_folder())}"]
+
+    return processes.shared_command_line(launch, read)
 
 
 def _describe(*args: Any, **kwargs: Any) -> Any:

@@ -3,13 +3,12 @@
 Source: flow matching (arXiv:2210.02747). Progress s runs from noise (0) to clean (1). B batch, T tokens, D channels.
 """
 
-from collections.abc import Callable
-
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Share
+from algorithms.common.randomness import uniform
 
 # Fields that say when the flow loss is computed, and of what.
 OF_THE_LOSS = (
@@ -61,8 +60,7 @@ def interpolate(clean: Tensor, noise: Tensor, progress: Tensor) -> Tensor:
 
 def draw_progress(config: FlowConfig, rows: int, generator: torch.Generator) -> Tensor:
     """One progress a row, uniform between the configured ends: (B,)."""
-    uniform = torch.rand(rows, generator=generator, device=generator.device)
-    return config.min_progress + (config.max_progress - config.min_progress) * uniform
+    return config.min_progress + (config.max_progress - config.min_progress) * uniform(generator, rows)
 
 
 def warmed_up(weight: float, step: int, warmup_steps: int) -> float:
@@ -86,13 +84,12 @@ class PlateauSwitch:
     def off(self) -> bool:
         return self.patience is not None and self.stale >= self.patience
 
-    def record(self, loss: Tensor, average: Callable[[Tensor], Tensor] = lambda mean: mean) -> None:
-        """Add the loss of a flow step; numbers are read from the device once a window. `average` takes the mean over
-        processes, so that all of them switch off together."""
+    def record(self, loss: Tensor) -> None:
+        """Add the loss of a flow step; numbers are read from the device once a window."""
         self.losses.append(loss.detach())
         if len(self.losses) < self.window:
             return
-        mean = float(average(torch.stack(self.losses).mean()))
+        mean = float(torch.stack(self.losses).mean())
         if self.previous is not None:
             gain = (self.previous - mean) / max(abs(self.previous), 1e-12)
             self.stale = self.stale + 1 if gain < self.improvement else 0

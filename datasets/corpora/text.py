@@ -41,7 +41,7 @@ def read_bytes(path: str | Path, key: str = "path") -> bytes:
     """The content of a user's file; FileNotFoundError or ValueError names what is wrong with the path."""
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{key}={path} does not exist: check the spelling")
+        raise FileNotFoundError(f"{key}={path} does not exist: check the spelling, or say where it is now")
     if path.is_dir():
         raise ValueError(f"{key}={path} is a folder: give the file inside it")
     try:

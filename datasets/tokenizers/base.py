@@ -13,6 +13,7 @@ class Tokenizer(ABC):
     kind: ClassVar[str]  # its name in the registry
     vocabulary_size: int
     start_id: int  # unconditional generation starts after this token; a streamed document ends with it
+    end_id: int | None = None  # that token, where it is the end of a document and nothing else
 
     @classmethod
     def learn(cls, *, train: Iterable[str], everything: Iterable[str], vocab_size: int | None) -> Self:

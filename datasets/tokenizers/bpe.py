@@ -30,7 +30,7 @@ class BPETokenizer(Tokenizer):
             self._backend.add_special_tokens([END_OF_TEXT])
         # The end-of-text mark is set by us alone: where a text spells it out, it is ordinary characters.
         self._backend.encode_special_tokens = True
-        self.start_id = self._backend.get_vocab()[END_OF_TEXT]
+        self.start_id = self.end_id = self._backend.get_vocab()[END_OF_TEXT]
         self.vocabulary_size = max(self._backend.get_vocab().values()) + 1
 
     @classmethod

@@ -112,11 +112,13 @@ class ComparisonConfig(LanguageModelingConfig):
         "likelihood_batches": ("likelihood",),
         **dict.fromkeys(("sampling.length", "sampling.n_samples"), ("sweep",)),
         "sampling.prompt": ("sweep", "visualize"),
+        "sampling.stop": (),
         "review": ("report",),
         "title": ("report",),
     }
 
     def __post_init__(self) -> None:
+        self.sampling.check_single("a comparison")
         if self.sampling.suffix:
             raise ValueError("sampling.suffix is not seen by every method: leave it empty")
         check_seeds(self.seeds)

@@ -44,6 +44,7 @@ class DecodingConfig(LanguageModelingConfig):
     parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = LanguageModelingConfig.parts_of_tasks | {
         "sampling": ("sampling", "sweep", "ab", "presets", "visualize"),
         "sampling.length": ("sampling", "sweep", "ab"),
+        "sampling.stop": ("sampling",),
         "sampling.n_samples": ("sampling", "sweep", "ab", "presets"),
         **dict.fromkeys(("decoders", "grid"), ("sweep", "ab", "visualize")),
         "judge": ("sweep", "ab", "presets"),
@@ -71,6 +72,9 @@ class DecodingConfig(LanguageModelingConfig):
                 f"{KEY} makes {count} setting{'s' if count > 1 else ''}, and the task ab compares two: say "
                 f"{KEY}=[A, B], or one decoder with a list of two values"
             )
+        for task in ("sweep", "ab", "presets", "visualize"):
+            if task in self.tasks:
+                self.sampling.check_single(f"the task {task}")
         if self.sampling.suffix:
             raise ValueError("sampling.suffix plays no part in a sweep, which continues prompts: leave it empty")
         check_seeds(self.seeds)

@@ -80,6 +80,7 @@ def _judge(place: Path, folder: Path, child: ChildRun | None) -> dict[str, Any]:
         "folder": _from(folder, place),
         "command": child.command if child else None,
         "test_nll": figures.get("test/nll"),
+        "test_nll_error": figures.get("test/nll_error"),
     }
 
 

@@ -32,6 +32,7 @@ WORDS = {
     "greater than": "above",
     "less than": "below",
 }
+TYPE = re.compile(r"str|bool|list\[.*\]")  # of a union's members, as pydantic names them
 
 
 def build(cls: Any, config: DictConfig | dict[str, Any], where: str) -> Any:
@@ -44,7 +45,7 @@ def build(cls: Any, config: DictConfig | dict[str, Any], where: str) -> Any:
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        first = min(error.errors(), key=_rank)
+        first = min(error.errors(), key=lambda found: (_rank(found), -len(found["loc"])))
         raise ValueError(_sentence(first, values, where, known_keys(cls, values, where))) from error
 
 
@@ -171,13 +172,14 @@ def _names_in(group: str) -> dict[str, str | None]:
 
 
 def _key(path: Iterable[str | int], values: Any, where: str) -> str:
-    """The dotted key of pydantic's path into `values`, which also tells the member of a union by its name."""
+    """The dotted key of pydantic's path into `values`, which also tells the member of a union, by its name or type."""
     parts, is_told = [where] if where else [], False
     for part in path:
         is_told = not is_told and isinstance(values, dict) and values.get("name") == part
-        if not is_told:
+        is_type = isinstance(part, str) and TYPE.fullmatch(part)
+        if not is_told and not is_type:
             parts.append(str(part))
-            values = values.get(part) if isinstance(values, dict) else None
+            values = values.get(part) if isinstance(values, dict) else values[part] if isinstance(part, int) else None
     return ".".join(parts)
 
 

@@ -29,6 +29,10 @@ PLUGINS = {  # choices of Hydra's own groups that come with a package, and what 
     "hydra/sweeper/nevergrad": "hydra-nevergrad-sweeper",
     "hydra/sweeper/optuna": "hydra-optuna-sweeper (its last release, 1.3.0, works with optuna<3 only)",
 }
+WHOLE_MODELS = (
+    "splits a model over devices, which is not supported: trainer=ddp holds it whole, at 16 bytes a parameter (weight, "
+    "gradient and two moments in float32, 20 with ema_decay) beside activations: about 4 billion parameters in 80 GB"
+)
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 QUOTED = "'experiment.sampling.prompt=\"To be\"'"
 
@@ -113,6 +117,8 @@ def _missing_choice(text: str) -> str | None:
             group.removeprefix("hydra/") if (CONFIGS / f"{missing[1].removeprefix('hydra/')}.yaml").is_file() else group
         )
         return f"{key}={choice} needs a plugin that is not installed: pip install {PLUGINS[missing[1]]}"
+    if group == "trainer" and choice in ("fsdp", "deepspeed"):
+        return f"trainer={choice} {WHOLE_MODELS}"
     listed = text.partition("Available options in")[2].partition("Config search path")[0]
     options = [line.strip() for line in listed.splitlines()[1:] if line.strip()]
     return f"unknown choice {group}={choice}{near_miss(choice, options)}"

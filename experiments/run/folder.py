@@ -16,6 +16,7 @@ import yaml
 
 from experiments.run.files import read_json
 from experiments.run.overrides import key_of, with_absolute_paths
+from experiments.run.processes import is_first_process as is_first_process
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -110,11 +111,6 @@ def newest_with_weights() -> Path:
     if not found:
         raise FileNotFoundError("load=auto: no run below outputs/ or multirun/ has weights: say load=RUN_FOLDER")
     return max(found, key=lambda file: (file.stat().st_mtime, file)).parent.parent
-
-
-def is_first_process() -> bool:
-    """False in the processes that Lightning starts beside the first one of a data-parallel run."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def clear(folder: Path) -> None:

@@ -1,13 +1,16 @@
 """Overrides of a command line as Hydra writes them: reading, quoting, and telling them from flags."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
 
 DATA_PATHS = ("dataset.path", "dataset.tokenizer_path")  # stored absolute: they say what a run was trained on
+NESTED = "experiment.judges.overrides"  # overrides of other runs
 
 
 def quote(value: Any) -> str:
@@ -60,13 +63,20 @@ def value_of(argv: list[str], key: str) -> str | None:
 def with_absolute_paths(overrides: list[str], base: Path) -> list[str]:
     """The same overrides with the paths of the data absolute, seen from the folder `base`; those of a sweep are left
     to its jobs."""
-    made = []
-    for override in overrides:
-        key, path = key_of(override), None
-        if key in DATA_PATHS:
-            path = value_of([override], key)
-        made.append(f"{override.partition('=')[0]}={quote(absolute(path, base))}" if path else override)
-    return made
+    return [_with_absolute_path(override, base) for override in overrides]
+
+
+def _with_absolute_path(override: str, base: Path) -> str:
+    key, equals, _ = override.partition("=")
+    if key_of(override) in DATA_PATHS and (path := value_of([override], key_of(override))):
+        return f"{key}={quote(absolute(path, base))}"
+    if key_of(override) == NESTED and equals:
+        with suppress(HydraException):  # Hydra will say it itself
+            parsed = OverridesParser.create().parse_override(override)
+            items = None if parsed.is_sweep_override() else parsed.value()
+            if isinstance(items, list):
+                return f"{key}={quote(with_absolute_paths([str(getattr(i, 'text', i)) for i in items], base))}"
+    return override
 
 
 def absolute(path: str, base: Path) -> str:

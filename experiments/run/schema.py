@@ -35,12 +35,37 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SamplingConfig:
-    """Sampling of `n_samples` texts of `length` tokens between `prompt` and `suffix`."""
+    """Sampling of `n_samples` texts of `length` tokens between each `prompt` and `suffix`.
+
+    Prompts are one text or several, or the lines of `prompt_file`. A text ends early where it comes to `stop`: a text,
+    or with true the tokenizer's end of a document.
+    """
 
     n_samples: Count = 4
     length: Count = 256
-    prompt: str = ""
+    prompt: str | list[str] = ""
+    prompt_file: str | None = None
     suffix: str = ""
+    stop: Annotated[bool, Field(strict=True)] | str = True
+
+    def __post_init__(self) -> None:
+        if self.prompt == []:
+            raise ValueError("prompt is an empty list: give a text, or several as in [A, B]")
+        if self.prompt_file is not None and self.prompt != "":
+            raise ValueError("prompt_file and prompt exclude each other: give one of them")
+        if self.stop == "":
+            raise ValueError("stop is an empty text: give the text to stop at, or true or false")
+        if self.suffix and isinstance(self.stop, str):
+            raise ValueError("stop ends a text early, and suffix stands at its end: give one of them")
+
+    def check_single(self, what: str) -> None:
+        """Raise ValueError unless there is one prompt, for `what` continues one."""
+        if self.prompt_file is not None or not isinstance(self.prompt, str):
+            key = "prompt" if self.prompt_file is None else "prompt_file"
+            raise ValueError(
+                f"sampling.{key} gives several texts, which the task sampling continues, and {what} continues one: "
+                "give sampling.prompt=TEXT"
+            )
 
 
 @dataclass(frozen=True, config=STRICT)

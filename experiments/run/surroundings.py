@@ -4,26 +4,18 @@ Nothing heavy is imported here.
 """
 
 import getpass
-import io
 import os
-import sys
 import tempfile
+
+from experiments.analysis.command_line import show_what_can_be_shown
 
 CACHES = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME")  # where libraries keep theirs
 
 
 def settle_in() -> None:
     """Make up for what is missing, before anything else is imported."""
-    _show_what_can_be_shown()
+    show_what_can_be_shown()
     _name_the_user()
-
-
-def _show_what_can_be_shown() -> None:
-    """Let standard output and error write `?` for what their encoding lacks, as cp1252 and ASCII lack bars and dashes:
-    a sample must not end a run."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # not where a program or a test has put something else there
-            stream.reconfigure(errors="replace")
 
 
 def _name_the_user() -> None:

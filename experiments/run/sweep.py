@@ -19,12 +19,13 @@ from omegaconf import DictConfig
 from experiments.analysis.decoding_table import render
 from experiments.analysis.files import table_text, write
 from experiments.run import interrupts
+from experiments.run.devices import jobs_at_once, share_of_devices
 from experiments.run.files import read_json, write_json
-from experiments.run.folder import ROOT, command
+from experiments.run.folder import ROOT, command, is_first_process
 from experiments.run.lock import RunLock
 from experiments.run.overrides import key_of, quote
 
-COLUMNS = ("val/nll", "test/nll", "likelihood", "tokens/s", "minutes", "status")
+COLUMNS = ("val/nll", "val/nll ±", "test/nll", "test/nll ±", "likelihood", "tokens/s", "minutes", "status")
 FOLDER = "SWEEP_FOLDER_SET_BY_MAIN"  # in the environment of a launcher's workers
 STOP = "stop"  # a file in the sweep's folder, by which all its workers learn that it is to end
 POLL_SECONDS = 0.2
@@ -83,7 +84,7 @@ class ResultsTable(Callback):
 
 def run_child(settings: Any, folder: Path) -> float:
     """Run one job of a sweep in a child process, or go on with it; its val/nll, NaN where it failed or was stopped."""
-    sweep = Path(os.environ[FOLDER])
+    sweep = Path(os.environ.get(FOLDER, settings.sweep.dir))
     place = sweep / "jobs" / f"{settings.job.num}.json"
     record = read_json(place)
     if record.get("exit_status") != 0 and not (sweep / STOP).exists():
@@ -94,23 +95,30 @@ def run_child(settings: Any, folder: Path) -> float:
             group = [] if any(key_of(o) == "logger.group" for o in overrides) else [f"logger.group={quote(sweep.name)}"]
             arguments = [*overrides, *group, f"hydra.run.dir={quote(str(folder))}"]
         arguments += [o for o in settings.overrides.hydra if key_of(o) == "hydra.searchpath"]
+        slots = jobs_at_once(settings.launcher, os.environ)
+        environment = child_environment() | share_of_devices(os.environ, settings.job.num, slots)
         began, before = time.time(), record.get("seconds", 0.0)
         inside = folder.relative_to(sweep) if folder.is_relative_to(sweep) else folder
         record = {"folder": str(inside), "overrides": overrides, "exit_status": None, "seconds": before}
-        write_json(place, record)
-        status = _wait_for(arguments, sweep / STOP)
+        _keep(place, record)
+        status = _wait_for(arguments, environment, sweep / STOP)
         record |= {"exit_status": status, "seconds": before + time.time() - began}
-        write_json(place, record)
+        _keep(place, record)
     if interrupts.is_listening() and (signum := interrupts.requested()):
         raise interrupts.Interrupted(signum)  # the jobs that are left do not begin
     value = read_json(folder / "summary.json").get("figures", {}).get("val/nll")
     return float("nan") if record.get("exit_status") != 0 or value is None else float(value)
 
 
-def _wait_for(arguments: list[str], stop: Path) -> int:
+def _keep(place: Path, record: dict[str, Any]) -> None:
+    if is_first_process():  # a cluster may run a job in several processes
+        write_json(place, record)
+
+
+def _wait_for(arguments: list[str], environment: dict[str, str], stop: Path) -> int:
     """Exit status of main.py with these arguments, which is told of a request to stop: by a signal, or by the file."""
     program = [sys.executable, str(ROOT / "main.py"), *arguments]
-    child = subprocess.Popen(program, env=child_environment(), **interrupts.OWN_GROUP)
+    child = subprocess.Popen(program, env=environment, **interrupts.OWN_GROUP)
     with _ready(), interrupts.forwarded(child):
         is_told = False
         while child.poll() is None:
@@ -175,7 +183,9 @@ def collect(folder: Path) -> list[dict[str, str]]:
                 "algorithm": summary.get("algorithm", ""),
                 "overrides": record["overrides"],
                 "val/nll": _number(figures.get("val/nll"), ".4f"),
+                "val/nll ±": _number(figures.get("val/nll_error"), ".4f"),
                 "test/nll": _number(figures.get("test/nll"), ".4f"),
+                "test/nll ±": _number(figures.get("test/nll_error"), ".4f"),
                 # exact, or a bound: not to be ranked together, nor with what is of a part of the split
                 "likelihood": summary.get("likelihood_kind", "") + ", partial" * bool(summary.get("partial")),
                 "tokens/s": _number(training.get("tokens_per_second"), ".0f"),

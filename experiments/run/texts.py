@@ -14,7 +14,8 @@ from hydra.errors import HydraException
 from experiments.run.folder import newest_with_weights, pointed
 from experiments.run.overrides import is_multirun, is_override, key_of, quote
 
-PROMPTS = ("experiment.sampling.prompt", "experiment.sampling.suffix")  # in which \n is a line break
+SAMPLING = "experiment.sampling."
+PROMPTS = (f"{SAMPLING}prompt", f"{SAMPLING}suffix", f"{SAMPLING}stop")  # in which \n is a line break
 PATHS = (  # in which ~ is the home folder, and latest-run may be a text file that names a run
     "load",
     "resume",
@@ -24,16 +25,17 @@ PATHS = (  # in which ~ is the home folder, and latest-run may be a text file th
     "experiment.judge",
     "experiment.judges.load",
     "experiment.methods.*.load",
+    f"{SAMPLING}prompt_file",
     "hydra.run.dir",
     "hydra.sweep.dir",
 )
-NEVER_NULL = (*PROMPTS, "dataset.cache_dir", "experiment.title", "logger.wandb.project")  # null is a word in them
-LISTS = ("experiment.judge", "experiment.judges.load", "logger.wandb.tags")  # that may hold several texts
-TEXTS = (
-    *(*PROMPTS, *PATHS, *NEVER_NULL, *LISTS),
-    *("name", "algorithm.decoder.keyword", "experiment.baseline", "logger.group", "logger.wandb.entity"),
-)
-SWEEP = re.compile(r"(choice|glob|shuffle|sort|tag)\(.*\)", re.DOTALL)  # Hydra's functions that sweep over texts
+WORDS = ("dataset.cache_dir", "dataset.text_column", "experiment.title", "logger.wandb.project")
+NEVER_NULL = (*PROMPTS, *WORDS)  # in which null is a word
+SWITCHES = (f"{SAMPLING}stop",)  # that may also be true or false
+LISTS = (f"{SAMPLING}prompt", "experiment.judge", "experiment.judges.load", "logger.wandb.tags")  # one text or several
+NULLABLE = ("name", "algorithm.decoder.keyword", "dataset.encoding", "experiment.baseline", "logger.group")
+TEXTS = (*PROMPTS, *PATHS, *WORDS, *LISTS, *NULLABLE, "logger.wandb.*")
+SWEEP = re.compile(r"(choice|glob|shuffle|sort|tag)\(.*\)|\[.*\]\s*,\s*\[.*\]", re.DOTALL)  # that Hydra reads itself
 ITEM = re.compile(r"""\s*('(?:\\.|[^'\\])*'|"(?:\\.|[^"\\])*"|[^,]*?)\s*(?:,|$)""", re.DOTALL)
 _parser = OverridesParser.create()
 
@@ -70,7 +72,7 @@ def _split(text: str) -> list[str]:
 
 def _item(key: str, given: str) -> str:
     """One value as Hydra is to get it: as it stands where that gives the text that is meant, else quoted."""
-    if given == "null" and not is_in(key, NEVER_NULL):
+    if (given == "null" and not is_in(key, NEVER_NULL)) or (given in ("true", "false") and is_in(key, SWITCHES)):
         return given
     text = _text(given)
     if is_in(key, PROMPTS):

@@ -77,7 +77,7 @@ def recorded(main: Callable[[], int]) -> Callable[[], int]:
 def write_to(path: Path) -> None:
     """Everything recorded goes to the end of the file at `path` from now on, and what was said before first."""
     for transcript in _recording:
-        transcript.file = path.open("a", encoding="utf-8")  # closed when the recording ends
+        transcript.file = path.open("a", encoding="utf-8", errors="surrogateescape")  # closed when the recording ends
         transcript.file.writelines(transcript.waiting)
         transcript.file.flush()
         transcript.waiting = []

@@ -40,7 +40,7 @@ class CsvLogger(Logger):
         self._row: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._offset = 0  # where the row of the current step begins
-        if resume_step is not None and path.is_file():
+        if resume_step is not None and path.is_file() and is_rank_zero():
             self._cut(resume_step)
 
     @property
@@ -160,7 +160,6 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
         return StepsDoneWandb(offline=True)  # never asked for anything
     import wandb
 
-    method, corpus, backbone = run.chosen("algorithm"), run.chosen("dataset"), run.choices.get("algorithm/backbone")
     stored = run_dir / "wandb_id.json"  # a resumed run continues the same one
     run_id = read_json(stored).get("id") or secrets.token_hex(4)
     stored.write_text(json.dumps({"id": run_id}), encoding="utf-8")
@@ -171,10 +170,7 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
         experiment = wandb.init(
             project=settings.project,
             entity=settings.entity,
-            group=config.group or f"{method}-{corpus}",
-            job_type=settings.job_type or run.chosen("experiment"),
-            tags=[method, corpus, *([backbone] if backbone else [])] if settings.tags is None else settings.tags,
-            name=run.name or f"{method}-{corpus}-seed{run.seed}",
+            **filed_under(run),
             id=run_id,
             dir=str(run_dir),
             mode="offline" if offline else "online",
@@ -188,6 +184,19 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
     experiment.define_metric("trainer/global_step")
     experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
     return StepsDoneWandb(experiment=experiment, save_dir=str(run_dir))
+
+
+def filed_under(run: RunConfig) -> dict[str, Any]:
+    """Name, group, job type and tags of a run in W&B: those of the configuration, or what the run is."""
+    method, corpus, backbone = (run.chosen("algorithm"), run.chosen("dataset"), run.choices.get("algorithm/backbone"))
+    settings = run.logger.wandb
+    assert settings is not None
+    return {
+        "name": run.name or f"{method}-{corpus}-seed{run.seed}",
+        "group": run.logger.group or f"{method}-{corpus}",
+        "job_type": settings.job_type or run.chosen("experiment"),
+        "tags": list(filter(None, (method, corpus, backbone))) if settings.tags is None else settings.tags,
+    }
 
 
 def _logged_in() -> bool:

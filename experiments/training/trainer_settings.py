@@ -54,7 +54,7 @@ class TrainerArguments:
     accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps"] = "auto"
     devices: Any = 1  # how many, -1 or auto for all, or indices, as a list or as text "0,1"
     num_nodes: Count = 1
-    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "fsdp"] = "auto"
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true"] = "auto"
     precision: Literal[
         "auto",
         "32-true",

@@ -221,6 +221,11 @@ def test_what_was_read_is_said(folder, tmp_path):
     config = config_of(root, tmp_path)
     assert prepare(config).notes == (said,)
     assert prepare(config).notes == (said,)  # from the cache, too
+    (root / "notes.csv").unlink()
+    root = root.rename(tmp_path / "moved")
+    assert prepare(config_of(root, tmp_path)).notes == (
+        said.replace("texts", "moved").replace("2 other files", "1 other file"),
+    )
 
 
 @pytest.mark.parametrize("large", [False, True])

@@ -250,3 +250,12 @@ def test_a_split_without_a_window_is_named():
     check_lengths(splits, 8)
     with pytest.raises(ValueError, match=r"split val has 9 tokens, but with block_size=9 .* at most 8"):
         check_lengths(splits, 9)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "advised"), [(9, "lower experiment.block_size to at most 8, or give"), (1, "10: give")]
+)
+def test_advice_can_be_followed(tokens: int, advised: str) -> None:
+    """Catches the advice to take windows of no tokens."""
+    with pytest.raises(ValueError, match=f"split val has {tokens} tokens, .* one window takes .*{advised} more text"):
+        check_lengths({"val": np.zeros(tokens)}, 9)

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from experiments.evaluation.models import load_model
 from tests.conftest import Main
 
 FIGURES = ["val/nll", "test/nll"]
@@ -62,6 +64,49 @@ def test_a_checkpoint_holds_tensors_and_plain_containers(smoke: Main) -> None:
     found = torch.load("latest-run/checkpoints/last.ckpt", weights_only=True)
     assert found["algorithm"] == "gpt" and found["config"]["algorithm"]["backbone"]["n_embd"] == 32
     assert found["tokenizer"]["kind"] == "char" and "debug=smoke" in found["overrides"] and found["dataset"]
+
+
+def test_the_chosen_config_names_a_run(smoke: Main, main: Main) -> None:
+    """Catches methods that share `algorithm.name` under one name: of 1.66 and of 2,213 nats in one group of a table."""
+    assert (
+        "diffusion_flow_reference: "
+        in smoke("algorithm=diffusion_flow_reference", "experiment.tasks=[training]", "hydra.run.dir=run").out
+    )
+    assert (summary("run")["algorithm"], summary("run")["experiment"]) == ("diffusion_flow_reference", "shakespeare")
+    traced = ["experiment=decoding", "experiment.tasks=[visualize]", "experiment.visualize.blocks=1"]
+    assert main("load=run", *traced, "hydra.run.dir=traced").status == 0
+    assert json.loads(next(Path("traced/traces").glob("*.json")).read_text())["method"] == "diffusion_flow_reference"
+    other = main("load=run", "algorithm=gpt", "experiment.tasks=[sampling]")
+    assert (
+        other.status == 1
+        and "holds algorithm=diffusion_flow_reference, not gpt: say algorithm=diffusion_flow_reference" in other.err
+    )
+    older = torch.load("run/checkpoints/last.ckpt", weights_only=True)
+    assert older["algorithm"] == "diffusion_flow"  # of which class it is
+    del older["choices"]
+    torch.save(older, "older.ckpt")
+    model = load_model("older.ckpt", "load")
+    assert model.chosen == "diffusion_flow" and load_model("run", "load").chosen == "diffusion_flow_reference"
+
+
+def test_a_part_of_a_split_is_said_to_be_one(smoke: Main) -> None:
+    """Catches a value of two batches that is read as one of the whole split, and val_whole with the value of val."""
+    some = smoke("experiment.tasks=[training,validation,test,likelihood]", "hydra.run.dir=some")
+    found = summary("some")
+    assert re.fullmatch(r"partial: the first 2 of \d+ batches", found["partial"]["val"]) and "test" in found["partial"]
+    assert "val_whole/nll" not in found["figures"] and "val_whole is left out" in some.out
+    said = [line for line in some.out.splitlines() if line.startswith("test/nll")]
+    assert [
+        line.endswith(f"({kind}{found['partial']['test']})") for kind, line in zip(("", "exact, "), said, strict=True)
+    ]
+    whole = smoke("load=some", "experiment.tasks=[validation]", "experiment.evaluation.max_batches=null")
+    figures = json.loads((folder_of(whole.out) / "summary.json").read_text())
+    assert "partial" not in figures and "partial" not in whole.out
+    assert figures["figures"]["val_whole/nll"] != figures["figures"]["val/nll"]
+
+
+def folder_of(out: str) -> Path:
+    return Path(out.rpartition("run folder: ")[2].strip())
 
 
 def test_evaluation_gives_what_training_printed(smoke: Main) -> None:
@@ -125,7 +170,7 @@ def test_a_run_is_of_the_data_it_began_with(smoke: Main, main: Main, corpus: Pat
     measured = summary("run")
     elsewhere = home / "elsewhere"
     elsewhere.mkdir()
-    (elsewhere / "mine.txt").write_text(corpus.read_text(encoding="utf-8")[::-1])
+    (elsewhere / "mine.txt").write_text(corpus.read_text(encoding="utf-8")[::-1], encoding="utf-8")
     os.chdir(elsewhere)
     test = [f"load={home}/run", "debug=smoke", "experiment.tasks=[test]"]
     assert main(*test, "hydra.run.dir=same").out.count("note:") == 0
@@ -137,7 +182,7 @@ def test_a_run_is_of_the_data_it_began_with(smoke: Main, main: Main, corpus: Pat
     assert found["weights_dataset_fingerprint"] == measured["dataset_fingerprint"] != found["dataset_fingerprint"]
     outcome = main(f"resume={home}/run", "experiment.training.max_steps=3", "dataset.path=mine.txt")
     assert outcome.status == 1 and outcome.err.startswith(f"error: {said.replace('best', 'last')}: resume= continues")
-    (home / "mine.txt").write_text(corpus.read_text(encoding="utf-8").replace("king", "ring"))
+    (home / "mine.txt").write_text(corpus.read_text(encoding="utf-8").replace("king", "ring"), encoding="utf-8")
     os.chdir(home)
     outcome = smoke("dataset.path=mine.txt", "resume=run")
     assert outcome.status == 1 and f"was trained on {home}/mine.txt as it was before its text" in outcome.err

@@ -25,9 +25,9 @@ def purpose(comparison: Comparison) -> str:
     said = f"{what}, {naming.listed(labels)}, measured on the same windows of text, prompts and sampling seeds."
     budgets = _budgets(comparison)
     if len(budgets) == 1 and None not in budgets:
-        said += f" Each learned for {_steps(*budgets)}."
+        said += f" Each learned for {_steps(*budgets)} of training."
     elif budgets != {None: labels}:
-        said += f" They did not learn for equally long: {_spoken(budgets)}."
+        said += f" Their training differs in length: {_spoken(budgets)}."
     given = [method.label for method in comparison.methods if not method.trained_here]
     return said + (f" Trained elsewhere: {naming.listed(given)}." if given else "")
 
@@ -90,7 +90,7 @@ def _budgets(comparison: Comparison) -> dict[int | None, list[str]]:
 
 
 def _steps(steps: int | None) -> str:
-    return "" if steps is None else f"{steps:,} steps of training"
+    return "" if steps is None else f"{steps:,} steps"
 
 
 def _spoken(budgets: dict[int | None, list[str]]) -> str:
@@ -182,7 +182,12 @@ def _name(comparison: Comparison, likelihood: Likelihood) -> str:
 def _judge(judge: dict[str, Any]) -> str:
     if not judge.get("dataset"):
         return str(judge.get("folder", "of unknown origin"))
-    known = "" if judge.get("test_nll") is None else f", test NLL {judge['test_nll']:.3f} nats per token (exact)"
+    nll, error = judge.get("test_nll"), judge.get("test_nll_error")
+    known = (
+        ""
+        if nll is None
+        else f", test NLL {nll:.3f}{'' if error is None else f' ± {error:.3f}'} nats per token (exact)"
+    )
     return f"a GPT trained on {judge['dataset']}, seed {judge.get('seed')}{known}"
 
 

@@ -74,6 +74,15 @@ def test_another_file_is_refused(tmp_path: Path, text: str, sentence: str) -> No
         table.read_rows(path)
 
 
+def test_an_option_that_decoders_did_not_have_tells_no_rows_apart() -> None:
+    """Catches a stopped sweep of an earlier version that is measured once more, or averaged apart from its rest."""
+    old, new = row("b", 0, seconds=1.0), row("b", 1, seconds=3.0)
+    new["decoder"] = old["decoder"] | {"top_p": None}
+    assert table.identity(old) == table.identity(new | {"seed": 0})
+    assert table.identity(old) != table.identity(old | {"decoder": old["decoder"] | {"top_p": 0.5}})
+    assert [group["seeds"] for group in table.aggregate([old, new])] == [[0, 1]]
+
+
 def test_means_over_seeds() -> None:
     """Catches the population's deviation, one of two seeds, real text ranked first, and missing figures read as 0."""
     b, a, real = table.aggregate(ROWS)

@@ -553,9 +553,9 @@ def test_a_method_given_from_elsewhere_is_not_said_to_be_trained_here(run: Path)
     folder.write_about(run, methods=methods, steps=3000)
     comparison = read_comparison(run)
     said = summary.purpose(comparison)
-    assert "gpt 30 steps of training, masked 10 steps of training" in said and "Trained elsewhere: masked." in said
+    assert "gpt 30 steps, masked 10 steps" in said and "Trained elsewhere: masked." in said
     facts = dict(summary.facts(comparison).items)
-    assert facts["training"] == "gpt 30 steps of training, masked 10 steps of training"
+    assert facts["training"] == "gpt 30 steps, masked 10 steps"
     assert "3,000" not in f"{said} {facts}" and "training seed" not in facts
     assert comparison.methods[1].folder == run / "methods" / "masked"
 
@@ -604,7 +604,7 @@ def test_head_to_head_pairs_texts_of_as_many_forwards(run: Path) -> None:
 def test_the_blind_review_is_named_with_its_command(run: Path, drawn: dict[str, Figure]) -> None:
     """Catches a page for readers that nobody is told of."""
     assert "blind" not in said_in(sections.build(read_comparison(run)), "versus")
-    (run / "blind_review.html").write_text("a page")
+    (run / "blind_review.html").write_text("a page", encoding="utf-8")
     said = said_in(sections.build(read_comparison(run)), "versus")
     assert "blind_review.html" in said and "blind_samples.csv" in said
     assert f"experiments.analysis.blind_review score FILLED_SHEET {run / 'blind_key.csv'}" in said

@@ -116,5 +116,5 @@ def write(
     values = {name: np.full(windows, value) for name, value in (nats or {"nll": 1.0}).items()}
     likelihood.write_windows(folder / likelihood.FILE, likelihood.Windows(np.full(windows, 8), values))
     rows = "".join(f"{split},{name},{kind}\n" for name, kind in (kinds or {"nll": "exact"}).items())
-    (folder / "likelihood.csv").write_text(f"split,likelihood,kind\n{rows}")
-    (folder / "summary.json").write_text(json.dumps({"dataset_fingerprint": dataset}))
+    (folder / "likelihood.csv").write_text(f"split,likelihood,kind\n{rows}", encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps({"dataset_fingerprint": dataset}), encoding="utf-8")

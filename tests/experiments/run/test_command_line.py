@@ -177,9 +177,9 @@ def test_paths_of_the_data_are_those_of_the_folder_they_were_said_in(make_run, m
     """Catches a relative path that leads to another file on resume=, on load=, or when it is stored."""
     data = ["dataset=text_file", "dataset.path=a/mine.txt", "dataset.tokenizer_path='~/t.json'"]
     folder = make_run("run", "algorithm=gpt", *data, "dataset.tokenizer=bpe")  # as older runs stored them
-    stored = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text())
+    stored = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
     stored["hydra"]["runtime"]["cwd"] = "/began/here"
-    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored))
+    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
     tokenizer = str(Path("~/t.json").expanduser())
     for argv in (["resume=run"], ["load=run"]):
         dataset = composed(expand(argv)).dataset
@@ -195,6 +195,9 @@ def test_paths_that_hydra_has_yet_to_fill_in(make_run) -> None:
     argv = ["dataset=text_file", "dataset.path=${oc.env:HOME}/mine.txt", "+dataset.path=null"]
     assert [key_of(a) for a in expand(argv)] == ["dataset", "dataset.path", "dataset.path"]
     assert composed(expand(argv[:2])).dataset.path == str(Path.home() / "mine.txt")
+    nested = "experiment.judges.overrides=['dataset.path=mine.txt','seed=3']"
+    paths = [f"dataset.path={quote(str(Path.cwd() / 'mine.txt'))}", "seed=3"]
+    assert expand([nested]) == [f"experiment.judges.overrides={quote(paths)}"]
     assert expand(["-m", "dataset.path=a.txt,b.txt"]) == ["-m", "dataset.path=a.txt,b.txt"]
 
 

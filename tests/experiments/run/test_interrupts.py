@@ -111,7 +111,7 @@ def test_a_sweep_ends_in_its_table_and_goes_on(smoke: Main, main: Main, monkeypa
 
     started: list[list[str]] = []
 
-    def wait_for(arguments: list[str], stop: Path) -> int:
+    def wait_for(arguments: list[str], *rest: object) -> int:
         started.append(arguments)
         if len(started) == 2:
             ask(signal.SIGINT)

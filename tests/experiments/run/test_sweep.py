@@ -18,8 +18,14 @@ def write_job(sweep_folder: Path, number: int, overrides: list[str], status: int
     record = {"folder": str(place), "overrides": overrides, "exit_status": status, "seconds": 90}
     job.write_text(json.dumps(record))
     if figures:
-        summary = {"figures": figures, "likelihood_kind": "bound", "training": {"tokens_per_second": 1234.5}}
-        (place / "summary.json").write_text(json.dumps(summary))
+        summary = {
+            "algorithm": "df_lm_faithful",
+            "figures": figures,
+            "likelihood_kind": "bound",
+            "partial": {"val": "2 of 3"},
+        }
+        summary |= {"training": {"tokens_per_second": 1234.5}}
+        (place / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
 def test_table_of_jobs(tmp_path: Path) -> None:
@@ -27,8 +33,9 @@ def test_table_of_jobs(tmp_path: Path) -> None:
     among exact likelihoods as if it were one."""
     tmp_path = tmp_path / "sweep"
     tmp_path.mkdir()
+    figures = {"val/nll": 1.5, "val/nll_error": 0.025, "test/nll": 1.75}
     for number in (0, 2, 10):
-        write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, {"val/nll": 1.5, "test/nll": 1.75})
+        write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, figures)
     write_job(tmp_path, 3, ["algorithm=gpt", "seed=3"], 1, {})
     write_job(tmp_path, 4, ["algorithm=gpt", "seed=4"], 130, {})
     write_job(tmp_path, 5, ["algorithm=gpt", "seed=5"], None, {})
@@ -36,10 +43,13 @@ def test_table_of_jobs(tmp_path: Path) -> None:
     assert [Path(row["job"]).name for row in rows] == [f"elsewhere-{number}" for number in (0, 2, 3, 4, 5, 10)]
     assert rows[0] == {
         "job": str(tmp_path.parent / "elsewhere-0"),
+        "algorithm": "df_lm_faithful",
         "overrides": "seed=0",
         "val/nll": "1.5000",
+        "val/nll ±": "0.0250",
         "test/nll": "1.7500",
-        "likelihood": "bound",
+        "test/nll ±": "",
+        "likelihood": "bound, partial",
         "tokens/s": "1234",
         "minutes": "1.5",
         "status": "ok",
@@ -74,5 +84,5 @@ def test_what_a_sweeper_gets(
     monkeypatch.setattr(sweep, "_wait_for", lambda *a: status)
     monkeypatch.setenv(sweep.FOLDER, str(tmp_path))
     overrides = SimpleNamespace(task=["seed=1"], hydra=[])
-    value = sweep.run_child(SimpleNamespace(overrides=overrides, job=SimpleNamespace(num=0)), tmp_path)
+    value = sweep.run_child(SimpleNamespace(overrides=overrides, launcher={}, job=SimpleNamespace(num=0)), tmp_path)
     assert value == expected or (expected is None and value != value)

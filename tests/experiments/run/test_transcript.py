@@ -50,7 +50,7 @@ def test_lines_drawn_over_each_other_count_once(tmp_path: Path, capsys: pytest.C
     assert main() == 3
     shown = capsys.readouterr()
     assert "step 1\r\033[Kstep 2" in shown.out and shown.err == "a warning\n"
-    assert (tmp_path / "main.log").read_text() == "before\nval/nll 1.5\na warning\nno end\n"
+    assert (tmp_path / "main.log").read_text(encoding="utf-8") == "before\nval/nll 1.5\na warning\nno end\n"
 
 
 def test_without_a_file_nothing_is_written(tmp_path: Path) -> None:

@@ -41,13 +41,14 @@ CASES: dict[str, dict[str, Any]] = {  # choices, and values that change nothing 
         "decoder.level_power": 0.5,
         "decoder.rounding": "head",
     },
+    "algorithm=df_lm algorithm.decoder.temperature=0": {"decoder.top_k": 3, "decoder.top_p": 0.5},
     "algorithm=df_lm algorithm.mse_weight=1 algorithm.ce_weight=0": {"streams.weight": 1.0},
     "algorithm=df_lm algorithm.mse_weight=1 algorithm.diffusion.use_fused_snr=false": {"diffusion.cum_snr_decay": 0.5},
     "algorithm=df_lm_shifted": SQUARED_ERROR | STREAMS,
     f"algorithm=df_lm_faithful {MATRIX}": STREAMS
     | {"decoder.use_cache": False, "decoder.ddim_eta": 1.0, "diffusion.fit_every_steps": 1},
     f"algorithm=df_lm {MATRIX} algorithm.decoder.schedule=full_sequence": {"decoder.uncertainty_scale": 3.0},
-    "algorithm=masked_diffusion algorithm.decoder.temperature=0": {"decoder.top_k": 3},
+    "algorithm=masked_diffusion algorithm.decoder.temperature=0": {"decoder.top_k": 3, "decoder.top_p": 0.5},
     "algorithm=masked_diffusion algorithm.decoder.tokens_per_step=4 algorithm.decoder.chunk_len=4": {
         "decoder.confidence": "margin"
     },
@@ -136,6 +137,7 @@ TOLD = {  # a command line -> the key that makes no difference, and with what; N
         *("experiment.judges.seeds", "experiment.judges.load=[x]"),
     ),
     "experiment=benchmark experiment.training.batch_size=3": None,
+    "experiment=decoding experiment.sampling.stop=x": ("experiment.sampling.stop", "experiment.tasks=[sweep]"),
 }
 
 
