@@ -84,7 +84,7 @@ class ResultsTable(Callback):
 
 def run_child(settings: Any, folder: Path) -> float:
     """Run one job of a sweep in a child process, or go on with it; its val/nll, NaN where it failed or was stopped."""
-    sweep = Path(os.environ.get(FOLDER, settings.sweep.dir))
+    sweep = Path(os.environ.get(FOLDER) or settings.sweep.dir)
     place = sweep / "jobs" / f"{settings.job.num}.json"
     record = read_json(place)
     if record.get("exit_status") != 0 and not (sweep / STOP).exists():
