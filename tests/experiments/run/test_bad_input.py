@@ -275,18 +275,6 @@ def test_a_missing_launcher_names_its_package(smoke: Main, monkeypatch: pytest.M
     assert said == "launcher=joblib needs a plugin that is not installed: pip install hydra-joblib-launcher"
 
 
-def test_interrupted_by_the_user(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches Ctrl+C that ends in a traceback, or hides how to go on."""
-    from experiments.training.callbacks import NanGuard
-
-    def interrupt(self: object, *arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(NanGuard, "on_train_batch_end", interrupt)
-    outcome = smoke()
-    assert outcome.status == 130 and "interrupted: python main.py resume=" in outcome.err
-
-
 def test_a_lack_of_memory_is_one_sentence(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a traceback where a batch is too large for the memory that is left."""
     from experiments.language_modeling import LanguageModeling
