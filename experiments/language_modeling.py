@@ -19,6 +19,7 @@ from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.samples import Prompt, encoded, read_prompts, read_samples, readable, stop_of, write_samples
+from experiments.run import interrupts
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 from experiments.run.processes import first_process_first
@@ -91,6 +92,7 @@ class LanguageModeling(BaseExperiment):
         if self.checkpoint is not None and self.source is not None:
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
             self._check_average()
+            self._check_steps()
             if not self.resumed:
                 self.summary["weights_dataset_fingerprint"] = self.checkpoint.get("dataset")
             if other_data and not self.trains:
@@ -125,7 +127,7 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            with compiling():
+            with interrupts.postponed("the run is saved after this step"), compiling():
                 trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
@@ -266,6 +268,12 @@ class LanguageModeling(BaseExperiment):
             what = "with" if averaged else "without"
             raise ValueError(f"the run was begun {what} an average of the weights: resume it with the same ema_decay")
 
+    def _check_steps(self) -> None:
+        assert self.checkpoint is not None
+        done, steps = self.checkpoint.get("global_step", 0), self.config.training.max_steps
+        if self.resumed and self.trains and done > steps:
+            raise ValueError(f"experiment.training.max_steps is {steps}, and the run has done {done} steps: raise it")
+
     def _trainer(self) -> Trainer:
         """The Trainer of the training task, with everything that watches it."""
         kept = {  # in every checkpoint: what rebuilds the model
@@ -276,7 +284,7 @@ class LanguageModeling(BaseExperiment):
             "tokenizer": self.tokenizer.state(),
             "dataset": self.data.fingerprint if self.data else None,
         }
-        return build_trainer(
+        trainer = build_trainer(
             self.run.trainer,
             run_dir=self.run_dir,
             training=self.config.training,
@@ -284,6 +292,8 @@ class LanguageModeling(BaseExperiment):
             loggers=self.loggers,
             log_every_steps=self.run.logger.log_every_steps,
         )
+        self.trainers.append(trainer)
+        return trainer
 
     def _evaluate(self, split: str) -> None:
         assert self.data is not None

@@ -133,7 +133,7 @@ def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> Non
             "experiment.baseline=greedy",
             "experiment.baseline is 'greedy', which is no setting here: choose from autoreg",
         ),
-        ("experiment.judge=3", "experiment.judge is 3: give a run folder, a list of them, or null"),
+        ("experiment.judge=3", "experiment.judge: there is no run folder or checkpoint at 3"),
         ("experiment.judge=nowhere", "experiment.judge: there is no run folder or checkpoint at nowhere"),
     ],
 )
