@@ -27,7 +27,7 @@ from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
-from experiments.training.checkpoints import load_weights, read_checkpoint, trained_on_other_data
+from experiments.training.checkpoints import load_weights, place_of, read_checkpoint, trained_on_other_data
 from experiments.training.compilation import check_compiler, compiling
 from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
@@ -76,8 +76,9 @@ class LanguageModeling(BaseExperiment):
             with keys_below("dataset", self.run.dataset), first_process_first("data"):
                 self.data.prepare()
             self.tokenizer = self.data.tokenizer
+        other_data = self._check_data(begun_with=self.summary.get("dataset_fingerprint"))
+        if self.data is not None:
             self.summary["dataset_fingerprint"] = self.data.fingerprint
-        other_data = self._other_data()
         self.prompts, self.suffix, self.stop = [Prompt("", [self.tokenizer.start_id])], [], None
         if any(task in self.generating_tasks for task in self.config.tasks):
             sampling = self.config.sampling
@@ -242,14 +243,18 @@ class LanguageModeling(BaseExperiment):
             )
         return block_size
 
-    def _other_data(self) -> str | None:
-        """What loaded weights were trained on, where it is not the data at hand; ValueError where a run is resumed."""
+    def _check_data(self, begun_with: str | None) -> str | None:
+        """What the weights were trained on, where it is not the data at hand.
+
+        Raises ValueError where a run is resumed that was `begun_with` data of another fingerprint; None stands for the
+        data of its checkpoint.
+        """
         if self.checkpoint is None or self.data is None or self.source is None:
             return None
-        other = trained_on_other_data(
-            self.checkpoint, self.source, dataset=self.run.plain["dataset"], fingerprint=self.data.fingerprint
-        )
-        if other and self.resumed:
+        dataset, found = self.run.plain["dataset"], self.data.fingerprint
+        other = trained_on_other_data(self.checkpoint, self.source, dataset=dataset, fingerprint=found)
+        if self.resumed and (other if begun_with is None else begun_with != found):
+            other = other or f"{self.run_dir} was begun with other data than {place_of(dataset)}"
             raise ValueError(
                 f"{other}: resume= continues a run on the data that it began with; bring these back, or train on "
                 f"others in a new run with load={self.source} dataset.tokenizer=loaded"

@@ -115,7 +115,8 @@ def test_where_texts_end() -> None:
         assert tokenizer.end_id is None and stop_of(tokenizer, SamplingConfig()) is None
     stop = stop_of(BPE, SamplingConfig())
     spelled = BPE.encode("<|endoftext|>").tolist()
-    assert stop is not None and stop([5, BPE.end_id]) and not stop([BPE.end_id, 5]) and not stop(spelled)
+    assert BPE.end_id is not None and stop is not None
+    assert stop([5, BPE.end_id]) and not stop([BPE.end_id, 5]) and not stop(spelled)
     assert stop_of(BPE, SamplingConfig(stop=False)) is None
     assert stop_of(BPE, SamplingConfig(suffix="queen")) is None
 

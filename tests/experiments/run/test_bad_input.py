@@ -45,7 +45,7 @@ CONVERSION = [
     ("+trainer.fast_dev_run=true", "trainer.fast_dev_run is decided by debug=smoke: set that instead"),
     ("trainer.devices=0", "trainer.devices is 0: give how many"),
     ("trainer.precision=17", "trainer.precision is '17': choose one of auto, 32-true"),
-    ("algorithm.backbone.block_size=60000", "split val has 1"),
+    ("algorithm.backbone.block_size=60000", "one window takes 60001: lower experiment.block_size to at most"),
     ("experiment.training.max_steps=many", "'experiment.training.max_steps' has a wrong value"),
     ("experiment.training.max_steps=true", "'experiment.training.max_steps' has a wrong value"),
     ("+logger.log_every=5", "unknown config key 'logger.log_every': did you mean 'logger.log_every_steps'?"),

@@ -153,7 +153,7 @@ def test_commas_sweep_under_multirun_alone() -> None:
     def sweep(override: str) -> list[str]:
         (word,) = (word for word in as_written(["--multirun", override]) if "=" in word)
         parsed = parser.parse_override(word)
-        return [*parsed.sweep_string_iterator()] if parsed.is_sweep_override() else [parsed.value()]
+        return [*parsed.sweep_string_iterator()] if parsed.is_sweep_override() else [str(parsed.value())]
 
     assert sweep("dataset.path=a,b c") == ["a", "b\\ c"]  # as Hydra hands it to the job
     assert read("dataset.path=b\\ c") == ["b c"]
