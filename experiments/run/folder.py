@@ -128,14 +128,14 @@ def remove_unused(folder: Path) -> None:
 
 
 def overrides_of(folder: Path) -> list[str]:
-    """What was said on the command line of a run."""
-    return yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
+    """What was said on the command line of a run; paths as they were meant there."""
+    stored = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
+    return with_absolute_paths(stored, working_folder_of(folder))
 
 
 def stored_overrides(folder: Path) -> list[str]:
-    """The same but for load= and resume=; paths as they were meant there."""
-    told = [o for o in overrides_of(folder) if key_of(o) not in ("resume", "load")]
-    return with_absolute_paths(told, working_folder_of(folder))
+    """The same but for load= and resume=."""
+    return [o for o in overrides_of(folder) if key_of(o) not in ("resume", "load")]
 
 
 def working_folder_of(folder: Path) -> Path:
