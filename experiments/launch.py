@@ -6,7 +6,7 @@ Hydra pickles `job` by name for launchers with workers of their own, so it lives
 import os
 import sys
 import traceback
-from contextlib import nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from experiments.analysis.files import write
-from experiments.run import errors, interrupts, processes, sweep
+from experiments.run import errors, interrupts, processes
 from experiments.run.command_line import expand
 from experiments.run.composition import fresh_folder
 from experiments.run.folder import CONFIGS, ROOT, State, clear, command, is_first_process, remove_unused, state_of
@@ -38,6 +38,8 @@ def job(cfg: DictConfig) -> float | None:
     settings = HydraConfig.get()
     run_dir = Path(settings.runtime.output_dir)
     if settings.mode == RunMode.MULTIRUN:
+        from experiments.run import sweep
+
         return sweep.run_child(settings, run_dir)
     try:
         with RunLock(run_dir) if is_first_process() else nullcontext() as lock:
@@ -112,7 +114,7 @@ def _main() -> int:
         if is_sweep:  # workers of a launcher look `job` up by the name of its module
             path = os.environ.get("PYTHONPATH")
             os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])
-        with sweep.session() if is_sweep else nullcontext():
+        with _sweep() if is_sweep else nullcontext():
             hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
         if _failure:
             raise _failure[0]
@@ -124,6 +126,12 @@ def _main() -> int:
             print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
         return 1
     return 0
+
+
+def _sweep() -> AbstractContextManager[None]:
+    from experiments.run import sweep  # numpy: not for what only shows a configuration
+
+    return sweep.session()
 
 
 def _expand(argv: list[str]) -> list[str]:

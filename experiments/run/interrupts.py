@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from experiments.run.processes import is_first_process
+
 SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 EXIT_STATUSES = [128 + number for number in SIGNALS]  # as a shell reports them: 130 for Ctrl-C, 143 for SIGTERM
 SILENT = "INTERRUPTS_TOLD_BY_PARENT"  # in the environment of a child, which leaves what is said to its parent
@@ -109,7 +111,7 @@ def _take(signum: int, frame: Any) -> None:
     if not _postponing:
         raise Interrupted(signum)
     what, then = _postponing[-1]
-    if SILENT not in os.environ:
+    if SILENT not in os.environ and is_first_process():
         _write(f"\n{Interrupted(signum)}: {what}; Ctrl-C again leaves at once\n")
     if then is not None:
         then()

@@ -21,7 +21,7 @@ from experiments.analysis.files import table_text, write
 from experiments.run import interrupts
 from experiments.run.devices import jobs_at_once, share_of_devices
 from experiments.run.files import read_json, write_json
-from experiments.run.folder import ROOT, command, is_first_process
+from experiments.run.folder import ROOT, command, is_first_process, remove_unused
 from experiments.run.lock import RunLock
 from experiments.run.overrides import key_of, quote
 
@@ -87,7 +87,9 @@ def run_child(settings: Any, folder: Path) -> float:
     sweep = Path(os.environ.get(FOLDER) or settings.sweep.dir)
     place = sweep / "jobs" / f"{settings.job.num}.json"
     record = read_json(place)
-    if record.get("exit_status") != 0 and not (sweep / STOP).exists():
+    if (sweep / STOP).exists():
+        remove_unused(folder)  # which Hydra has made
+    elif record.get("exit_status") != 0:
         overrides = list(settings.overrides.task)
         if record and (folder / ".hydra" / "overrides.yaml").is_file():
             arguments = [f"resume={folder}"]
