@@ -171,9 +171,8 @@ class LanguageModeling(BaseExperiment):
         for name, (kind, mean, error) in measured.write(self.run_dir, split).items():
             self.summary["figures"] |= {f"{split}/{name}": mean, f"{split}/{name}_error": error}
             self.summary["kinds"][f"{split}/{name}"] = kind
-            print_rank_zero(
-                f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({', '.join(filter(None, (kind, part)))})"
-            )
+            kinds = f"{kind}, partial: {part}" if part else kind
+            print_rank_zero(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kinds})")
 
     @rank_zero_only
     def sampling(self) -> None:
@@ -305,7 +304,7 @@ class LanguageModeling(BaseExperiment):
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
         part = self._part(split)
-        print_rank_zero("  ".join(with_errors(figures)) + f"{kind}{f' ({part})' if part else ''}")
+        print_rank_zero("  ".join(with_errors(figures)) + f"{kind}{f' (partial: {part})' if part else ''}")
 
     def _part(self, split: str) -> str:
         """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
@@ -313,7 +312,7 @@ class LanguageModeling(BaseExperiment):
         batches, limit = self.data.batches_of(split), self.config.evaluation.max_batches
         if limit is None or limit >= batches:
             return ""
-        part = f"partial: the first {limit} of {batches} batches"
+        part = f"the first {limit} of {batches} batches"
         self.summary.setdefault("partial", {})[split] = part
         return part
 
