@@ -5,7 +5,6 @@ Prompts, infilling and free generation differ in the given positions alone. B te
 states.
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +12,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from algorithms.common.device import now
 
 Encode = Callable[[str], Sequence[int]]
 
@@ -223,12 +224,13 @@ class Decoder(ABC):
     def generate(self, model: Any, request: Request) -> Generation:
         """Decide the texts of `request` with `model`; raises as `check` does."""
         self.check(model, request)
-        began = time.perf_counter()
+        device = request.ids.device
+        began = now(device)
         parts = [(rows, self.decode(model, group)) for rows, group in request.by_shape()]
         found = parts[0][1] if len(parts[0][0]) == len(request.seeds) else _joined(request, parts)
         if request.stop_id is None:
-            return replace(found, lengths=tuple(request.lengths), seconds=time.perf_counter() - began)
-        return _stopped(request, replace(found, seconds=time.perf_counter() - began))
+            return replace(found, lengths=tuple(request.lengths), seconds=now(device) - began)
+        return _stopped(request, replace(found, seconds=now(device) - began))
 
     @abstractmethod
     def decode(self, model: Any, request: Request) -> Generation:

@@ -7,6 +7,8 @@ V vocabulary.
 import torch
 from torch import Tensor
 
+from algorithms.common.device import float64_device
+
 
 def filter_logits(logits: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
     """Set to -inf all but the top_k logits, and all but the smallest set of probability >= top_p (nucleus,
@@ -38,9 +40,8 @@ def sample_tokens(
     if temperature == 0:
         return logits.argmax(-1)
     device = logits.device
-    if device.type == "mps":  # has no float64
-        logits = logits.cpu()
-    logits = filter_logits(logits.double() / temperature, top_k=top_k, top_p=top_p)
+    logits = logits.to(float64_device(device)).double()
+    logits = filter_logits(logits / temperature, top_k=top_k, top_p=top_p)
     cdf = logits.softmax(-1).cumsum(-1)
     target = uniform.to(cdf) * cdf[..., -1]
     return (cdf <= target[..., None]).sum(-1).to(device)

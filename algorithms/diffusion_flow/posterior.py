@@ -87,7 +87,7 @@ class PosteriorFlow(nn.Module):
         end. Once the share left is at or below flow_until, masked positions are plain masks again."""
 
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
-            memory, left = state.memory, state.open.sum(1).float()  # (R,)
+            memory, left = state.memory, state.open.sum(1).to(x.device, torch.float32)  # (R,)
             if "latents" not in memory:
                 rows = state.rows.tolist()
                 memory["latents"] = random.normal(x.size(1), self.config.code_dim, rows=rows).to(x.device)

@@ -59,7 +59,7 @@ def measure(
         for name, likelihood in likelihoods.items():
             generator = torch.Generator(ids.device).manual_seed(step_seed(EVALUATION_SEED, index, 0))
             with context():
-                nats[name].append(likelihood.nll(ids, generator).double().sum(1).cpu().numpy())
+                nats[name].append(likelihood.nll(ids, generator).cpu().double().sum(1).numpy())
         now = time.monotonic()
         if now - reported >= REPORT_EVERY:
             reported = now
