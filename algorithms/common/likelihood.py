@@ -28,11 +28,6 @@ class NegativeLogLikelihood(MeanMetric):
         super().update(nll.mean(), weight=nll.numel())
 
 
-def full_precision(logits: Tensor) -> Tensor:
-    """Logits for a cross-entropy, in float32 at least: CUDA's autocast leaves the log-softmax of bf16 ones in bf16."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
 def bits_per_character(nats_per_token: float, characters_per_token: float) -> float:
     """Bits per character of a text whose tokens hold `characters_per_token` characters on average."""
     return nats_per_token / (math.log(2) * characters_per_token)

@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
+from algorithms.common.device import exact_product
 from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Positive
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowAssisted
@@ -64,7 +65,7 @@ class PosteriorFlow(nn.Module):
         embedded = model.wte(x) + shown * (x == self.mask_id)[..., None]
         logits = model.lm_head(model.backbone(model.backbone.add_positions(embedded)))[..., : self.mask_id]
         evidence = s / (1 - s).clamp(min=1e-2).square()
-        return logits + evidence * (latents @ self.codes().T)  # a position's own latent, by Bayes' rule
+        return logits + evidence * exact_product(latents, self.codes().T)  # a position's own latent, by Bayes' rule
 
     def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""

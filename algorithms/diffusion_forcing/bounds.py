@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from algorithms.common.device import float64_device
-from algorithms.common.likelihood import full_precision
+from algorithms.common.device import float64_device, full_precision
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
 
 CLEAN_SNR = 100.0  # total SNR at which a token is as good as clean: 1e-8 nats are open

@@ -274,15 +274,14 @@ def accepted() -> Iterator[tuple[str, str]]:
 
 
 def asked(device: torch.device, **options: Any) -> Request:
-    """Two texts behind prompts of one length, in which a token is known beforehand; they outgrow the context."""
-    request = Request.continuing(batch(2)[:, :15].tolist(), length=8, seeds=[3, 4], device=device, **options)
-    return request
+    """Two texts behind prompts of one length, that outgrow the context."""
+    return Request.continuing(batch(2)[:, :16].tolist(), length=6, seeds=[3, 4], device=device, **options)
 
 
 def written(model: BaseAlgorithm, decoder: Any, device: torch.device, **options: Any) -> list[Generation]:
     """A traced text that outgrows the context, and prompts of several lengths that end at a stop token."""
     prompts = [row[:length] for row, length in zip(batch(2).tolist(), (3, 5), strict=True)]
-    several = Request.continuing(prompts, length=4, seeds=[5, 6], device=device, stop_id=0, **options)
+    several = Request.continuing(prompts, length=3, seeds=[5, 6], device=device, stop_id=0, **options)
     return [model.generate(one, decoder) for one in (asked(device, trace=True, **options), several)]
 
 
@@ -323,7 +322,11 @@ SETTINGS = {  # method, decoder, what differs from its file
     "without a cache": ("gpt", "autoregressive", {"use_cache": False}),
     "greedy, masked": ("masked_diffusion", "top_confidence", {"temperature": 0.0, "top_k": 5}),
     "margins": ("masked_diffusion", "threshold", {"confidence": "margin"}),
-    "drafts grow old": ("masked_diffusion", "two_stage", {"max_draft_age": 2, "always_confirm": False}),
+    "drafts grow old": (
+        "masked_diffusion",
+        "two_stage",
+        {"max_draft_age": 2, "always_confirm": False, "max_block_steps": 4},
+    ),
     "without a flow": ("diffusion_flow", "flow_top_confidence", {"flow_until": 1.0}),
     "guided": ("df_lm", "pyramid", {"keyword": "ab", "guidance_scale": 0.5}),
     "guided, faithful": (
@@ -406,6 +409,69 @@ def test_texts_are_measured_and_traced(method: str, kind: str, costs: Costs) -> 
     assert record.levels[-1].max() == 0 and len(record.tokens) == len(record.forwards)
 
 
+# ---- what it costs ----
+
+# Kernels, waits, copies to the device and attention with a dense mask, at most. They may only fall: a change that saves
+# some lowers them here. A step of training, 3 rows in bf16, its gradients included and without the optimiser:
+STEP = {
+    "gpt": (110, 0, 0, 0),
+    "df_lm": (653, 0, 1, 3),
+    "df_lm_shifted": (286, 0, 1, 0),
+    "df_lm_faithful": (240, 0, 1, 0),
+    "masked_diffusion": (129, 0, 0, 0),
+    "diffusion_flow": (363, 0, 0, 0),
+    "diffusion_flow_reference": (296, 0, 0, 0),
+}
+# Eight tokens of each of two texts, in float32, the checks of the request included:
+WRITING = {
+    ("gpt", "autoregressive"): (360, 6, 11, 0),
+    ("df_lm", "autoregressive_matrix"): (1663, 41, 15, 0),
+    ("df_lm", "pyramid"): (3180, 46, 15, 26),
+    ("df_lm", "sampled_pyramid"): (5540, 134, 23, 0),
+    ("df_lm", "speculative"): (2099, 50, 80, 17),
+    ("df_lm_faithful", "pyramid"): (1766, 43, 15, 0),
+    ("masked_diffusion", "top_confidence"): (466, 21, 5, 0),
+    ("masked_diffusion", "first_hitting"): (451, 21, 5, 0),
+    ("masked_diffusion", "two_stage"): (721, 21, 5, 0),
+    ("diffusion_flow", "flow_top_confidence"): (239, 18, 6, 0),
+    ("diffusion_flow_reference", "flow_top_confidence"): (204, 17, 5, 0),
+}
+
+
+def spent(costs: Costs) -> tuple[int, ...]:
+    return tuple(costs.total(kind) for kind in ("kernels", "waits", "copies", "dense_masks"))
+
+
+def assert_within(costs: Costs, budget: tuple[int, ...]) -> None:
+    where = "\n".join(f"{name}: {getattr(costs, name).most_common()}" for name in ("waits", "copies", "dense_masks"))
+    assert all(cost <= most for cost, most in zip(spent(costs), budget, strict=True)), f"{spent(costs)}\n{where}"
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_training_step_costs_no_more_than_it_did(method: str) -> None:
+    """Catches a step that waits for the device, or that asks more of it."""
+    with simulated("cuda") as costs:
+        model, ids = on_device(cpu_model(method), "cuda").train(), batch().to(torch.device("cuda", 0))
+        generator = generator_on(ids.device)
+        costs.reset()
+        with precision("cuda"):
+            loss = model.loss(ids, generator)["loss"]
+        loss.backward()
+        assert_within(costs, STEP[method])
+
+
+@pytest.mark.parametrize("method, name", WRITING)
+def test_writing_costs_no_more_than_it_did(method: str, name: str) -> None:
+    """Catches a token that waits for the device more often, or that asks more of it."""
+    decoder = configured(method, decoder=name)[1].decoder
+    with simulated("cuda") as costs:
+        model = on_device(cpu_model(method), "cuda")
+        request = Request.continuing(batch(2)[:, :4].tolist(), length=8, seeds=[3, 4], device=model.device)
+        costs.reset()
+        model.generate(request, decoder)
+        assert_within(costs, WRITING[method, name])
+
+
 # ---- whole runs ----
 
 
@@ -422,9 +488,8 @@ class DeviceTrainer(Trainer):
     @wraps(Trainer.__init__)
     def __init__(self, **settings: Any) -> None:
         device, accelerator = torch.device(self.kind, 0), SimulatedAccelerator()
-        super().__init__(
-            **settings | {"accelerator": "auto", "strategy": SingleDeviceStrategy(device, accelerator=accelerator)}
-        )
+        strategy = SingleDeviceStrategy(device, accelerator=accelerator)
+        super().__init__(**settings | {"accelerator": "auto", "strategy": strategy, "inference_mode": False})
 
 
 RUN = [

@@ -4,7 +4,8 @@ Values are those of the CPU. What a device would object to raises: tensors of tw
 of another device, float64 on MPS. What would cost time is counted, with the line of our code that asked for it:
 kernels, waits for the device, copies to it, and attention with a dense mask. Autocast follows the lists of CUDA.
 
-torch has one name left for such a backend, and registers it for the whole process: import this in one of its own.
+torch has one name left for such a backend, and registers it for the whole process: import this in one of its own. Its
+tensors cannot enter torch.inference_mode.
 """
 
 import sys
@@ -128,6 +129,10 @@ class DeviceTensor(torch.Tensor):
     def tolist(self) -> Any:
         _active[-1].costs.add("waits", "tolist")
         return self.value.tolist()
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Into a checkpoint goes the value: the file is read with map_location=cpu."""
+        return self.value.__reduce_ex__(protocol)
 
     def __repr__(self) -> str:
         return f"DeviceTensor({self.value!r})"

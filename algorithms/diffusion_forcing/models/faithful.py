@@ -14,7 +14,7 @@ from algorithms.common.backbone import Backbone
 from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.masks import two_stream_mask
 from algorithms.common.backbone.noise_conditioning import NoiseConditioning
-from algorithms.common.likelihood import full_precision
+from algorithms.common.device import full_precision
 from algorithms.diffusion_forcing.bounds import ancestral_bound
 from algorithms.diffusion_forcing.models.base import Denoiser
 from algorithms.diffusion_forcing.models.embeddings import TokenTable, token_logits

@@ -18,7 +18,8 @@ from torch import Tensor, nn
 from algorithms.common.backbone import LanguageModel
 from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.noise_conditioning import NoiseConditioning
-from algorithms.common.likelihood import Likelihood, full_precision
+from algorithms.common.device import full_precision
+from algorithms.common.likelihood import Likelihood
 from algorithms.diffusion_forcing.bounds import path_bound
 from algorithms.diffusion_forcing.models.base import Denoiser, NeighbourStates
 from algorithms.diffusion_forcing.models.embeddings import TokenTable

@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from algorithms.common.backbone import Backbone, BackboneConfig
 from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.masks import window_mask
+from algorithms.common.device import full_precision
 from algorithms.common.fields import STRICT, Natural, NonNegative, PositiveShare, Share
-from algorithms.common.likelihood import full_precision
 from algorithms.diffusion_forcing.models.base import NeighbourStates
 from algorithms.diffusion_forcing.models.shifted import ShiftedDenoiser
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.common.artifact import Artifact
-from algorithms.common.likelihood import full_precision
+from algorithms.common.device import full_precision
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
 from algorithms.diffusion_forcing.process.schedules import process_tables
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from algorithms.common.artifact import Artifact
+from algorithms.common.device import exact_product
 from algorithms.diffusion_forcing.process.schedules import beta_schedule as betas_of
 from algorithms.diffusion_forcing.process.schedules import check_choice, process_tables
 from algorithms.diffusion_forcing.process.snr_weights import snr_weights
@@ -38,7 +39,7 @@ def check_levels(levels: Tensor, low: int, high: int) -> Tensor:
 def channel_logits(x: Tensor, abar: Tensor, table: Tensor) -> Tensor:
     """log N(x_l; sqrt(abar_l) e_v, (1 - abar_l) I) up to a constant, from x (B, T, C), abar (B, T): (B, T, V)."""
     abar = abar[..., None]
-    return (abar.sqrt() * (x @ table.T) - 0.5 * abar * table.square().sum(-1)) / (1 - abar)
+    return (abar.sqrt() * exact_product(x, table.T) - 0.5 * abar * table.square().sum(-1)) / (1 - abar)
 
 
 class GaussianProcess(nn.Module):
