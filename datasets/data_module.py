@@ -9,10 +9,12 @@ from itertools import islice
 import numpy as np
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from datasets.config import DatasetConfig
 from datasets.prepare import Prepared, check_lengths, prepare
-from datasets.windows import evaluation_batches, gather, training_starts
+from datasets.tokenizers import Tokenizer
+from datasets.windows import evaluation_batches, evaluation_lengths, gather, training_starts
 
 
 class Batches:
@@ -26,25 +28,35 @@ class Batches:
 
 
 class EvaluationBatches(Batches):
-    """Batches of known number, all of one split."""
+    """A process's batches of one split: `numbers` (B,) are those of each batch's windows in the split, `lengths` the
+    targets of every window that all processes evaluate together."""
 
     def __init__(
-        self, make: Callable[[], Iterator[torch.Tensor]], length: int, *, split: str, characters_per_token: float
+        self,
+        make: Callable[[], Iterator[torch.Tensor]],
+        *,
+        numbers: list[np.ndarray],
+        lengths: np.ndarray,
+        split: str,
+        characters_per_token: float,
     ):
         super().__init__(make)
-        self._length = length
+        self.numbers = numbers
+        self.lengths = lengths
         self.split = split
         self.characters_per_token = characters_per_token
 
     def __len__(self) -> int:
-        return self._length
+        return len(self.numbers)
 
 
 class TextDataModule(LightningDataModule):
     """Batches of a corpus; batch_size and eval_batch_size are windows per process.
 
-    With `overfit_batches` training sees the first so many batches over and over, to see a method memorise. Raises
-    ValueError, FileNotFoundError or OSError in one sentence when the data cannot be had.
+    With `overfit_batches` training sees the first so many batches over and over, to see a method memorise. With
+    `max_batches` evaluation covers the windows of a split's first so many batches, however many processes share them.
+    `tokenizer` is the one that `tokenizer=loaded` stands for. Raises ValueError, FileNotFoundError or OSError in one
+    sentence when the data cannot be had.
     """
 
     def __init__(
@@ -56,6 +68,8 @@ class TextDataModule(LightningDataModule):
         eval_batch_size: int,
         seed: int,
         overfit_batches: int | None = None,
+        max_batches: int | None = None,
+        tokenizer: Tokenizer | None = None,
     ):
         super().__init__()
         sizes = {"block_size": block_size, "batch_size": batch_size, "eval_batch_size": eval_batch_size}
@@ -70,6 +84,8 @@ class TextDataModule(LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.seed = seed
         self.overfit_batches = overfit_batches
+        self.max_batches = max_batches
+        self._loaded_tokenizer = tokenizer
         self._prepared: Prepared | None = None
 
     def prepare_data(self) -> None:
@@ -87,13 +103,15 @@ class TextDataModule(LightningDataModule):
 
     def _open(self) -> Prepared:
         if self._prepared is None:
-            prepared = prepare(self.config)
+            prepared = prepare(self.config, self._loaded_tokenizer)
             check_lengths(prepared.splits, self.block_size)
+            for note in prepared.notes:
+                rank_zero_only(print)(note, flush=True)
             self._prepared = prepared
         return self._prepared
 
     @property
-    def tokenizer(self):
+    def tokenizer(self) -> Tokenizer:
         return self._open().tokenizer
 
     @property
@@ -118,17 +136,27 @@ class TextDataModule(LightningDataModule):
         return Batches(lambda: self.training_batches(self._micro_step(), *self._place()))
 
     def eval_dataloader(self, split: str, rank: int = 0, world_size: int = 1) -> EvaluationBatches:
-        """A process's share of the windows that predict every token of a split but its first exactly once."""
+        """A process's share of the windows that predict every token of a split but its first exactly once.
+
+        With more processes than windows some get a single batch without rows.
+        """
         if split not in self.splits:
             raise ValueError(f"no split {split!r} in dataset={self.config.name}: it has {', '.join(self.splits)}")
         ids = self.splits[split].view(np.ndarray)
-        batches = evaluation_batches(len(ids), self.block_size, self.eval_batch_size, rank=rank, world_size=world_size)
+        lengths = evaluation_lengths(len(ids), self.block_size, self.eval_batch_size, self.max_batches)
+        batches = evaluation_batches(lengths, self.eval_batch_size, rank=rank, world_size=world_size)
         return EvaluationBatches(
-            lambda: (to_tensor(gather(ids, starts, t)) for starts, t in batches),
-            len(batches),
+            lambda: (to_tensor(gather(ids, numbers * self.block_size, t)) for numbers, t in batches),
+            numbers=[numbers for numbers, _ in batches],
+            lengths=lengths,
             split=split,
             characters_per_token=self.characters_per_token[split],
         )
+
+    def batches_of(self, split: str) -> int:
+        """Batches in which one process would evaluate all of a split."""
+        lengths = evaluation_lengths(len(self.splits[split]), self.block_size, self.eval_batch_size)
+        return len(evaluation_batches(lengths, self.eval_batch_size))
 
     def val_dataloader(self) -> EvaluationBatches:
         """The split that models are selected on, shared out by the Trainer's processes."""

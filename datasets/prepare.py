@@ -1,26 +1,31 @@
-"""Corpus -> token arrays on disk, once: kept under a content hash, written whole or not at all, read as memory maps."""
+"""Corpus -> token arrays on disk, once: kept under a hash of the content, written whole or not at all, read as memory
+maps. docs/data.md tells a reader what counts as the content."""
 
 import hashlib
 import json
 import os
 import shutil
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from filelock import FileLock, Timeout
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from datasets.config import DatasetConfig
+from datasets.config import LOADED, DatasetConfig
 from datasets.corpora import DocumentCorpus, TextCorpus, load_corpus
 from datasets.corpora.text import unwritable
-from datasets.tokenizers import TOKENIZERS, BPETokenizer, Tokenizer, pieces, tokenizer_from_state
+from datasets.tokenizers import END_OF_TEXT, TOKENIZERS, BPETokenizer, Tokenizer, pieces, tokenizer_from_state
 
-FORMAT = 1  # raise it when the meaning of prepared files changes: older folders are then no longer found
+FORMAT = 2  # raise it when the meaning of prepared files changes: older folders are then no longer found
 SAMPLE_CHARACTERS = 20_000_000  # a bpe vocabulary is learned from at most so much of the train split
 PIECE_CHARACTERS = 250_000
 BATCH_CHARACTERS = 1_000_000  # encoded at once; with the bpe sample it bounds the memory of a stream
+ABANDONED_SECONDS = 24 * 3600  # an unfinished folder in which nothing was written for so long was left by a killed run
 
 
 @dataclass(frozen=True)
@@ -32,28 +37,57 @@ class Prepared:
     splits: dict[str, np.memmap]
     characters_per_token: dict[str, float]
     fingerprint: str  # of the text in each split and the tokenizer's state
+    documents: int  # or pieces of a text in memory
+    notes: tuple[str, ...] = ()  # what a user should know of how it was read
 
 
-def prepare(config: DatasetConfig) -> Prepared:
-    """Read the corpus, prepare it unless the cache has it, and open it; safe when several processes do so at once."""
+def prepare(config: DatasetConfig, loaded: Tokenizer | None = None) -> Prepared:
+    """Read the corpus, prepare it unless the cache has it, and open it; safe when several processes do so at once.
+
+    `loaded` is the tokenizer of the checkpoint that a run starts from, for `tokenizer=loaded`. Raises ValueError,
+    FileNotFoundError or OSError in one sentence.
+    """
+    if config.tokenizer == LOADED and loaded is None:
+        raise ValueError(
+            "tokenizer=loaded keeps the vocabulary of a trained model of this project: say which with load=RUN_FOLDER, "
+            "or choose another tokenizer"
+        )
     corpus = load_corpus(config)
-    loaded = BPETokenizer.load(config.tokenizer_path) if config.tokenizer_path is not None else None
-    folder = Path(config.cache_dir) / f"{config.name}-{cache_key(config, corpus, loaded)[:16]}"
-    if not (folder / "meta.json").exists():
-        tokenizer = loaded or make_tokenizer(config, corpus)
-        with staged(folder) as staging:
-            write(staging, corpus, tokenizer, config)
-    return open_prepared(folder)
+    given = loaded if config.tokenizer == LOADED else None
+    if config.tokenizer_path is not None:
+        given = BPETokenizer.load(config.tokenizer_path)
+    key = cache_key(config, corpus, given)
+    folder = Path(config.cache_dir) / f"{config.name}-{key[:16]}"
+    if not is_whole(folder):
+        with locked(folder):
+            if not is_whole(folder):
+                with staged(folder) as staging:
+                    write(staging, corpus, given or make_tokenizer(config, corpus), config)
+                    if isinstance(corpus, DocumentCorpus) and cache_key(config, corpus, given) != key:
+                        raise ValueError(f"files of path={config.path} changed while they were read: start again")
+    prepared = open_prepared(folder)
+    return replace(prepared, notes=tuple(notes_on(prepared, config, corpus, given)))
 
 
-def cache_key(config: DatasetConfig, corpus: TextCorpus | DocumentCorpus, loaded: BPETokenizer | None) -> str:
-    """Hash of everything that the prepared files follow from."""
+def notes_on(
+    prepared: Prepared, config: DatasetConfig, corpus: TextCorpus | DocumentCorpus, given: Tokenizer | None
+) -> Iterator[str]:
+    """A line for each thing that a user should know of how the corpus was read."""
+    if isinstance(corpus, DocumentCorpus):
+        yield corpus.describe(prepared.documents)
+    if isinstance(given, BPETokenizer) and given.end_is_added:
+        added = f"it is added as token {given.start_id} of {given.vocabulary_size:,}"
+        yield f"{config.tokenizer_path} has no {END_OF_TEXT}: {added}"
+
+
+def cache_key(config: DatasetConfig, corpus: TextCorpus | DocumentCorpus, given: Tokenizer | None) -> str:
+    """Hash of everything that the prepared files follow from; `given` is a tokenizer that is not learned from it."""
     if isinstance(corpus, TextCorpus):
         source = json.dumps([(part, hashlib.sha256(t.encode()).hexdigest()) for part, t in corpus.parts.items()])
     else:
         source = corpus.key()
     trained = config.vocab_size if config.tokenizer == "bpe" else None
-    tokenizer = [config.tokenizer, trained] if loaded is None else loaded.state()
+    tokenizer = [config.tokenizer, trained] if given is None else given.state()
     return hashlib.sha256(json.dumps([FORMAT, config.name, source, tokenizer]).encode()).hexdigest()
 
 
@@ -124,8 +158,9 @@ class SplitWriter:
 
     def close(self) -> None:
         """Flush to disk, where a full disk may show up last."""
-        with cache_errors(self._cache_dir):
-            self._file.close()
+        with cache_errors(self._cache_dir), self._file:
+            self._file.flush()
+            os.fsync(self._file.fileno())
 
 
 def write(folder: Path, corpus: TextCorpus | DocumentCorpus, tokenizer: Tokenizer, config: DatasetConfig) -> None:
@@ -134,12 +169,15 @@ def write(folder: Path, corpus: TextCorpus | DocumentCorpus, tokenizer: Tokenize
     ends = np.array([tokenizer.start_id] if isinstance(corpus, DocumentCorpus) else [], dtype=np.int64)
     names = ["train", "val", "test"]
     names += ["val_whole"] if isinstance(corpus, TextCorpus) and corpus.continuous else []
+    documents = 0
     with ExitStack() as closing:
         writers = {name: SplitWriter(folder, name, dtype) for name in names}
         for writer in writers.values():
             closing.callback(writer.close)
         for batch in in_batches(stream(corpus)):
-            encoded = tokenizer.encode_batch([text for _, text in batch])
+            with named_tokenizer(config):
+                encoded = tokenizer.encode_batch([text for _, text in batch])
+            documents += len(batch)
             for (splits, text), ids in zip(batch, encoded, strict=True):
                 for name in splits:
                     writers[name].append(np.concatenate([ids, ends]), text)
@@ -151,9 +189,21 @@ def write(folder: Path, corpus: TextCorpus | DocumentCorpus, tokenizer: Tokenize
         "dtype": dtype.name,
         "splits": {n: {"tokens": w.tokens, "characters": w.characters} for n, w in writers.items()},
         "fingerprint": hashlib.sha256(json.dumps([content, state]).encode()).hexdigest(),
+        "documents": documents,
     }
     with cache_errors(folder.parent):
         (folder / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
+
+
+@contextmanager
+def named_tokenizer(config: DatasetConfig) -> Iterator[None]:
+    """What a tokenizer that was not learned from the text objects to names it."""
+    try:
+        yield
+    except ValueError as error:
+        if config.tokenizer_path is not None:
+            raise ValueError(f"tokenizer_path={config.tokenizer_path}: {error}") from error
+        raise ValueError(f"tokenizer={config.tokenizer}: {error}") from error
 
 
 def check_not_empty(writers: dict[str, SplitWriter], config: DatasetConfig) -> None:
@@ -169,21 +219,26 @@ def check_lengths(splits: Mapping[str, np.ndarray], block_size: int) -> None:
     """Raise ValueError when a split is shorter than one window of block_size + 1 tokens."""
     for name, ids in splits.items():
         if len(ids) < block_size + 1:
+            shorter = f"lower experiment.block_size to at most {len(ids) - 1}, or " if len(ids) > 1 else ""
             raise ValueError(
                 f"split {name} has {len(ids)} tokens, but with block_size={block_size} one window takes "
-                f"{block_size + 1}: lower block_size to at most {max(len(ids) - 1, 0)}, or give more text"
+                f"{block_size + 1}: {shorter}give more text"
             )
 
 
 def open_prepared(folder: Path) -> Prepared:
-    """Map a prepared folder into memory; ValueError when its files do not have the recorded size."""
-    meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    """Map a prepared folder into memory; ValueError when its files are not those that were recorded."""
+    damaged = f"the prepared data in {folder} is damaged: delete that folder, it is made anew"
+    try:
+        meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(damaged) from error
     dtype = np.dtype(meta["dtype"])
     splits = {}
     for name, counts in meta["splits"].items():
         file = folder / f"{name}.bin"
         if not file.exists() or file.stat().st_size != counts["tokens"] * dtype.itemsize:
-            raise ValueError(f"the prepared data in {folder} is damaged: delete that folder, it is made anew")
+            raise ValueError(damaged)
         splits[name] = np.memmap(file, dtype=dtype, mode="r")
     return Prepared(
         folder=folder,
@@ -191,12 +246,41 @@ def open_prepared(folder: Path) -> Prepared:
         splits=splits,
         characters_per_token={n: c["characters"] / c["tokens"] for n, c in meta["splits"].items()},
         fingerprint=meta["fingerprint"],
+        documents=meta["documents"],
     )
+
+
+def is_whole(folder: Path) -> bool:
+    """Whether a folder was published: what an interrupted copy left has no meta.json yet."""
+    return (folder / "meta.json").exists()
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Lets one process prepare `folder` while others wait for it. The system frees the lock of a process that dies.
+
+    Where there are no locks, as on some network drives, several do the same work, which staging makes safe as well.
+    """
+    with cache_errors(folder.parent):
+        (folder.parent / ".locks").mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.parent / ".locks" / f"{folder.name}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        rank_zero_only(print)(f"waiting for another process that prepares the same data: {folder}", flush=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager
 def staged(folder: Path) -> Iterator[Path]:
     """A fresh folder beside `folder` that takes its place in one step when all went well, and vanishes otherwise."""
+    clear_abandoned(folder)
     staging = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
     with cache_errors(folder.parent):
         staging.mkdir(parents=True)
@@ -208,13 +292,26 @@ def staged(folder: Path) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
+def clear_abandoned(folder: Path) -> None:
+    """Remove what killed processes left of `folder`: unfinished folders in which nothing was written for a day."""
+    for staging in folder.parent.glob(f".{folder.name}-*"):
+        with suppress(OSError):
+            last = max(path.stat().st_mtime for path in (staging, *staging.iterdir()))
+            if time.time() - last > ABANDONED_SECONDS:
+                shutil.rmtree(staging, ignore_errors=True)
+
+
 def publish(staging: Path, folder: Path) -> None:
     """Rename staging to folder; when another process was faster, its folder, of the same content, stays."""
     try:
         os.replace(staging, folder)
     except OSError:
-        if not (folder / "meta.json").exists():
-            raise
+        if is_whole(folder):
+            return
+        in_the_way = staging.with_name(f"{staging.name}-aside")
+        os.replace(folder, in_the_way)
+        os.replace(staging, folder)
+        shutil.rmtree(in_the_way, ignore_errors=True)
 
 
 @contextmanager

@@ -19,21 +19,33 @@ def training_starts(
     return starts[rank::world_size]
 
 
-def evaluation_batches(
-    length: int, block_size: int, batch_size: int, *, rank: int = 0, world_size: int = 1
-) -> list[tuple[np.ndarray, int]]:
-    """(starts (B,), T) for each batch of this rank: windows that overlap by the one token between input and target.
+def evaluation_lengths(length: int, block_size: int, batch_size: int, max_batches: int | None = None) -> np.ndarray:
+    """Targets (W,) of the windows that an evaluation covers: all of the grid, or those of its first `max_batches`.
 
-    Every token of the split but its first is a target exactly once. What the grid leaves over is one shorter window
-    in a batch of its own, so that no token is padded.
+    Windows overlap by the one token between input and target, so that every token of the split but its first is a
+    target exactly once. What the grid leaves over is one shorter window.
     """
-    full = (length - 1) // block_size
-    starts = np.arange(full) * block_size
-    batches = [(starts[i : i + batch_size], block_size) for i in range(0, full, batch_size)]
-    rest = (length - 1) % block_size
-    if rest:
-        batches.append((np.array([full * block_size]), rest))
-    return batches[rank::world_size]
+    full, rest = divmod(length - 1, block_size)
+    if max_batches is not None and full > 0:
+        batches = -(-full // batch_size)  # the shorter window is in one of its own
+        full, rest = min(full, max_batches * batch_size), rest if max_batches > batches else 0
+    return np.array([block_size] * full + [rest] * (rest > 0))
+
+
+def evaluation_batches(
+    lengths: np.ndarray, batch_size: int, *, rank: int = 0, world_size: int = 1
+) -> list[tuple[np.ndarray, int]]:
+    """(numbers (B,), T) for each batch of this rank: window i starts at token i times the longest T.
+
+    Windows are dealt out in turn. A batch holds windows of one length, so that no token is padded; a rank without
+    windows gets one batch of none, as all ranks have to take part in an evaluation.
+    """
+    numbers = np.arange(len(lengths))[rank::world_size]
+    batches = []
+    for size in np.unique(lengths)[::-1].tolist():
+        same = numbers[lengths[numbers] == size]
+        batches += [(same[i : i + batch_size], size) for i in range(0, len(same), batch_size)]
+    return batches or [(numbers, int(lengths.max()))]
 
 
 def gather(ids: np.ndarray, starts: np.ndarray, block_size: int) -> np.ndarray:

@@ -15,7 +15,8 @@ from lightning import Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from experiments.run.console import print_rank_zero
+from experiments.run import transcript, unused
+from experiments.run.console import is_rank_zero, print_rank_zero
 from experiments.run.errors import near_miss
 from experiments.run.files import read_json, write_json
 from experiments.run.folder import checkpoint_of
@@ -24,7 +25,7 @@ from experiments.run.schema import RunConfig
 from experiments.run.summary import describe_machine
 from experiments.training import loggers
 from experiments.training.checkpoints import Checkpoint, read_checkpoint
-from experiments.training.trainer import build_trainer, check_settings
+from experiments.training.trainer import build_trainer, remarks
 
 OPTIMIZED_METRIC = "val/nll"  # what a sweeper of Hydra gets to see
 
@@ -33,6 +34,8 @@ def run_experiment(run: RunConfig, run_dir: Path) -> float | None:
     """Run the tasks of `run` in `run_dir`; the optimised metric, if a task measured it."""
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     experiment = look_up(EXPERIMENTS, run.experiment.name, "experiment.name")(run, run_dir)
+    for note in unused.notes(run, unused.OWN_METHOD if experiment.needs_weights else unused.NO_METHOD):
+        print_rank_zero(note)
     experiment.run_tasks()
     return experiment.summary["figures"].get(OPTIMIZED_METRIC)
 
@@ -57,7 +60,8 @@ class BaseExperiment:
         self.checkpoint: Checkpoint | None = None
         self._loggers: list[Logger] | None = None
         self._check_tasks()
-        check_settings(run.trainer)
+        for remark in remarks(run.trainer):
+            print_rank_zero(remark)
         given = run.load if run.resume is None else run.resume
         if self.needs_weights and given is not None:
             names = ["last.ckpt"] if self.resumed and self.trains else ["best.ckpt", "last.ckpt"]
@@ -90,8 +94,7 @@ class BaseExperiment:
     @cached_property
     def evaluator(self) -> Trainer:
         """A Trainer that only evaluates: its figures go to the summary and not into the curve."""
-        training, evaluation = self.config.training, self.config.evaluation
-        return build_trainer(self.run.trainer, run_dir=self.run_dir, training=training, evaluation=evaluation)
+        return build_trainer(self.run.trainer, run_dir=self.run_dir, training=self.config.training)
 
     @property
     def device(self) -> torch.device:
@@ -109,6 +112,8 @@ class BaseExperiment:
         """Prepare, then run each task of the config in turn; the summary is written after each."""
         self.prepare()
         self.write_summary("running")
+        if is_rank_zero():
+            transcript.write_to(self.run_dir / "main.log")
         for task in self.config.tasks:
             print_rank_zero(f"--- {task}")
             getattr(self, task)()
@@ -127,15 +132,13 @@ class BaseExperiment:
     def _begin_summary(self) -> dict[str, Any]:
         fresh = {
             "status": "running",
-            "algorithm": self.run.algorithm.name,
-            "dataset": self.run.dataset.name,
             "seed": self.run.seed,
-            "overrides": self.run.overrides,
             "figures": {},
             "kinds": {},  # of the likelihoods among the figures: exact or bound
         }
         stored = read_json(self.run_dir / "summary.json") if self.resumed else {}
-        return (stored or fresh) | {"overrides": self.run.overrides}
+        chosen = {group: self.run.chosen(group) for group in ("algorithm", "dataset", "experiment")}
+        return chosen | (stored or fresh) | {"overrides": self.run.overrides}
 
     def _check_tasks(self) -> None:
         tasks = self.config.tasks
@@ -144,6 +147,8 @@ class BaseExperiment:
         for task in tasks:
             if task not in self.tasks:
                 raise ValueError(f"experiment.tasks has no task '{task}'{near_miss(task, self.tasks)}")
+            if tasks.count(task) > 1:
+                raise ValueError(f"experiment.tasks names '{task}' twice: leave one of them out")
         given = self.run.load is not None or self.run.resume is not None
         if self.needs_weights and tasks[0] not in self.training_tasks and not given:
             remedy = "say load=RUN_FOLDER, or put training before it"

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import field
 from itertools import islice
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning import LightningModule, Trainer
@@ -41,6 +41,11 @@ class BenchmarkConfig(LanguageModelingConfig):
     )
     evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(max_batches=1))
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
+
+    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = {
+        "sampling": ("decoding_speed", "cached_decoding"),
+        **{f"sampling.{key}": () for key in ("prompt", "prompt_file", "suffix", "stop")},
+    }
 
     def __post_init__(self) -> None:
         if self.training.max_steps < 2:
@@ -174,7 +179,7 @@ class Benchmark(LanguageModeling):
     def _asked(self, seeds: Sequence[int], device: torch.device) -> Request:
         """A text for each seed."""
         return Request.continuing(
-            [self.prompt] * len(seeds), length=self.config.sampling.length, seeds=seeds, device=device
+            [self.prompts[0].ids] * len(seeds), length=self.config.sampling.length, seeds=seeds, device=device
         )
 
     def _framework(self) -> float:

@@ -24,16 +24,18 @@ from experiments.evaluation import compared_methods, manifest
 from experiments.evaluation.compared_methods import ComparedMethod
 from experiments.evaluation.comparison_config import ComparisonConfig
 from experiments.evaluation.decoding_sweep import DecodingSweep
-from experiments.evaluation.judges.base import fingerprint
+from experiments.evaluation.judges.base import KEY, fingerprint
 from experiments.evaluation.judges.panel import JudgePanel, load_judges
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
-from experiments.evaluation.samples import encoded
+from experiments.evaluation.samples import read_prompts
+from experiments.evaluation.settings import notes_of
 from experiments.evaluation.tracing import record_trace
-from experiments.run.build import keys_below
+from experiments.run.build import called, keys_below
 from experiments.run.console import print_rank_zero
+from experiments.run.devices import visible_devices
 from experiments.run.files import read_json, write_json
 from experiments.run.folder import COMPARISON
 from experiments.run.overrides import key_of
@@ -60,6 +62,9 @@ class Comparison(BaseExperiment):
         self._check_overrides()
         make = compared_methods.make_compared_method
         self.methods = [make(run, self.run_dir, label, method) for label, method in config.methods.items()]
+        for method in self.methods:
+            for note in notes_of(method.settings):
+                print_rank_zero(note)
         self.judge_runs = compared_methods.judge_runs(run, self.run_dir)
         self._check_trained()
         with keys_below("dataset", run.dataset):
@@ -72,20 +77,22 @@ class Comparison(BaseExperiment):
             ).prepare()
         compared_methods.check_fit(self.methods, self.data)
         if config.judges.load:
-            load_judges(config.judges.load).check_writer(self.data.tokenizer)
+            with called(KEY, "experiment.judges.load"):
+                load_judges(config.judges.load).check_writer(self.data.tokenizer)
         sampling, tokenizer = config.sampling, self.data.tokenizer
-        prompt = encoded(tokenizer, sampling.prompt, "experiment.sampling.prompt") or [tokenizer.start_id]
-        self.assignment = Assignment(tuple(prompt), sampling.prompt, sampling.length, sampling.n_samples)
+        (prompt,) = read_prompts(tokenizer, sampling)
+        self.assignment = Assignment(tuple(prompt.ids), prompt.text, sampling.length, sampling.n_samples)
         untrained = {method.label: method.fresh(tokenizer.vocabulary_size) for method in self.methods}
         self._decoding_sweep(untrained, None).check(self.plan, "experiment.methods")
         self._write_manifest()
 
     @rank_zero_only
     def training(self) -> None:
-        """Train what is missing, every method by the same budget, and the judges; several at once on a CPU."""
+        """Train what is missing, every method by the same budget, and the judges; several at once on a CPU or several
+        GPUs."""
         children = self._children()
-        cores = os.cpu_count() or 1
-        workers = self.config.workers or (2 if self.device.type == "cpu" and cores > 1 else 1)
+        at_once = min(2, os.cpu_count() or 1) if self.device.type == "cpu" else max(1, len(visible_devices(os.environ)))
+        workers = self.config.workers or at_once
         train(children, workers=workers, report=print_rank_zero, every=self.run.callbacks.line_every_seconds)
         self._write_manifest()
 
@@ -162,6 +169,8 @@ class Comparison(BaseExperiment):
         for path in written:
             if path.suffix in (".html", ".md"):
                 print_rank_zero(f"report: {path}")
+        if review is not None:
+            print_rank_zero(f"blind review, for readers: {self.run_dir / blind_review.PAGE}")
         self.log_media(files=[path for path in written if path.suffix in (".png", ".gif", ".html")])
 
     @cached_property
@@ -191,6 +200,12 @@ class Comparison(BaseExperiment):
             raise ValueError("load= is for one model: a comparison takes experiment.methods.NAME.load=RUN_FOLDER")
         if any(key_of(override) == "algorithm" for override in self.run.overrides):
             raise ValueError("algorithm= chooses one method: a comparison has experiment.methods, null takes one out")
+        for override in self.run.overrides:
+            if key_of(override).startswith("algorithm") and not compared_methods.is_part(override):
+                raise ValueError(
+                    f"{key_of(override)} is of one method, and a comparison has several: say "
+                    f"'experiment.methods.NAME.overrides=[{override}]'"
+                )
 
     def _check_trained(self) -> None:
         for child in self._children():
@@ -203,14 +218,14 @@ class Comparison(BaseExperiment):
         model = method.load()
         stored = self.run_dir / "likelihoods" / f"{method.label}.json"
         loader = self.data.eval_dataloader(split)
-        number = min(len(loader), self.config.likelihood_batches or len(loader))
-        chosen = {*np.linspace(0, len(loader) - 1, number).round().astype(int).tolist()}  # spread evenly
+        batches, number = len(loader), self._likelihood_batches(split)
+        chosen = {*np.linspace(0, batches - 1, number).round().astype(int).tolist()}  # spread evenly
         asked = {"weights": fingerprint(model.algorithm), "split": split, "batches": sorted(chosen)}
         if (found := read_json(stored)) and found["of"] == asked:
             return found
         measured = measure(
             model.algorithm.to(self.device).eval(),
-            (batch for index, batch in enumerate(loader) if index in chosen),
+            (one for index, one in enumerate(zip(loader.numbers, loader, strict=True)) if index in chosen),
             number=len(chosen),
             context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,
@@ -226,6 +241,14 @@ class Comparison(BaseExperiment):
         write_json(stored, found)
         return found
 
+    def _likelihood_batches(self, split: str) -> int:
+        """Of the split, those that the task likelihood takes."""
+        batches = len(self.data.eval_dataloader(split))
+        return min(batches, self.config.likelihood_batches or batches)
+
     def _write_manifest(self) -> None:
         content = manifest.describe(self.run, self.run_dir, self.methods, self.judge_runs, MODELLESS)
-        write_json(self.run_dir / COMPARISON, content)
+        split = self.config.evaluation.likelihood_split
+        batches, number = len(self.data.eval_dataloader(split)), self._likelihood_batches(split)
+        part = {"part": f"{number} of its {batches} batches, spread evenly"} if number < batches else {}
+        write_json(self.run_dir / COMPARISON, content | part)

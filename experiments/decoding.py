@@ -22,7 +22,7 @@ from experiments.evaluation.judges.panel import load_judges
 from experiments.evaluation.measurement import HELD_OUT_SPLIT, Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan, preset_settings
-from experiments.evaluation.settings import KEY, ModelSettings, build_settings
+from experiments.evaluation.settings import KEY, ModelSettings, build_settings, notes_of
 from experiments.evaluation.tracing import record_trace
 from experiments.language_modeling import LanguageModeling
 from experiments.run.console import print_rank_zero
@@ -53,13 +53,15 @@ class Decoding(LanguageModeling):
         model_settings = ModelSettings(run.algorithm.name, run.plain["algorithm"], run.choices["algorithm/decoder"])
         own_tasks = {"sweep", "ab", "visualize"} & {*config.tasks}
         own = build_settings(model_settings, config.decoders, config.grid) if own_tasks else []
+        for note in notes_of(own):
+            print_rank_zero(note)
         presets, left_out = preset_settings(model_settings) if "presets" in config.tasks else ([], {})
         judges = load_judges(config.judges) if config.judges else None
         super().prepare()
         if judges is not None:
             judges.check_writer(self.tokenizer)
         assert self.data is not None
-        method = run.algorithm.name
+        method = run.chosen("algorithm")
         self.decoding_sweep = DecodingSweep(
             self.run_dir,
             {method: Writer(self.algorithm, self.tokenizer, self.device, compiled=config.training.compile)},
@@ -69,7 +71,8 @@ class Decoding(LanguageModeling):
             progress=run.callbacks.progress,
         )
         sampling = config.sampling
-        assignment = Assignment(tuple(self.prompt), sampling.prompt, sampling.length, sampling.n_samples)
+        prompt = self.prompts[0]
+        assignment = Assignment(tuple(prompt.ids), prompt.text, sampling.length, sampling.n_samples)
         self.plans: dict[str, Plan] = {}
         labels = [setting.label for setting in own]
         if config.baseline is not None and config.baseline not in labels:
@@ -110,7 +113,7 @@ class Decoding(LanguageModeling):
     @rank_zero_only
     def visualize(self) -> None:
         """Record how every setting writes one text, traces/; animation.gif and .html play them side by side."""
-        config, method, seed = self.config.visualize, self.run.algorithm.name, self.config.seeds[0]
+        config, method, seed = self.config.visualize, self.run.chosen("algorithm"), self.config.seeds[0]
         assignment = self.plans["visualize"].assignment._replace(length=config.blocks * self.algorithm.block_size)
         algorithm = self.algorithm.to(self.device).eval()
         records = []
@@ -148,7 +151,7 @@ class Decoding(LanguageModeling):
         return rows
 
     def _settings(self, task: str) -> list[Any]:
-        return self.plans[task].settings[self.run.algorithm.name]
+        return self.plans[task].settings[self.run.chosen("algorithm")]
 
     def _check_average(self) -> None:
         if self.trains:  # a sweep samples from the weights as they are, averaged or not

@@ -12,21 +12,26 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from algorithms.common.backbone import Backbone
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Request
+from datasets.config import LOADED
 from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
-from experiments.evaluation.samples import encoded, readable, write_samples
+from experiments.evaluation.samples import Prompt, encoded, read_prompts, read_samples, readable, stop_of, write_samples
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
+from experiments.run.processes import first_process_first
 from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
-from experiments.training.checkpoints import load_weights, read_checkpoint
+from experiments.training.checkpoints import load_weights, read_checkpoint, trained_on_other_data
+from experiments.training.compilation import check_compiler, compiling
+from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
 
+ERROR = "_error"  # the end of the key of a standard error, which stands beside the figure
 SHOWN = 2  # samples printed, of those written
 
 
@@ -42,16 +47,15 @@ class LanguageModeling(BaseExperiment):
     generating_tasks: ClassVar[tuple[str, ...]] = ("sampling",)  # those that continue the prompt
 
     def prepare(self) -> None:
-        if self.config.training.ema_decay is not None and self.run.trainer.get("strategy") == "fsdp":
-            raise ValueError(
-                "experiment.training.ema_decay averages whole weights, which trainer=fsdp splits over the devices: "
-                "set it to null, or say trainer=ddp"
-            )
+        if self.config.training.compile and self.trains:
+            check_compiler()
         self.block_size = self._block_size()
+        samples = "sampling" in self.config.tasks
+        check_memory(self.run.algorithm.backbone, self.config, trains=self.trains, samples=samples)
         self.data: TextDataModule | None = None
         stored = self.checkpoint.get("tokenizer") if self.checkpoint else None
         if stored is not None and set(self.config.tasks) == {"sampling"}:
-            if stored["kind"] != self.run.dataset.tokenizer:
+            if self.run.dataset.tokenizer not in (stored["kind"], LOADED):
                 raise ValueError(
                     f"dataset.tokenizer is '{self.run.dataset.tokenizer}', and {self.source} was trained with "
                     f"'{stored['kind']}': leave it out"
@@ -65,13 +69,20 @@ class LanguageModeling(BaseExperiment):
                 eval_batch_size=self.config.evaluation.batch_size,
                 seed=self.run.seed,
                 overfit_batches=self.config.training.overfit_batches,
+                max_batches=self.config.evaluation.max_batches,
+                tokenizer=tokenizer_from_state(stored) if stored else None,
             )
-            with keys_below("dataset", self.run.dataset):
+            with keys_below("dataset", self.run.dataset), first_process_first("data"):
                 self.data.prepare()
             self.tokenizer = self.data.tokenizer
             self.summary["dataset_fingerprint"] = self.data.fingerprint
-        self.prompt = self._encode("prompt") or [self.tokenizer.start_id]
-        self.suffix = self._encode("suffix")
+        other_data = self._other_data()
+        self.prompts, self.suffix, self.stop = [Prompt("", [self.tokenizer.start_id])], [], None
+        if any(task in self.generating_tasks for task in self.config.tasks):
+            sampling = self.config.sampling
+            self.prompts = read_prompts(self.tokenizer, sampling)
+            self.suffix = encoded(self.tokenizer, sampling.suffix, "experiment.sampling.suffix")
+            self.stop = stop_of(self.tokenizer, sampling)
         with keys_below("algorithm", self.run.algorithm):
             self.algorithm = self._build_algorithm()
         if "sampling" in self.config.tasks:
@@ -79,6 +90,10 @@ class LanguageModeling(BaseExperiment):
         if self.checkpoint is not None and self.source is not None:
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
             self._check_average()
+            if not self.resumed:
+                self.summary["weights_dataset_fingerprint"] = self.checkpoint.get("dataset")
+            if other_data and not self.trains:
+                print_rank_zero(f"note: {other_data}; likelihoods here are of the latter")
         parameters = sum(p.numel() for p in self.algorithm.parameters())
         self.summary |= {
             "likelihood_kind": self.algorithm.likelihood_kind,
@@ -89,7 +104,7 @@ class LanguageModeling(BaseExperiment):
         }
         if "training" in self.config.tasks:
             self.check_space(parameters)
-        name, tokens = self.run.algorithm.name, self.tokenizer.vocabulary_size
+        name, tokens = self.run.chosen("algorithm"), self.tokenizer.vocabulary_size
         print_rank_zero(f"{name}: {parameters:,} parameters, {tokens} tokens")
 
     def training(self) -> None:
@@ -109,7 +124,8 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
+            with compiling():
+                trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
                 print_rank_zero(trainer.profiler.summary())  # type: ignore[attr-defined]
@@ -127,6 +143,9 @@ class LanguageModeling(BaseExperiment):
         for split in ("val", "val_whole"):
             if split in self.data.splits:
                 self._evaluate(split)
+            if self._part(split):
+                print_rank_zero(f"val_whole is left out: it begins as val does, of which this was {self._part(split)}")
+                break
 
     def test(self) -> None:
         """The same on the test split."""
@@ -140,48 +159,52 @@ class LanguageModeling(BaseExperiment):
         loader = self.data.eval_dataloader(split)  # all windows in this process
         measured = measure(
             self.algorithm.to(self.device).eval(),
-            loader,
-            number=min(len(loader), self.config.evaluation.max_batches or len(loader)),
+            zip(loader.numbers, loader, strict=True),
+            number=len(loader),
             context=self.evaluator.strategy.precision_plugin.forward_context,
             report=print_rank_zero,
         )
+        part = self._part(split)
         for name, (kind, mean, error) in measured.write(self.run_dir, split).items():
             self.summary["figures"] |= {f"{split}/{name}": mean, f"{split}/{name}_error": error}
             self.summary["kinds"][f"{split}/{name}"] = kind
-            print_rank_zero(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
+            print_rank_zero(
+                f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({', '.join(filter(None, (kind, part)))})"
+            )
 
     @rank_zero_only
     def sampling(self) -> None:
-        """Continue the prompt n_samples times; samples.txt for people, samples.json for programs."""
+        """Continue every prompt n_samples times; samples.txt for people, samples.json for programs."""
         config = self.config.sampling
         request = self._request(self.device)
         algorithm = self.algorithm.to(self.device).eval()
         compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
         with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
             out = algorithm.generate(request)
-        skipped = 0 if config.prompt else len(self.prompt)  # the start token is not text
-        seeds, texts = list(request.seeds), [self.tokenizer.decode(ids[skipped:]) for ids in out.texts]
+        samples = read_samples(self.tokenizer, config, self.prompts, request.seeds, out, self.stop)
         about = {
-            "prompt": config.prompt,
-            "suffix": config.suffix,
-            "length": config.length,
+            **{key: getattr(config, key) for key in ("prompt", "prompt_file", "suffix", "stop", "length")},
             "checkpoint": str(self.source or self.run_dir / "checkpoints" / "best.ckpt"),
         }
         self.summary["sampling"] = write_samples(
-            self.run_dir / "samples", out, seeds=seeds, texts=texts, decoder=self.run.algorithm.decoder, about=about
+            self.run_dir / "samples", out, samples, decoder=self.run.algorithm.decoder, about=about
         )
-        print_rank_zero(readable(seeds[:SHOWN], texts[:SHOWN]))
-        rows = [[str(seed), text] for seed, text in zip(seeds, texts, strict=True)]
-        self.log_media(tables={"samples": (["seed", "text"], rows)}, files=self._draw_artifacts())
+        each = 1 if len(self.prompts) == 1 else config.n_samples  # of several prompts one text each
+        print_rank_zero(readable(samples[::each][:SHOWN]))
+        rows = [[sample.prompt, str(sample.seed), sample.text] for sample in samples]
+        self.log_media(tables={"samples": (["prompt", "seed", "text"], rows)}, files=self._draw_artifacts())
 
     def _request(self, device: torch.device | None = None) -> Request:
-        """The texts of the task sampling."""
+        """The texts of the task sampling; those of every prompt have the seeds that they would have alone."""
         config = self.config.sampling
+        seeds = [self.run.seed * 1_000_000 + i for i in range(config.n_samples)]
         return Request.continuing(
-            [self.prompt] * config.n_samples,
+            [prompt.ids for prompt in self.prompts for _ in seeds],
             length=config.length,
-            seeds=[self.run.seed * 1_000_000 + i for i in range(config.n_samples)],
+            seeds=seeds * len(self.prompts),
             suffix=self.suffix,
+            stop=self.stop,
+            rows_at_once=max(config.n_samples, self.config.evaluation.batch_size),
             device=device,
             encode=self.tokenizer.encode,
         )
@@ -191,7 +214,7 @@ class LanguageModeling(BaseExperiment):
         decoder = self.run.algorithm.decoder
         if self.suffix and not decoder.sees_right(self.algorithm):
             raise ValueError(
-                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.algorithm.name} with "
+                f"experiment.sampling.suffix cannot be seen by algorithm={self.run.chosen('algorithm')} with "
                 f"algorithm/decoder={decoder.name}, which reads from left to right: leave it empty, or take "
                 "algorithm=masked_diffusion"
             )
@@ -217,11 +240,19 @@ class LanguageModeling(BaseExperiment):
             )
         return block_size
 
-    def _encode(self, key: str) -> list[int]:
-        """The ids of experiment.sampling.KEY, none where it is empty or nothing gets sampled."""
-        if not any(task in self.generating_tasks for task in self.config.tasks):
-            return []
-        return encoded(self.tokenizer, getattr(self.config.sampling, key), f"experiment.sampling.{key}")
+    def _other_data(self) -> str | None:
+        """What loaded weights were trained on, where it is not the data at hand; ValueError where a run is resumed."""
+        if self.checkpoint is None or self.data is None or self.source is None:
+            return None
+        other = trained_on_other_data(
+            self.checkpoint, self.source, dataset=self.run.plain["dataset"], fingerprint=self.data.fingerprint
+        )
+        if other and self.resumed:
+            raise ValueError(
+                f"{other}: resume= continues a run on the data that it began with; bring these back, or train on "
+                f"others in a new run with load={self.source} dataset.tokenizer=loaded"
+            )
+        return other
 
     def _check_average(self) -> None:
         assert self.checkpoint is not None
@@ -244,7 +275,6 @@ class LanguageModeling(BaseExperiment):
             self.run.trainer,
             run_dir=self.run_dir,
             training=self.config.training,
-            evaluation=self.config.evaluation,
             watchers=training_callbacks(self.run, self.config.training, self.run_dir, kept),
             loggers=self.loggers,
             log_every_steps=self.run.logger.log_every_steps,
@@ -256,17 +286,31 @@ class LanguageModeling(BaseExperiment):
         loader = self.data.eval_dataloader(split, trainer.global_rank, trainer.world_size)
         measured = trainer.validate(self.algorithm, dataloaders=loader, verbose=False)[0]
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
+        figures = {key: value for key, value in figures.items() if not math.isnan(value) or not key.endswith(ERROR)}
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
-        print_rank_zero("  ".join(f"{key} {value:.4f}" for key, value in figures.items()) + kind)
+        part = self._part(split)
+        print_rank_zero("  ".join(with_errors(figures)) + f"{kind}{f' ({part})' if part else ''}")
+
+    def _part(self, split: str) -> str:
+        """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
+        assert self.data is not None
+        batches, limit = self.data.batches_of(split), self.config.evaluation.max_batches
+        if limit is None or limit >= batches:
+            return ""
+        part = f"partial: the first {limit} of {batches} batches"
+        self.summary.setdefault("partial", {})[split] = part
+        return part
 
     def _add_figures(self, figures: dict[str, float]) -> None:
         self.summary["figures"] |= figures
-        self.summary["kinds"] |= {key: self.algorithm.likelihood_kind for key in figures}
+        self.summary["kinds"] |= {key: self.algorithm.likelihood_kind for key in figures if not key.endswith(ERROR)}
 
     def _sum_up_training(self, speed: dict[str, Any], best: dict[str, Any], steps: int) -> None:
         if math.isfinite(best["best"]):
-            self._add_figures({MONITOR: best["best"]})
+            error = best.get("best_error")  # checkpoints of former versions have none
+            self._add_figures({MONITOR: best["best"]} | ({} if error is None else {f"{MONITOR}{ERROR}": error}))
+            self._part("val")
         self.summary["training"] = {
             "steps": steps,
             "best_step": best["best_step"],
@@ -291,3 +335,9 @@ class LanguageModeling(BaseExperiment):
             if artifact.in_summary:
                 self.summary[artifact.name] = artifact.values.tolist()
         return drawn
+
+
+def with_errors(figures: dict[str, float]) -> list[str]:
+    """`NAME VALUE` of every figure, with its standard error behind it where it has one."""
+    shown = {key: f"{key} {value:.4f}" for key, value in figures.items() if not key.endswith(ERROR)}
+    return [text + (f" ± {figures[key + ERROR]:.4f}" if key + ERROR in figures else "") for key, text in shown.items()]

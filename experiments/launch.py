@@ -11,15 +11,17 @@ from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
-from experiments.run import errors
+from experiments.run import errors, processes
 from experiments.run.command_line import expand
+from experiments.run.composition import fresh_folder
 from experiments.run.folder import CONFIGS, ROOT, is_first_process
-from experiments.run.overrides import is_multirun
+from experiments.run.former_names import refuse_flags
+from experiments.run.overrides import is_multirun, quote, value_of
+from experiments.run.surroundings import settle_in
+from experiments.run.transcript import recorded
 
 OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
 _failure: list[BaseException] = []
@@ -49,8 +51,10 @@ def job(cfg: DictConfig) -> float | None:
         raise SystemExit(130) from None
 
 
+@recorded
 def main() -> int:
     """Run the command line; the exit status. Mistakes of the user become one line, bugs a traceback."""
+    settle_in()
     _failure.clear()
     _run_dir.clear()
     full = os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ
@@ -61,21 +65,36 @@ def main() -> int:
         path = os.environ.get("PYTHONPATH")
         os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), *([path] if path else [])])
     try:
-        sys.argv[1:] = expand(argv, _describe)
+        refuse_flags(argv)
+        launch = processes.find_launch(os.environ)
+        sys.argv[1:] = expand(argv, _describe) if launch is None else _expand_for_all(launch, argv)
         hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name="config")(job)()
         if _failure:
             raise _failure[0]
-    except (ValueError, OSError, HydraException, OmegaConfBaseException) as error:
-        _write_trace(error)
-        if full:
-            raise
-        if is_first_process() or not _run_dir:  # the processes of a DDP run fail together, but speak once
-            print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
-        return 1
     except Exception as error:
         _write_trace(error)
-        raise
+        if full or not errors.can_be_mended(error):
+            raise
+        if is_first_process():  # the processes of a run fail together, but speak once
+            print(f"error: {errors.sentence(error, sys.argv[1:])}", file=sys.stderr)
+        return 1
     return 0
+
+
+def _expand_for_all(launch: processes.Launch, argv: list[str]) -> list[str]:
+    """The command line of every process that a launcher has started, as the first of them reads it."""
+    if is_multirun(argv):
+        raise ValueError(
+            f"--multirun would run the whole sweep in each of the {launch.world_size} processes of {launch.launcher}: "
+            "start it without, as its jobs are processes of their own (docs/clusters.md)"
+        )
+
+    def read() -> list[str]:
+        words = expand(argv, _describe)
+        named = value_of(words, "hydra.run.dir") is not None
+        return words if named else [*words, f"hydra.run.dir={quote(fresh_folder())}"]
+
+    return processes.shared_command_line(launch, read)
 
 
 def _describe(*args: Any, **kwargs: Any) -> Any:
@@ -88,7 +107,7 @@ def _write_trace(error: BaseException) -> None:
     """The full trace goes to error.log of the run folder, if there is one to write to."""
     if _run_dir:
         try:
-            with (_run_dir[-1] / "error.log").open("a") as log:
+            with (_run_dir[-1] / "error.log").open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
         except OSError:
             pass  # the error at hand may well be that nothing can be written there

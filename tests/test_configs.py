@@ -105,7 +105,7 @@ def values_of(file: Path) -> dict[str, Any]:
 
 
 def class_of(file: Path) -> type:
-    module, name = re.search(r"^# -> (\S+)\.py: (\w+)$", file.read_text(), re.MULTILINE).groups()
+    module, name = re.search(r"^# -> (\S+)\.py: (\w+)$", file.read_text(encoding="utf-8"), re.MULTILINE).groups()
     return getattr(importlib.import_module(module.replace("/", ".")), name)
 
 
@@ -117,12 +117,12 @@ def defaults_of(cls: Any, values: dict[str, Any]) -> dict[str, Any]:
 
 def parents(file: Path) -> list[Path]:
     """The files of its own group that a file inherits from."""
-    listed = yaml.safe_load(file.read_text()).get("defaults", [])
+    listed = yaml.safe_load(file.read_text(encoding="utf-8")).get("defaults", [])
     return [file.with_name(f"{name}.yaml") for name in listed if isinstance(name, str) and name != "_self_"]
 
 
 def own_leaves(file: Path) -> dict[str, Any]:
-    body = yaml.safe_load(file.read_text())
+    body = yaml.safe_load(file.read_text(encoding="utf-8"))
     return dict(leaves({key: value for key, value in body.items() if key != "defaults"}))
 
 
@@ -164,9 +164,13 @@ def test_a_file_holds_what_differs_and_explains_its_keys(file: Path) -> None:
     assert {key: value for key, value in own.items() if key in inherited and inherited[key] == value} == {}
     explained, todo = set(), [file]
     while todo:
-        text, todo = todo[-1].read_text(), [*todo[:-1], *parents(todo[-1])]
+        text, todo = todo[-1].read_text(encoding="utf-8"), [*todo[:-1], *parents(todo[-1])]
         explained |= set(re.findall(r"^ *(\w+):[^#\n]*#", text, re.MULTILINE))
-    keys = re.findall(r"^ *(\w+): *[^#\s]", file.read_text().partition("_self_")[2] or file.read_text(), re.MULTILINE)
+    keys = re.findall(
+        r"^ *(\w+): *[^#\s]",
+        file.read_text(encoding="utf-8").partition("_self_")[2] or file.read_text(encoding="utf-8"),
+        re.MULTILINE,
+    )
     assert set(keys) - explained == set()
 
 

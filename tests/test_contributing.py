@@ -26,31 +26,36 @@ def tree(tmp_path_factory) -> Path:
     for file in ROOT.iterdir():
         if file.is_file() and not file.is_symlink():
             shutil.copy(file, copy / file.name)
-    page = PAGE.read_text()
+    page = PAGE.read_text(encoding="utf-8")
     for path, body in NEW_FILE.findall(page):
         assert not (copy / path).exists(), f"{path} of CONTRIBUTING.md exists already"
         (copy / path).parent.mkdir(parents=True, exist_ok=True)
-        (copy / path).write_text(body)
+        (copy / path).write_text(body, encoding="utf-8")
     for line, path, body in ADDITION.findall(page):
-        text = (copy / path).read_text()
+        text = (copy / path).read_text(encoding="utf-8")
         assert text.count(f"{line}\n") == 1, f"'{line}' does not stand exactly once in {path}"
-        (copy / path).write_text(text.replace(f"{line}\n", f"{line}\n{body}"))
+        (copy / path).write_text(text.replace(f"{line}\n", f"{line}\n{body}"), encoding="utf-8")
     return copy
 
 
 def test_the_page_has_all_six_recipes():
     """Catches a page whose blocks the patterns above no longer find."""
-    page = PAGE.read_text()
+    page = PAGE.read_text(encoding="utf-8")
     assert len(NEW_FILE.findall(page)) >= 8 and len(ADDITION.findall(page)) >= 7
     assert len(COMMAND.findall(page)) >= 6
 
 
-@pytest.mark.parametrize("command", COMMAND.findall(PAGE.read_text()))
+@pytest.mark.parametrize("command", COMMAND.findall(PAGE.read_text(encoding="utf-8")))
 def test_its_commands_run(tree, command):
     """Catches a recipe that no longer works as written."""
     words = [word.strip("'") for word in command.split()]
     result = subprocess.run(
-        [sys.executable, "main.py", *words, "debug=smoke"], cwd=tree, capture_output=True, text=True, timeout=240
+        [sys.executable, "main.py", *words, "debug=smoke"],
+        cwd=tree,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        encoding="utf-8",
     )
     assert result.returncode == 0, result.stdout + result.stderr
 
@@ -75,21 +80,23 @@ assert "| word length " in run.joinpath("report.md").read_text() and "4.25" in r
 rows = read_rows(run / "results.csv")
 assert "word_length nearest to real text" in paired.markdown(paired.compare(rows[:3], rows[3:6], rows[-3:]))
 """
-    made = subprocess.run([sys.executable, "-c", script], cwd=tree, capture_output=True, text=True, timeout=240)
+    made = subprocess.run(
+        [sys.executable, "-c", script], cwd=tree, capture_output=True, text=True, timeout=240, encoding="utf-8"
+    )
     assert made.returncode == 0, made.stderr
-    command = next(line for line in COMMAND.findall(PAGE.read_text()) if "outputs/metric" in line)
+    command = next(line for line in COMMAND.findall(PAGE.read_text(encoding="utf-8")) if "outputs/metric" in line)
     if not (tree / "outputs/metric/results.csv").is_file():  # the test above may run in another process
         test_its_commands_run(tree, command)
-    with (tree / "outputs/metric/results.csv").open(newline="") as file:
+    with (tree / "outputs/metric/results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert rows and all(1 <= float(row["word_length"]) < 40 for row in rows)
-    assert "word length, characters" in (tree / "outputs/metric/results.md").read_text()
+    assert "word length, characters" in (tree / "outputs/metric/results.md").read_text(encoding="utf-8")
 
 
 def run_tests(tree, *arguments):
     """Pytest in the copy."""
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments]
-    result = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=2400)
+    result = subprocess.run(command, cwd=tree, capture_output=True, text=True, timeout=2400, encoding="utf-8")
     assert result.returncode == 0, result.stdout[-8000:] + result.stderr[-2000:]
 
 

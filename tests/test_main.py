@@ -20,7 +20,9 @@ HEAVY = ("torch", "lightning", "wandb", "matplotlib", "numpy")
 def start(*command: str, folder: Path) -> subprocess.CompletedProcess[str]:
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
     command = (sys.executable, *command)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
 
 
 def test_showing_the_config_imports_nothing_heavy(tmp_path: Path) -> None:
@@ -51,7 +53,7 @@ def test_two_processes_train_as_one(tmp_path: Path, corpus: Path) -> None:
     assert done.stdout.count("--- training") == 1 and done.stdout.count("run folder:") == 1
     folders = list(tmp_path.glob("outputs/*/*"))
     assert len(folders) == 1
-    with (folders[0] / "metrics.csv").open() as file:
+    with (folders[0] / "metrics.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["train/tokens"] for row in rows] == [str(n * 2 * 4 * 64) for n in (1, 2)]
 
@@ -86,7 +88,7 @@ def test_every_config_composes_and_says_who_reads_it(path: Path) -> None:
     """Catches a config that Hydra cannot compose, and one without the comment that names its receiver."""
     with initialize_config_dir(str(CONFIGS), version_base="1.3"):
         compose("config", overrides=[f"{path.parent.name}={path.stem}", "algorithm=gpt"])
-    head = path.read_text().splitlines()[:3]
+    head = path.read_text(encoding="utf-8").splitlines()[:3]
     assert any(line.startswith("# ->") for line in head)
 
 
@@ -96,7 +98,7 @@ BASES = ["config", "callbacks/default", "experiment/language_modeling", "logger/
 @pytest.mark.parametrize("name", BASES)
 def test_keys_are_commented_where_they_are_declared(name: str) -> None:
     """Catches a key that a reader must look up in the code: files that others inherit from comment every key."""
-    body = (CONFIGS / f"{name}.yaml").read_text().partition("\nhydra:")[0].splitlines()
+    body = (CONFIGS / f"{name}.yaml").read_text(encoding="utf-8").partition("\nhydra:")[0].splitlines()
     keys = [line for line in body if line.strip() and not line.startswith("#") and not line.strip().startswith("-")]
     bare = [line for line in keys if "#" not in line and not line.rstrip().endswith(":")]
     assert bare == []

@@ -1,30 +1,35 @@
-"""Runs what README.md tells people to type, and looks up every file and config it names.
+"""Runs what README.md tells people to type, in its order, and looks up every file and config it names.
 
-A line of a bash block that starts with `python main.py` is run with `debug=smoke`. One that ends in `# needs a run`
-(of an algorithm) is run in a folder in which one was trained before. What cannot run everywhere, `# needs a GPU`, a
-cluster or a file of the reader's, is only composed.
+A line of a bash block that starts with `python main.py` is run with `debug=smoke`, one that starts with
+`python -m experiments.analysis` on the folders that are there by then. Before one that ends in `# needs a run of NAME`
+such a run is trained where the newest is another's. What cannot run everywhere, as `# needs a GPU`, is only composed.
 """
 
-import functools
+import csv
+import importlib
+import json
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-from tests.conftest import Main
+from tests.conftest import Main, Outcome
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 PAGE = ROOT / "README.md"
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-LAUNCH = "python main.py"
+LAUNCH, ANALYSIS = "python main.py", "python -m experiments.analysis."
+COMPOSED_FOR = ("a GPU", "a checkpoint", "documents", "slurm")  # what a machine may lack
 LAUNCH_LINE = "python main.py algorithm=df_lm experiment=shakespeare"
 FEW_STEPS = [
     *(f"algorithm.backbone.{size}" for size in ("n_layer=1", "n_head=2", "n_embd=32", "block_size=64")),
@@ -39,7 +44,7 @@ def commands(text: str) -> list[str]:
     """The launch lines of all bash blocks, each once, with continued lines joined."""
     blocks = "\n".join(body for language, body in FENCE.findall(text) if language == "bash")
     lines = (line.strip() for line in blocks.replace("\\\n", " ").splitlines())
-    return list(dict.fromkeys(line for line in lines if line.startswith(LAUNCH)))
+    return list(dict.fromkeys(line for line in lines if line.startswith((LAUNCH, ANALYSIS))))
 
 
 def needs(command: str) -> str | None:
@@ -49,9 +54,9 @@ def needs(command: str) -> str | None:
 
 
 def trained_before(command: str) -> str | None:
-    """The algorithm of the run that a command starts from, None where it starts from none."""
+    """The algorithm of the run that a command starts from, or any; None where it starts from none."""
     found = re.fullmatch(r"a run(?: of (\w+))?", needs(command) or "")
-    return None if found is None else found[1] or "gpt"
+    return None if found is None else found[1] or "any"
 
 
 def arguments(command: str) -> list[str]:
@@ -102,57 +107,174 @@ def named_configs(text: str) -> Iterator[str]:
                         yield f"{group}/{choice}.yaml"
 
 
-def start(words: list[str], folder: Path) -> None:
-    """Starts main.py as a process in an empty folder, so that runs, data and links of this checkout stay as they
-    are."""
-    words = [sys.executable, str(ROOT / "main.py"), *words]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(words, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
-    assert result.returncode == 0, f"{shlex.join(words)}\n{result.stdout[-2000:]}\n{result.stderr[-4000:]}"
+def clone(folder: Path) -> Path:
+    """What somebody has who cloned this checkout: its files, and neither data, runs nor links."""
+    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
+    for name in filter(None, names):
+        if (ROOT / name).is_file() and not name.startswith("tests/"):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, folder / name)
+    return folder
 
 
+def latest_algorithm() -> str | None:
+    """The algorithm of the run that latest-run leads to."""
+    summary = Path("latest-run/summary.json")
+    return json.loads(summary.read_text(encoding="utf-8"))["algorithm"] if summary.is_file() else None
+
+
+def folder_named(out: str, what: str) -> Path:
+    """The folder that a run says at its end that it has written to."""
+    found = re.findall(rf"^{what} folder: (.+)$", out, re.MULTILINE)
+    assert found, f"no {what} folder is named in\n{out[-1000:]}"
+    return Path(found[-1])
+
+
+def check_run(folder: Path) -> None:
+    """A run is finished, and every task of it has left what README says it leaves."""
+    summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+    assert summary["status"] == "finished" and (folder / "main.log").stat().st_size
+    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+    experiment = config["experiment"]["name"]
+    for task in config["experiment"]["tasks"]:
+        for name in LEFT_BEHIND.get((experiment, task), LEFT_BEHIND.get(("", task), ())):
+            assert (folder / name).exists(), f"{folder} lacks {name} of the task {task}"
+
+
+class Reader:
+    """Types the commands of the page, one after the other, in the folder of a clone; runs made before stand in for
+    RUN, FILE and the like."""
+
+    def __init__(self, main: Main, here: Path, corpus: Path) -> None:
+        self.main, self.here, self.corpus = main, here, corpus
+        self.runs: dict[str, Path] = {}  # what the newest run is, or has -> its folder
+
+    def type(self, command: str) -> None:
+        if command.startswith(ANALYSIS):
+            self._analyse(command)
+            return
+        if wanted := trained_before(command):
+            if wanted != "any" and latest_algorithm() != wanted:
+                self._run(with_smoke([f"algorithm={wanted}", "experiment.tasks=[training]"]))
+            self._check_latest_stays(command)
+        else:
+            self._run(self._words(command), apart=command == LAUNCH_LINE)
+
+    def _words(self, command: str) -> list[str]:
+        """The command line with debug=smoke, and with what stands in for the reader's own."""
+        words = [word.replace("=RUN", f"={self.runs.get('gpt')}") for word in arguments(command)]
+        words = [word.replace("=FILE", f"={self.corpus}") for word in words]
+        if needs(command) == "half an hour":  # what the comparison before it has trained comes in
+            done = self.runs["comparison"]
+            methods = ("masked_diffusion", "diffusion_flow")
+            words += [f"experiment.methods.{name}.load={done / 'methods' / name}" for name in methods]
+            words += [f"experiment.judges.load=[{done / 'judges' / '0'}]", "experiment.sampling.length=8"]
+        if trained_before(command) and not any(w.startswith(("resume=", "experiment.sampling.length=")) for w in words):
+            words.append("experiment.sampling.length=8")  # many settings and seeds, a little text of each
+        return words if words[0].startswith("resume=") else with_smoke(words)
+
+    def _check_latest_stays(self, command: str) -> None:
+        before = Path("latest-run").resolve()
+        self._run(self._words(command))
+        assert Path("latest-run").resolve() == before  # what trains nothing has no weights to lead to
+
+    def _run(self, words: list[str], apart: bool = False) -> None:
+        """Run main.py: in this process, or in one of its own, from the clone's own code, where it starts others."""
+        if apart or any(word.startswith(("launcher=", "trainer=")) for word in words):
+            own = [sys.executable, str(self.here / "main.py"), *words]
+            environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+            result = subprocess.run(own, env=environment, capture_output=True, encoding="utf-8", timeout=300)
+            outcome = Outcome(result.returncode, result.stdout, result.stderr)
+        else:
+            outcome = self.main(*words)
+        assert outcome.status == 0, f"{shlex.join(words)}\n{outcome.out[-2000:]}\n{outcome.err[-4000:]}"
+        if "--multirun" in words:
+            sweep = folder_named(outcome.out, "sweep")
+            table = (sweep / "results.csv").read_text(encoding="utf-8").splitlines()
+            assert len(table) > 2 and all(line.endswith(",ok") for line in table[1:])
+            for job in sorted(sweep.glob("*/summary.json")):
+                self._keep(job.parent)
+        else:
+            self._keep(folder_named(outcome.out, "run"))
+
+    def _keep(self, run: Path) -> None:
+        check_run(run)
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
+        self.runs |= {summary["algorithm"]: run, summary["experiment"]: run}
+        for name in ("results.csv", "traces", "likelihood_windows.csv", "report.html"):
+            if (run / name).exists():
+                self.runs[name] = run
+        if (run / "metrics.csv").exists():
+            self.runs["metrics.csv"] = run
+
+    def _analyse(self, command: str) -> None:
+        """Run a module of experiments.analysis on the folders that are there."""
+        module, *words = shlex.split(command.removeprefix(ANALYSIS), comments=True)
+        run = self.runs[READ_BY[module]]
+        if module == "blind_review":
+            run = self.runs["flow_comparison"]
+            sheet = (run / "blind_samples.csv").read_text(encoding="utf-8")
+            Path("filled.csv").write_text(sheet.replace(',"",""\n', ',"1",""\n'), encoding="utf-8")
+        setting = ""
+        if "SETTING" in words:
+            with (run / "results.csv").open(encoding="utf-8", newline="") as file:
+                rows = [row for row in csv.DictReader(file) if row["weights"]]
+            setting = f"{rows[0]['method']}: {rows[0]['setting']}"
+        places = {"FILLED_SHEET": "filled.csv", "SETTING": setting, "FOLDER": "drawn"}
+        places |= dict.fromkeys(("RUN", "RUN_A", "RUN_B"), str(run))
+        words = [places.get(word, word.replace("RUN/", f"{run}/")) for word in words]
+        name = f"experiments.analysis.{module}" + (".__main__" if module in ("report", "animation") else "")
+        assert importlib.import_module(name).main(words) == 0, command
+        for flag, file in pairwise(words):
+            assert flag not in ("--gif", "--html", "--out") or Path(file).exists(), command
+
+
+LEFT_BEHIND = {  # by experiment (blank: any) and task
+    ("", "training"): ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "plots/training_curve.png"),
+    ("comparison", "training"): ("methods", "judges"),
+    ("", "sampling"): ("samples/samples.txt", "samples/samples.json"),
+    ("", "likelihood"): ("likelihood.csv", "likelihood_windows.csv"),
+    ("comparison", "likelihood"): ("likelihood.csv", "likelihoods"),
+    ("", "sweep"): ("results.csv", "results.json", "results.md", "samples.txt"),
+    ("", "ab"): ("ab.md", "ab.json", "analysis"),
+    ("", "presets"): ("results.csv", "results.md", "analysis"),
+    ("decoding", "visualize"): ("traces", "animation.gif", "animation.html"),
+    ("comparison", "visualize"): ("traces",),
+    ("", "report"): ("report.html", "report.md", "plots", "flags.json", "comparison.json"),
+}
+READ_BY = {  # what a module of experiments.analysis needs a run to have
+    "sweep": "results.csv",
+    "animation": "traces",
+    "blind_review": "report.html",
+    "curves": "metrics.csv",
+    "report": "report.html",
+    "likelihood": "likelihood_windows.csv",
+}
 COMMANDS = commands(PAGE.read_text("utf-8"))
-FRESH = [command for command in COMMANDS if needs(command) is None]
-FROM_A_RUN = [command for command in COMMANDS if trained_before(command)]
-COMPOSED = [command for command in COMMANDS if needs(command) and not trained_before(command)]
+COMPOSED = [command for command in COMMANDS if needs(command) in COMPOSED_FOR]
+IN_ORDER = [command for command in COMMANDS if command not in COMPOSED]
 
 
-@pytest.mark.parametrize("command", FRESH)
-def test_command_runs(command: str, main: Main, tmp_path: Path) -> None:
-    """Catches a documented command that stops with an error, for instance after a config key was renamed."""
-    words = with_smoke(arguments(command))
-    if command == LAUNCH_LINE or any(word.startswith(("launcher=", "trainer=")) for word in words):
-        start(words, tmp_path)  # a process of its own, as workers start others
-    else:
-        outcome = main(*words)
-        assert outcome.status == 0, f"{outcome.out[-2000:]}\n{outcome.err[-4000:]}"
+def test_every_command_runs_in_the_order_of_the_page(
+    main: Main, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches a documented command that fails, or works only in a folder that its reader does not have: they are typed
+    one after the other in a clone, at the size of debug=smoke, and must leave what they promise."""
+    reader = Reader(main, clone(tmp_path / "clone"), corpus)
+    monkeypatch.chdir(tmp_path / "clone")
+    for command in IN_ORDER:
+        reader.type(command)
+        if command == f"{LAUNCH} logger=wandb":
+            assert list(Path().glob("latest-run/wandb/offline-run-*"))  # as the page sends them
 
 
-@pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The working folder of a smoke run of an algorithm, made once."""
-
-    @functools.cache
-    def train(algorithm: str) -> Path:
-        folder = tmp_path_factory.mktemp(algorithm)
-        start([f"algorithm={algorithm}", "debug=smoke", "experiment.tasks=[training]"], folder)
-        return folder
-
-    return train
-
-
-@pytest.mark.parametrize("command", FROM_A_RUN)
-def test_command_runs_from_a_run(command: str, trained: Callable[[str], Path], main: Main, tmp_path: Path) -> None:
-    """Catches a documented command that never worked: weights not found at `latest-run`, or not those that it means."""
-    shutil.copytree(trained(trained_before(command) or ""), tmp_path, dirs_exist_ok=True, symlinks=True)
-    judge = trained("gpt") / "latest-run"
-    words = [word.replace("=RUN", f"={judge}") for word in arguments(command)]
-    if not any(word.startswith(("resume=", "experiment.sampling.length=")) for word in words):
-        words.append("experiment.sampling.length=8")  # many settings and seeds, a little text of each
-    before = Path("latest-run").resolve()
-    outcome = main(*(words if words[0].startswith("resume=") else with_smoke(words)))
-    assert outcome.status == 0, f"{outcome.out[-2000:]}\n{outcome.err[-4000:]}"
-    assert Path("latest-run").resolve() == before  # what trains nothing has no weights to lead to
+def test_make_has_the_targets_of_the_page() -> None:
+    """Catches a target that is gone, and a short form that no longer is the launch line."""
+    targets = re.findall(r"^make (\w+)$", PAGE.read_text("utf-8"), re.MULTILINE)
+    assert targets == ["shakespeare", "test"]
+    dry = subprocess.run(["make", "-n", *targets], cwd=ROOT, capture_output=True, encoding="utf-8", check=True).stdout
+    assert LAUNCH_LINE.removeprefix("python ") in dry and "-m pytest" in dry
 
 
 @pytest.mark.parametrize("command", COMPOSED)
@@ -163,10 +285,12 @@ def test_command_composes(command: str, main: Main) -> None:
     assert outcome.status == 0, outcome.err[-4000:]
 
 
-def test_readme_has_the_launch_line_and_it_is_run() -> None:
+def test_readme_has_the_launch_line_and_little_is_excused() -> None:
     """Catches a README whose commands are not found, or all excused: the tests above would test nothing."""
-    assert any(command.startswith(LAUNCH_LINE) for command in FRESH), "README.md lacks the launch line"
-    assert len(FROM_A_RUN) >= 10 and {trained_before(command) for command in FROM_A_RUN} > {"gpt", "df_lm"}
+    assert LAUNCH_LINE in IN_ORDER, "README.md lacks the launch line"
+    assert len(COMPOSED) <= 5 and {trained_before(command) for command in IN_ORDER} > {"any", "df_lm"}
+    modules = {command.removeprefix(ANALYSIS).split()[0] for command in IN_ORDER if command.startswith(ANALYSIS)}
+    assert modules == {*READ_BY}
 
 
 def test_named_files_and_configs_exist() -> None:
@@ -192,7 +316,7 @@ def test_extraction_on_a_small_page() -> None:
     first, second = commands(page)
     assert arguments(first) == ["seed=1", "experiment.tasks=[training,test]"]
     assert needs(first) is None and needs(second) == "a GPU" and trained_before(second) is None
-    assert trained_before(f"{LAUNCH} load=latest-run  # needs a run") == "gpt"
+    assert trained_before(f"{LAUNCH} load=latest-run  # needs a run") == "any"
     assert trained_before(f"{LAUNCH} load=latest-run  # needs a run of df_lm") == "df_lm"
     assert with_smoke(arguments(second)) == ["-m", "debug=smoke", "seed=1,2", "trainer=gpu"]
     assert with_smoke(["--cfg", "job"]) == ["--cfg", "job", "debug=smoke"]

@@ -9,15 +9,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor
 
 from algorithms.common.artifact import Artifact
 from algorithms.common.decoder import Decoder, Generation, Request
-from algorithms.common.likelihood import Likelihood, NegativeLogLikelihood, bits_per_character
+from algorithms.common.likelihood import Likelihood, bits_per_character, mean_per_token
 from algorithms.common.optim import OptimizerConfig, make_adamw, warmup_cosine
-from algorithms.common.randomness import EVALUATION_SEED, seed_dropout, step_seed
+from algorithms.common.randomness import BatchGenerator, RowRandom, Source, seed_dropout, step_seed
 
 
 class BaseAlgorithm(LightningModule, ABC):
@@ -43,7 +44,8 @@ class BaseAlgorithm(LightningModule, ABC):
         self.vocabulary_size = vocabulary_size
         self.total_steps = total_steps
         self.seed = seed
-        self.evaluation_nll = NegativeLogLikelihood()
+        self._logged: list[Tensor] = []  # parts of the loss in the micro-batches of a step that gets logged
+        self._evaluated: list[Tensor] = []  # nats of this process's windows, batch by batch
         torch.manual_seed(seed)  # every method starts from the same backbone
 
     @property
@@ -56,7 +58,7 @@ class BaseAlgorithm(LightningModule, ABC):
         """Training loss of ids (B, T + 1): "loss", to be minimised, beside its named parts in nats per token."""
 
     @abstractmethod
-    def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def nll(self, ids: Tensor, generator: Source) -> Tensor:
         """Nats of each predicted token: (B, T); `likelihood_kind` says whether exact or an upper bound."""
 
     def generate(self, request: Request, decoder: Decoder | None = None) -> Generation:
@@ -77,25 +79,49 @@ class BaseAlgorithm(LightningModule, ABC):
         return self.trainer.val_dataloaders.split  # type: ignore[union-attr]
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        seed = step_seed(self.seed, batch_idx, self.global_rank)
-        seed_dropout(seed, batch.device)
-        parts = self.loss(batch, torch.Generator(batch.device).manual_seed(seed))
-        every = self.trainer.log_every_n_steps * self.trainer.accumulate_grad_batches  # type: ignore[attr-defined]
-        if (batch_idx + 1) % every == 0:  # values go to the logger only then: no cost on the other steps
-            self.log_dict({f"train/{name}": value.detach() for name, value in parts.items()})
+        rank, world_size = self.global_rank, self.trainer.world_size
+        seed_dropout(step_seed(self.seed, batch_idx, rank), batch.device)
+        seed = step_seed(self.seed, batch_idx)
+        parts = self.loss(batch, BatchGenerator.of(seed, batch.device, rank=rank, world_size=world_size))
+        self._log_parts(parts, batch_idx)
         return parts["loss"]
 
+    def _log_parts(self, parts: dict[str, Tensor], batch_idx: int) -> None:
+        """Log the mean over micro-batches and processes, on the steps that are logged: no cost on the others."""
+        accumulate = self.trainer.accumulate_grad_batches
+        step, micro = divmod(batch_idx, accumulate)
+        if (step + 1) % self.trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        device = parts["loss"].device
+        self._logged.append(torch.stack([value.detach().to(device, torch.float32) for value in parts.values()]))
+        if micro == accumulate - 1:
+            means = self.over_processes(torch.stack(self._logged).mean(0))
+            self._logged = []
+            self.log_dict({f"train/{name}": value for name, value in zip(parts, means, strict=True)})
+
+    def over_processes(self, value: Tensor) -> Tensor:
+        """The mean of `value` over the processes of a training; outside of one, itself. All of them have to ask."""
+        if self._trainer is None or self.trainer.world_size == 1:
+            return value
+        return self.trainer.strategy.reduce(value.detach().float(), reduce_op="mean")
+
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        generator = torch.Generator(batch.device).manual_seed(step_seed(EVALUATION_SEED, batch_idx, self.global_rank))
-        self.evaluation_nll.update(self.nll(batch, generator))
+        if len(batch):  # more processes than windows leave some without
+            numbers = self.trainer.val_dataloaders.numbers[batch_idx]  # type: ignore[union-attr]
+            nats = self.nll(batch, RowRandom.of_windows(numbers, batch.device))
+            self._evaluated.append(nats.float().sum(1))
 
     def on_validation_epoch_end(self) -> None:
-        nll = float(self.evaluation_nll.compute())
-        self.evaluation_nll.reset()
-        characters = self.trainer.val_dataloaders.characters_per_token  # type: ignore[union-attr]
-        figures = {"nll": nll, "bpc": bits_per_character(nll, characters), "ppl": math.exp(min(nll, 700.0))}
-        split = self.evaluated_split
-        self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, sync_dist=True)
+        loader: Any = self.trainer.val_dataloaders
+        nats = torch.zeros(len(loader.lengths), device=self.device)
+        if self._evaluated:
+            nats[torch.from_numpy(np.concatenate(loader.numbers)).to(self.device)] = torch.cat(self._evaluated)
+            self._evaluated = []
+        nats = self.trainer.strategy.reduce(nats, reduce_op="sum")  # each from one process
+        nll, error = mean_per_token(nats, torch.from_numpy(loader.lengths))
+        bits = bits_per_character(nll, loader.characters_per_token)
+        figures = {"nll": nll, "nll_error": error, "bpc": bits, "ppl": math.exp(min(nll, 700.0))}
+        self.log_dict({f"{loader.split}/{name}": value for name, value in figures.items()})
 
     def configure_optimizers(self) -> dict[str, Any]:
         config: OptimizerConfig = self.config.optimizer

@@ -11,23 +11,31 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
 from algorithms.common.device import now
+from algorithms.common.fields import STRICT, Count, NonNegative, PositiveShare
+from algorithms.common.sampling import sample_tokens, target_logits
 
 Encode = Callable[[str], Sequence[int]]
+Stop = Callable[[Sequence[int]], bool]  # generated ids so far -> whether the text ends with the last of them
 
 
 @dataclass(frozen=True)
 class Request:
     """B texts to be decided where they are not `given`; what row i becomes depends on row i and seeds[i] alone.
 
+    Where a text is longer than the window, its newest tokens are the context.
+
     Args:
         ids: (B, L) int64; what is not given may hold anything. A row's text is its first lengths[i] positions.
         given: (B, L) bool; a text's first token always is.
         seeds: (B,), one for each row.
         lengths: (B,) positions of each text, prompt and suffix included; by default all L.
-        stop_id: a text ends with the first such token that is generated.
+        stop: a text ends with the first generated token of which this says so, asked with all that were generated up to
+            there.
+        rows_at_once: the most texts that are decoded together; by default all that are alike in length.
         trace: record what was done, state by state.
         encode: text -> ids, for decoders that are told text.
 
@@ -39,7 +47,8 @@ class Request:
     given: Tensor
     seeds: Sequence[int]
     lengths: Sequence[int] = ()
-    stop_id: int | None = None
+    stop: Stop | None = None
+    rows_at_once: int | None = None
     trace: bool = False
     encode: Encode | None = None
 
@@ -113,8 +122,14 @@ class Request:
         for row, (length, prompt) in enumerate(zip(self.lengths, self.prompt_lengths, strict=True)):
             if prompt < length:
                 groups.setdefault((length, prompt), []).append(row)
-        if [*groups.values()] == [[*range(len(self.seeds))]] and next(iter(groups))[0] == self.ids.size(1):
-            return [(list(range(len(self.seeds))), self)]
+        most = self.rows_at_once or len(self.seeds)
+        parts = [
+            (length, rows[begin : begin + most])
+            for (length, _), rows in groups.items()
+            for begin in range(0, len(rows), most)
+        ]
+        if parts == [(self.ids.size(1), [*range(len(self.seeds))])]:
+            return [(parts[0][1], self)]
         return [
             (
                 rows,
@@ -126,8 +141,38 @@ class Request:
                     lengths=(),
                 ),
             )
-            for (length, _), rows in groups.items()
+            for length, rows in parts
         ]
+
+
+class Ends:
+    """Where the texts of a request end by its `stop`, found out as their tokens become final; false where it has none.
+
+    A decoder may leave a text alone once it has ended; what it writes behind the end gets cut off anyway.
+    """
+
+    def __init__(self, request: Request) -> None:
+        self.stop = request.stop
+        self.found: list[int | None] = [None] * len(request.seeds)  # (B,) tokens of each text that has ended
+        self._given = request.given.tolist() if self else []
+        self._seen = request.prompt_lengths if self else []
+        self._generated: list[list[int]] = [[] for _ in request.seeds]
+
+    def __bool__(self) -> bool:
+        return self.stop is not None
+
+    def see(self, ids: Tensor, final: Sequence[int]) -> list[int]:
+        """Hear that the first final[i] tokens of row i of ids (B, L) stay as they are; the rows that have not ended."""
+        if self.stop is not None:
+            begin = min(self._seen)
+            for row, new in enumerate(ids[:, begin : max(final)].tolist()):
+                for position in range(self._seen[row], final[row]):
+                    if self.found[row] is None:
+                        self._generated[row].append(new[position - begin])
+                        if not self._given[row][position] and self.stop(self._generated[row]):
+                            self.found[row] = position + 1
+                self._seen[row] = max(self._seen[row], final[row])
+        return [row for row, end in enumerate(self.found) if end is None]
 
 
 @dataclass(frozen=True)
@@ -228,13 +273,49 @@ class Decoder(ABC):
         began = now(device)
         parts = [(rows, self.decode(model, group)) for rows, group in request.by_shape()]
         found = parts[0][1] if len(parts[0][0]) == len(request.seeds) else _joined(request, parts)
-        if request.stop_id is None:
-            return replace(found, lengths=tuple(request.lengths), seconds=now(device) - began)
-        return _stopped(request, replace(found, seconds=now(device) - began))
+        return _cut(request, replace(found, seconds=now(device) - began))
 
     @abstractmethod
     def decode(self, model: Any, request: Request) -> Generation:
-        """The same for texts that are alike in length and prompt length; what is behind a stop token gets cut off."""
+        """The same for texts that are alike in length and prompt length; what is behind the end of a text gets cut
+        off."""
+
+
+@settings(frozen=True, config=STRICT)
+class DrawingDecoder(Decoder):
+    """A decoder that draws tokens from what the network says of them.
+
+    `temperature` divides the logits, and 0 takes the most probable token; of what remains `top_k` keeps that many
+    tokens, then `top_p` the smallest set of that probability. None keeps all, ties go to the lowest id.
+    """
+
+    temperature: NonNegative = 1.0
+    top_k: Count | None = None
+    top_p: PositiveShare | None = None
+
+    @property
+    def restricts(self) -> bool:
+        """Whether there are tokens that it never draws."""
+        return self.temperature == 0 or self.top_k is not None or (self.top_p or 1.0) < 1.0
+
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        if self.temperature == 0:
+            return {"top_k": "temperature", "top_p": "temperature"}
+        return {"temperature": "top_k", "top_p": "top_k"} if self.top_k == 1 else {}
+
+    def target(self, logits: Tensor) -> Tensor:
+        """Logits (..., V) of the distribution that tokens follow, from the network's."""
+        return target_logits(logits, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+    def draw(self, logits: Tensor, uniform: Tensor) -> Tensor:
+        """Tokens (...) of that distribution, by uniforms (...) in [0, 1)."""
+        return sample_tokens(logits, uniform, temperature=self.temperature, top_k=self.top_k, top_p=self.top_p)
+
+    def check(self, model: Any, request: Request) -> None:
+        super().check(model, request)
+        if self.top_k is not None and self.top_k > model.vocabulary_size:
+            raise ValueError(f"top_k is {self.top_k}, above the vocabulary of {model.vocabulary_size} tokens: lower it")
 
 
 def _joined(request: Request, parts: Sequence[tuple[list[int], Generation]]) -> Generation:
@@ -255,11 +336,14 @@ def _joined(request: Request, parts: Sequence[tuple[list[int], Generation]]) -> 
     )
 
 
-def _stopped(request: Request, found: Generation) -> Generation:
-    """`found` with every text cut behind the first stop token that was generated."""
-    ids = found.ids
-    ends = (ids == request.stop_id) & ~request.given & request.inside
-    first = torch.where(ends.any(1), ends.long().argmax(1) + 1, torch.tensor(request.lengths, device=ids.device))
-    behind = torch.arange(ids.size(1), device=ids.device) >= first[:, None]
+def _cut(request: Request, found: Generation) -> Generation:
+    """`found` with every text cut where it ends."""
+    ends = Ends(request)
+    if not ends:
+        return replace(found, lengths=tuple(request.lengths))
+    ends.see(found.ids, request.lengths)
+    lengths = [end or length for end, length in zip(ends.found, request.lengths, strict=True)]
+    places = torch.arange(found.ids.size(1), device=found.ids.device)
+    behind = places >= torch.tensor(lengths, device=places.device)[:, None]
     decided = int((~request.given & ~behind).sum())
-    return replace(found, ids=ids.masked_fill(behind, 0), lengths=tuple(first.tolist()), decided=decided)
+    return replace(found, ids=found.ids.masked_fill(behind, 0), lengths=tuple(lengths), decided=decided)

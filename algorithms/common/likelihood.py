@@ -7,25 +7,31 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
+
+from algorithms.common.randomness import Source
 
 
 @dataclass(frozen=True)
 class Likelihood:
-    """A likelihood that a method can state: its kind, and nats (B, T) of ids (B, T + 1) by `nll(ids, generator)`."""
+    """A likelihood that a method can state: its kind, and nats (B, T) of ids (B, T + 1) by `nll(ids, generator)`, whose
+    noise comes from `generator`: in evaluation from each window's own, so that no batch and no process decides it."""
 
     kind: str
-    nll: Callable[[Tensor, torch.Generator], Tensor]
+    nll: Callable[[Tensor, Source], Tensor]
 
 
-class NegativeLogLikelihood(MeanMetric):
-    """Mean nats per token over all tokens seen, weighted by token and not by batch."""
+def mean_per_token(nats: Tensor, tokens: Tensor) -> tuple[float, float]:
+    """Nats per token of windows with `nats` (W,) and `tokens` (W,), and its standard error over windows.
 
-    def update(self, nll: Tensor) -> None:
-        """Add the nats of every token: nll (B, T)."""
-        super().update(nll.mean(), weight=nll.numel())
+    A ratio of sums, as windows may differ in length; the error of a single window is NaN.
+    """
+    nats, tokens = nats.cpu().double(), tokens.cpu().double()
+    mean, count = nats.sum() / tokens.sum(), len(nats)
+    if count < 2:
+        return float(mean), math.nan
+    spread = (nats - mean * tokens).square().sum() * count / (count - 1)
+    return float(mean), float(spread.sqrt() / tokens.sum())
 
 
 def bits_per_character(nats_per_token: float, characters_per_token: float) -> float:

@@ -1,10 +1,10 @@
 """Randomness that does not depend on the company: a step, a row and a position draw by their own seeds alone.
 
-So a resumed run draws what the uninterrupted one would have drawn, and a batch gives each row what it would get alone.
-B batch, R rows, K positions.
+So a resumed run draws what the uninterrupted one would have drawn, several processes draw together what one would, and
+a batch gives each row what it would get alone. B batch, R rows, K positions.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -14,7 +14,7 @@ EVALUATION_SEED = 1234  # every evaluation draws the same noise, so that checkpo
 STEPS_PER_DRAW = 16  # a generator's call costs more than its numbers
 
 
-def step_seed(seed: int, step: int, rank: int) -> int:
+def step_seed(seed: int, step: int, rank: int = 0) -> int:
     """The seed of one training micro-step: a resumed run draws what the uninterrupted one would have drawn."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0] >> 1)
 
@@ -28,11 +28,38 @@ def seed_dropout(seed: int, device: torch.device) -> None:
         torch.get_device_module(device).manual_seed(seed)
 
 
-class RowRandom:
-    """Random numbers for a batch whose row i depends on seeds[i] alone. Drawn on the CPU, the same everywhere."""
+class BatchGenerator(torch.Generator):
+    """The generator of a training batch that `world_size` processes share: all draw for the whole batch, by
+    `draw_rows`, and each keeps every world_size-th row, as the windows themselves are dealt out."""
 
-    def __init__(self, seeds: Sequence[int]) -> None:
+    rank = 0
+    world_size = 1
+
+    @classmethod
+    def of(cls, seed: int, device: torch.device, *, rank: int = 0, world_size: int = 1) -> "BatchGenerator":
+        """That of the process `rank`; `seed` is the same for all of them."""
+        generator = cls(device)
+        generator.manual_seed(seed)
+        generator.rank, generator.world_size = rank, world_size
+        return generator
+
+
+class RowRandom:
+    """Random numbers for a batch whose row i depends on seeds[i] alone. Drawn on the CPU, the same everywhere;
+    `draw_rows` moves them to `device`."""
+
+    def __init__(self, seeds: Iterable[int], device: torch.device | str = "cpu") -> None:
         self._generators = [torch.Generator().manual_seed(int(seed)) for seed in seeds]
+        self.device = torch.device(device)
+
+    @classmethod
+    def of_windows(cls, numbers: Iterable[int], device: torch.device) -> "RowRandom":
+        """The noise of evaluation: that of a window follows from its number in the split alone."""
+        return cls((step_seed(EVALUATION_SEED, int(number)) for number in numbers), device)
+
+    def draw(self, function: "Callable[[int, torch.Generator], Tensor]") -> Tensor:
+        """function(1, generator) of every row's own generator, (B, ...) on the CPU."""
+        return torch.cat([function(1, generator) for generator in self._generators])
 
     def uniform(self, *shape: int, rows: Sequence[int] | None = None) -> Tensor:
         """Uniform on [0, 1): (B, *shape), float64; only `rows` draw if given."""
@@ -74,3 +101,33 @@ class StepUniforms:
 
     def _draw(self, *shape: int) -> Tensor:
         return self.random.uniform(*shape, rows=self.rows.tolist()).to(self.rows.device)
+
+
+Source = torch.Generator | RowRandom  # where a method's noise comes from, in training and in evaluation
+
+
+def draw_rows(source: Source, rows: int, function: Callable[[int, torch.Generator], Tensor]) -> Tensor:
+    """Random rows (B, ...) on the source's device, by a `function` of how many rows to draw and the generator.
+
+    A plain generator draws the B rows at once, a BatchGenerator those of the whole batch, RowRandom each by its own.
+    """
+    if isinstance(source, RowRandom):
+        return source.draw(function).to(source.device)
+    if isinstance(source, BatchGenerator):
+        return function(rows * source.world_size, source)[source.rank :: source.world_size]
+    return function(rows, source)
+
+
+def uniform(source: Source, rows: int, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Uniform on [0, 1): (B, *shape)."""
+    return draw_rows(source, rows, lambda n, g: torch.rand(n, *shape, generator=g, device=g.device, dtype=dtype))
+
+
+def normal(source: Source, rows: int, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+    """Standard normal: (B, *shape)."""
+    return draw_rows(source, rows, lambda n, g: torch.randn(n, *shape, generator=g, device=g.device, dtype=dtype))
+
+
+def integers(source: Source, high: int, rows: int, *shape: int) -> Tensor:
+    """Uniform on 0 .. high - 1: (B, *shape) int64."""
+    return draw_rows(source, rows, lambda n, g: torch.randint(high, (n, *shape), generator=g, device=g.device))

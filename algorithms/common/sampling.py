@@ -9,20 +9,39 @@ from torch import Tensor
 
 from algorithms.common.device import float64_device
 
+COLDEST = 1e-30  # divides logits without overflow; below it a temperature is 0 to every purpose
+
+
+def largest(scores: Tensor, count: int) -> Tensor:
+    """Where the `count` largest of scores (..., V) are, as a mask; of equal ones those of the lowest ids."""
+    last = scores.topk(count, dim=-1).values[..., -1:]
+    above, level = scores > last, scores == last
+    return above | (level & (level.cumsum(-1) <= count - above.sum(-1, keepdim=True)))
+
 
 def filter_logits(logits: Tensor, *, top_k: int | None = None, top_p: float | None = None) -> Tensor:
-    """Set to -inf all but the top_k logits, and all but the smallest set of probability >= top_p (nucleus,
-    arXiv:1904.09751). The most probable token always stays."""
+    """Set to -inf all but the top_k logits, and of what is left all but the smallest set of probability >= top_p
+    (nucleus, arXiv:1904.09751). The most probable token always stays; of equal ones those of the lowest ids do."""
     if top_k is not None and top_k < logits.size(-1):
-        kth = logits.topk(top_k, dim=-1).values[..., -1:]
-        logits = logits.masked_fill(logits < kth, -torch.inf)
+        logits = logits.masked_fill(~largest(logits, top_k), -torch.inf)
     if top_p is not None and top_p < 1.0:
-        ordered, order = logits.sort(dim=-1, descending=True)
+        ordered, order = logits.sort(dim=-1, descending=True, stable=True)
         probabilities = ordered.softmax(-1)
-        before = probabilities.cumsum(-1) - probabilities  # mass of the strictly more probable tokens
+        before = probabilities.cumsum(-1) - probabilities  # mass of the tokens that come first
         outside = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, order, before >= top_p)
         logits = logits.masked_fill(outside, -torch.inf)
     return logits
+
+
+def target_logits(
+    logits: Tensor, *, temperature: float = 1.0, top_k: int | None = None, top_p: float | None = None
+) -> Tensor:
+    """Logits (..., V) of the distribution that tokens are drawn from, -inf where it has none: divided by the
+    temperature, then filtered. Temperature 0 leaves the most probable token alone, that of the lowest id if several
+    are."""
+    if temperature == 0:
+        return filter_logits(logits, top_k=1)
+    return filter_logits(logits / max(temperature, COLDEST), top_k=top_k, top_p=top_p)
 
 
 def sample_tokens(
@@ -35,13 +54,11 @@ def sample_tokens(
 ) -> Tensor:
     """Draw one token per position: logits (..., V) and uniforms (...) in [0, 1) give ids (...).
 
-    Inverse-CDF draw in float64; temperature 0 takes the most probable token.
+    Inverse-CDF draw in float64 from the distribution of `target_logits`.
     """
-    if temperature == 0:
-        return logits.argmax(-1)
     device = logits.device
     logits = logits.to(float64_device(device)).double()
-    logits = filter_logits(logits / temperature, top_k=top_k, top_p=top_p)
+    logits = target_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
     cdf = logits.softmax(-1).cumsum(-1)
     target = uniform.to(cdf) * cdf[..., -1]
     return (cdf <= target[..., None]).sum(-1).to(device)

@@ -22,6 +22,9 @@ class FlowAssisted(MaskedDecoder):
     flow_step: Share = 0.5
     flow_until: Share = 0.0
 
+    def unused(self) -> dict[str, str]:
+        return super().unused() | ({"flow_step": "flow_until"} if self.flow_until == 1 else {})
+
 
 @dataclass(frozen=True, config=STRICT)
 class FlowTopConfidence(FlowAssisted, TopConfidence):

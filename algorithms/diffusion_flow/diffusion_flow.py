@@ -74,11 +74,11 @@ class DiffusionFlow(MaskedDiffusion):
         step = 0 if trainer is None else trainer.global_step
         share = self.flow_weight(step)
         if share > 0 and step % self.config.flow.interval == 0:
-            flow = self.flow.loss(self.model, ids, x, generator)
+            flow = self.flow.loss(self.model, ids, x, generator, self.over_processes)
             loss = loss + share * flow
-            self.latest_flow_loss = flow.detach()
+            self.latest_flow_loss = self.over_processes(flow.detach())  # so that all processes switch off together
             if trainer is not None:
-                self.plateau.record(self.latest_flow_loss, trainer.strategy.reduce)
+                self.plateau.record(self.latest_flow_loss)
         elif trainer is not None and trainer.world_size > 1:  # DDP waits for every parameter's gradient
             loss = loss + 0 * sum(p.sum() for p in self.flow.parameters())
         if self.latest_flow_loss is not None:  # flow steps and logged steps need not coincide

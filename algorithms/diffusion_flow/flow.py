@@ -3,13 +3,18 @@
 Source: flow matching (arXiv:2210.02747). Progress s runs from noise (0) to clean (1). B batch, T tokens, D channels.
 """
 
-from collections.abc import Callable
-
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Share
+from algorithms.common.randomness import uniform
+
+# Fields that say when the flow loss is computed, and of what.
+OF_THE_LOSS = (
+    *("warmup_steps", "interval", "max_step", "min_progress", "max_progress"),
+    *("plateau_window", "plateau_patience", "plateau_improvement"),
+)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -32,6 +37,13 @@ class FlowConfig:
     min_progress: Share = 0.02
     max_progress: Share = 0.98
 
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        if self.weight == 0:
+            return dict.fromkeys(OF_THE_LOSS, "weight")
+        stops = {"plateau_window": "plateau_patience", "plateau_improvement": "plateau_patience"}
+        return stops if self.plateau_patience is None else {}
+
     def __post_init__(self) -> None:
         if not self.min_progress < self.max_progress:
             raise ValueError(
@@ -48,8 +60,7 @@ def interpolate(clean: Tensor, noise: Tensor, progress: Tensor) -> Tensor:
 
 def draw_progress(config: FlowConfig, rows: int, generator: torch.Generator) -> Tensor:
     """One progress a row, uniform between the configured ends: (B,)."""
-    uniform = torch.rand(rows, generator=generator, device=generator.device)
-    return config.min_progress + (config.max_progress - config.min_progress) * uniform
+    return config.min_progress + (config.max_progress - config.min_progress) * uniform(generator, rows)
 
 
 def warmed_up(weight: float, step: int, warmup_steps: int) -> float:
@@ -73,14 +84,13 @@ class PlateauSwitch:
     def off(self) -> bool:
         return self.patience is not None and self.stale >= self.patience
 
-    def record(self, loss: Tensor, average: Callable[[Tensor], Tensor] = lambda mean: mean) -> None:
-        """Add the loss of a flow step; numbers are read from the device once a window. `average` takes the mean over
-        processes, so that all of them switch off together."""
+    def record(self, loss: Tensor) -> None:
+        """Add the loss of a flow step; numbers are read from the device once a window."""
         self.losses.append(loss.detach())
         if len(self.losses) < self.window:
             return
         losses = torch.stack([one.to(loss.device) for one in self.losses])  # those of a checkpoint are on the CPU
-        mean = float(average(losses.mean()))
+        mean = float(losses.mean())
         if self.previous is not None:
             gain = (self.previous - mean) / max(abs(self.previous), 1e-12)
             self.stale = self.stale + 1 if gain < self.improvement else 0

@@ -5,6 +5,7 @@ Sources: variational flow matching (arXiv:2406.04843); continuous states at mask
 B batch, R rows, T tokens, W window, K chunk, C channels, D code channels, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 from algorithms.common.backbone import LanguageModel
 from algorithms.common.device import exact_product
 from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Positive
-from algorithms.common.randomness import RowRandom
+from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
+from algorithms.masked_diffusion.masking import mean_where
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -67,15 +69,21 @@ class PosteriorFlow(nn.Module):
         evidence = s / (1 - s).clamp(min=1e-2).square()
         return logits + evidence * exact_product(latents, self.codes().T)  # a position's own latent, by Bayes' rule
 
-    def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        model: LanguageModel,
+        ids: Tensor,
+        x: Tensor,
+        generator: torch.Generator,
+        over_processes: Callable[[Tensor], Tensor] = lambda count: count,
+    ) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""
         progress = draw_progress(self.config, ids.size(0), generator)
-        noise = torch.randn((*ids.shape, self.config.code_dim), generator=generator, device=ids.device)
+        noise = normal(generator, *ids.shape, self.config.code_dim)
         latents = interpolate(F.embedding(ids, self.codes()), noise, progress)
         logits = self.logits(model, x, latents, progress)
         nats = F.cross_entropy(logits.transpose(1, 2).float(), ids, reduction="none")  # (B, W)
-        counted = x == self.mask_id
-        return (nats * counted).sum() / counted.sum().clamp(min=1)
+        return mean_where(nats, x == self.mask_id, over_processes)
 
     def step(self, latents: Tensor, posterior: Tensor, progress: Tensor, following: Tensor) -> Tensor:
         """Move latents (R, W, D) along the velocity (E[code] - z) / (1 - s) of the token posterior (R, W, V), from

@@ -6,6 +6,7 @@ backbone; in decoding the head sees mask embeddings, which it never saw in train
 B batch, R rows, T tokens, W window, K chunk, C channels, V vocabulary.
 """
 
+from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -15,10 +16,11 @@ from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
 from algorithms.common.fields import STRICT, Count, Natural, Positive
-from algorithms.common.randomness import RowRandom
+from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
+from algorithms.masked_diffusion.masking import mean_where
 
 BLEND_BASE, BLEND_SLOPE, BLEND_MAX = 0.25, 0.55, 0.8  # share of the flow's logits, by the share still masked
 
@@ -34,11 +36,22 @@ class VelocityFlowConfig(FlowConfig):
     bottleneck: Count = 128
     masked_only: bool = True
 
+    def unused(self) -> dict[str, str]:
+        own = dict.fromkeys(("noise_scale", "huber_beta", "masked_only"), "weight")
+        return super().unused() | (own if self.weight == 0 else {})
 
-def velocity_error(predicted: Tensor, target: Tensor, counted: Tensor, *, beta: float) -> Tensor:
+
+def velocity_error(
+    predicted: Tensor,
+    target: Tensor,
+    counted: Tensor,
+    *,
+    beta: float,
+    over_processes: Callable[[Tensor], Tensor] = lambda count: count,
+) -> Tensor:
     """Smooth-L1 of velocities (B, T, C), mean over channels, averaged over the positions `counted` (B, T) bool."""
     error = F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").mean(-1)  # (B, T)
-    return (error * counted).sum() / counted.sum().clamp(min=1)
+    return mean_where(error, counted, over_processes)
 
 
 def assisted_logits(
@@ -68,15 +81,23 @@ class VelocityFlow(nn.Module):
         """hidden (B, T, C) at progress (B,) -> velocities (B, T, C)."""
         return self.head(hidden + self.time(progress[:, None])[:, None])
 
-    def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator) -> Tensor:
+    def loss(
+        self,
+        model: LanguageModel,
+        ids: Tensor,
+        x: Tensor,
+        generator: torch.Generator,
+        over_processes: Callable[[Tensor], Tensor] = lambda count: count,
+    ) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W)."""
         clean = model.wte(ids).detach()  # (B, W, C)
         progress = draw_progress(self.config, ids.size(0), generator)
-        noise = torch.randn(clean.shape, generator=generator, device=ids.device) * self.config.noise_scale
+        noise = normal(generator, *clean.shape) * self.config.noise_scale
         noisy = interpolate(clean, noise, progress)
         predicted = self.velocity(model.backbone(model.backbone.add_positions(noisy)), progress)
         counted = x == self.mask_id if self.config.masked_only else torch.ones_like(x, dtype=torch.bool)
-        return velocity_error(predicted, clean - noise, counted, beta=self.config.huber_beta)
+        beta = self.config.huber_beta
+        return velocity_error(predicted, clean - noise, counted, beta=beta, over_processes=over_processes)
 
     def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
         """The network with the flow's help while the share of the window that is masked is above flow_until."""

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.common.device import float64_device, full_precision
+from algorithms.common.randomness import Source, normal, uniform
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
 
 CLEAN_SNR = 100.0  # total SNR at which a token is as good as clean: 1e-8 nats are open
@@ -67,7 +68,7 @@ def path_bound(
     table: Tensor,
     squared_norm: float,
     in_flight: int,
-    generator: torch.Generator,
+    generator: Source,
 ) -> Tensor:
     """Nats (B, T) of ids[:, 1:] on a pyramid with `in_flight` tokens in flight, an upper bound in the mean over a text:
     the exact nats and an estimate of the excess. A token is at the levels of training, and passes between them.
@@ -91,7 +92,7 @@ def path_excess(
     *,
     edges: Tensor,
     in_flight: int,
-    generator: torch.Generator,
+    generator: Source,
 ) -> PathExcess:
     """Cross-entropy given the clean past, and an unbiased estimate of what a path with `in_flight` tokens adds to it.
 
@@ -115,8 +116,8 @@ def path_excess(
     excess = clean.new_zeros(rows, length)
     for begins, cell in staggered_passes(length, cells, in_flight, device):
         # One place for all tokens of a row: what a window shows at once lies on one path, linear in SNR in a cell.
-        place = torch.rand(rows, 1, generator=generator, device=device, dtype=dtype)
-        noise = torch.randn(clean.shape, generator=generator, device=device, dtype=dtype)
+        place = uniform(generator, rows, 1, dtype=dtype)
+        noise = normal(generator, *clean.shape, dtype=dtype)
         snr = torch.lerp(edges[cell], edges[cell + 1], place)  # (B, T)
         abar = snr / (1 + snr)
         x = abar.sqrt()[..., None] * clean + (1 - abar).sqrt()[..., None] * noise  # (B, T, C)

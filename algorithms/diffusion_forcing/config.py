@@ -7,13 +7,15 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from algorithms.common.backbone import BackboneConfig
-from algorithms.common.fields import STRICT, Count, NonNegative, Number, Share
+from algorithms.common.fields import STRICT, Count, NonNegative, Number, Positive, Share
 from algorithms.common.optim import OptimizerConfig
 from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoder
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
 from algorithms.diffusion_forcing.process import INFORMATION
 from algorithms.diffusion_forcing.process.row_mixture import RowMixture
+
+OF_THE_SQUARED_ERROR = ("use_fused_snr", "snr_clip", "cum_snr_decay")  # its weights
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -25,10 +27,15 @@ class DiffusionConfig:
     fit_every_steps: Count = 250
     objective: Literal["pred_noise", "pred_x0", "pred_v"] = "pred_x0"
     use_fused_snr: bool = True
-    snr_clip: Number = 5.0
-    cum_snr_decay: Number = 0.95
-    clip_noise: Number = 5.0
+    snr_clip: Positive = 5.0
+    cum_snr_decay: Share = 0.95
+    clip_noise: Positive = 5.0
     log_snr_shift: Number = 0.0
+
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        found = {} if self.use_fused_snr else {"cum_snr_decay": "use_fused_snr"}
+        return found | ({} if self.beta_schedule == INFORMATION else {"fit_every_steps": "beta_schedule"})
 
     def __post_init__(self) -> None:
         if self.beta_schedule == INFORMATION and self.log_snr_shift != 0:
@@ -54,6 +61,24 @@ class DFLMConfig:
     streams: StreamConfig = field(default_factory=StreamConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     decoder: Annotated[AnyDecoder, Field(discriminator="name")] = field(default_factory=MatrixDecoder)
+
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        found: dict[str, str] = {}
+        if self.mse_weight == 0:
+            found |= dict.fromkeys([f"diffusion.{key}" for key in OF_THE_SQUARED_ERROR], "mse_weight")
+        if self.ce_weight == 0:
+            found["streams.weight"] = "ce_weight"
+        if self.parameterisation != "two_stream":
+            found["streams"] = "parameterisation"
+        if isinstance(self.decoder, MatrixDecoder):
+            if self.embedding.norm == "fixed":  # the nearest of equally long vectors has the largest product
+                found["decoder.rounding"] = "embedding.norm"
+            if self.parameterisation == "faithful":
+                found["decoder.use_cache"] = "parameterisation"
+            if self.decoder.sampling_timesteps == self.diffusion.timesteps and self.decoder.level_power == 1:  # DDPM
+                found["decoder.ddim_eta"] = "decoder.sampling_timesteps"
+        return found
 
     def __post_init__(self) -> None:
         if self.self_conditioning and self.parameterisation == "faithful":

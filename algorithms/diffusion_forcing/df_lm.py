@@ -18,7 +18,7 @@ from torch import Tensor
 from algorithms.common.artifact import Artifact
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.likelihood import Likelihood
-from algorithms.common.randomness import EVALUATION_SEED
+from algorithms.common.randomness import RowRandom, Source, integers
 from algorithms.diffusion_forcing.config import DFLMConfig
 from algorithms.diffusion_forcing.models import DENOISERS
 from algorithms.diffusion_forcing.models.embeddings import round_to_tokens
@@ -58,7 +58,16 @@ class DFLM(BaseAlgorithm):
     def on_train_batch_start(self, batch: Tensor, batch_idx: int) -> None:
         every = self.config.diffusion.fit_every_steps * self.trainer.accumulate_grad_batches
         if batch_idx > 0 and batch_idx % every == 0:
-            self.process.fit(partial(self.trainer.strategy.reduce, reduce_op="sum"))
+            self.process.fit()
+
+    def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+        """As for any method; what is observed of the levels is that of all processes, in each of them."""
+        if self.global_rank > 0:
+            self.process.forget()  # the first process carries it on
+        loss = super().training_step(batch, batch_idx)
+        if self.trainer.world_size > 1:
+            self.process.gather(partial(self.trainer.strategy.reduce, reduce_op="sum"))
+        return loss
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         parts = self.denoiser.losses(self.process, ids, generator)
@@ -68,7 +77,7 @@ class DFLM(BaseAlgorithm):
         norm = self.denoiser.table().detach().norm(dim=-1).mean()
         return {"loss": loss, **parts, "embedding_norm": norm}
 
-    def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def nll(self, ids: Tensor, generator: Source) -> Tensor:
         return self.denoiser.nll(self.process, ids, generator)
 
     def likelihoods(self) -> dict[str, Likelihood]:
@@ -76,17 +85,17 @@ class DFLM(BaseAlgorithm):
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         super().validation_step(batch, batch_idx)
-        if batch_idx == 0 and self.evaluated_split == "val":
+        if batch_idx == 0 and self.evaluated_split == "val" and self.global_rank == 0:
             self.log_levels(batch)
 
     def log_levels(self, ids: Tensor) -> None:
         """Log rounding accuracy and squared error of x0_hat by noise level, at independent levels, for ids (B, T).
 
-        A diagnosis from the first rank's batch alone: other ranks may have none.
+        A diagnosis from the first process's first batch alone.
         """
-        generator = torch.Generator(ids.device).manual_seed(EVALUATION_SEED)
+        generator = RowRandom.of_windows(range(len(ids)), ids.device)
         process, denoiser = self.process, self.denoiser
-        levels = torch.randint(process.timesteps, ids.shape, generator=generator, device=ids.device)
+        levels = integers(generator, process.timesteps, *ids.shape)
         table, x0 = denoiser.table(), denoiser.embed(ids)
         x = process.q_sample(x0, levels, process.draw_noise(x0.shape, generator))
         estimate = denoiser.estimate(process, ids, x, levels)  # (B, T, C)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.common.device import float64_device
+from algorithms.common.randomness import Source, draw_rows
 from algorithms.masked_diffusion.decoding import ChunkState, MaskedDecoder, Prediction
 from algorithms.masked_diffusion.masking import counted_masks, stratified_shares
 
@@ -23,7 +24,7 @@ def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
     return F.cross_entropy(logits.transpose(1, 2).float(), targets, reduction="none")
 
 
-def any_order_bound(network: Network, ids: Tensor, *, mask_id: int, passes: int, generator: torch.Generator) -> Tensor:
+def any_order_bound(network: Network, ids: Tensor, *, mask_id: int, passes: int, generator: Source) -> Tensor:
     """The bound on -log p from `passes` masks of each window, whose numbers of masked tokens are stratified.
 
     passes = T masks every number of tokens once; a multiple of T, so many times. Unbiased for any `passes`.
@@ -31,7 +32,7 @@ def any_order_bound(network: Network, ids: Tensor, *, mask_id: int, passes: int,
     targets = ids[:, 1:]
     B, T = targets.shape
     nats = torch.zeros(B, T, device=ids.device)
-    shares = stratified_shares(passes, generator, rows=B)  # (B, passes)
+    shares = draw_rows(generator, B, lambda rows, g: stratified_shares(passes, g, rows=rows))  # (B, passes)
     for share in shares.unbind(1):
         masked, weight = counted_masks(share, T, generator)
         x = torch.cat([ids[:, :1], targets.masked_fill(masked, mask_id)], dim=1)

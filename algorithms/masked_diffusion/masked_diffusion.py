@@ -18,10 +18,10 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.fields import STRICT, Count
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
-from algorithms.common.randomness import RowRandom
+from algorithms.common.randomness import RowRandom, Source, draw_rows
 from algorithms.masked_diffusion.decoding import AnyDecoder, ChunkState, MaskedDecoder, Predictor, TopConfidence
 from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood, token_nats
-from algorithms.masked_diffusion.masking import counted_masks, independent_masks, stratified_shares
+from algorithms.masked_diffusion.masking import counted_masks, independent_masks, mean_where, stratified_shares
 
 CPU_ROWS = 8  # rows of a forward while decoding: the activations of more fall out of a CPU's cache
 
@@ -72,12 +72,12 @@ class MaskedDiffusion(BaseAlgorithm):
         return self.model(x)[..., : self.mask_id]
 
     def mask(self, ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Hide a share of the last T tokens of ids (B, T + 1), shares stratified over the batch.
+        """Hide a share of the last T tokens of ids (B, T + 1), shares stratified over the batch of all processes.
 
         Returns x (B, T + 1), masks (B, T) and the weights (B,) of their cross-entropies in the bound.
         """
         B, T = ids.size(0), ids.size(1) - 1
-        share = stratified_shares(B, generator)[0]  # (B,)
+        share = draw_rows(generator, B, lambda rows, g: stratified_shares(rows, g)[0])  # (B,)
         draw = counted_masks if self.config.objective == "any_order" else independent_masks
         masked, weight = draw(share, T, generator)
         return torch.cat([ids[:, :1], ids[:, 1:].masked_fill(masked, self.mask_id)], dim=1), masked, weight
@@ -89,26 +89,25 @@ class MaskedDiffusion(BaseAlgorithm):
     def restoration_loss(self, logits: Tensor, targets: Tensor, masked: Tensor, weight: Tensor) -> Tensor:
         """The configured objective of logits (B, T, V + 1), in nats per token, or per masked token."""
         if self.config.objective == "reference":  # its softmax runs over the mask token, too
-            nats = token_nats(logits, targets) * masked  # (B, T)
-            return nats.sum() / masked.sum().clamp(min=1)  # a batch may be without masks
+            return mean_where(token_nats(logits, targets), masked, self.over_processes)
         nats = token_nats(logits[..., : self.mask_id], targets) * masked
         return (nats * weight[:, None]).mean()
 
-    def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def nll(self, ids: Tensor, generator: Source) -> Tensor:
         passes = self.config.validation_masks
         return any_order_bound(self.logits, ids, mask_id=self.mask_id, passes=passes, generator=generator)
 
     def likelihoods(self) -> dict[str, Likelihood]:
         """The bound with every number of masks, and exact likelihoods of single orders, the decoder's if it has one."""
 
-        def bound(ids: Tensor, generator: torch.Generator) -> Tensor:
+        def bound(ids: Tensor, generator: Source) -> Tensor:
             passes = self.config.masks_per_count * (ids.size(1) - 1)
             return any_order_bound(self.logits, ids, mask_id=self.mask_id, passes=passes, generator=generator)
 
-        def left_to_right(ids: Tensor, generator: torch.Generator) -> Tensor:
+        def left_to_right(ids: Tensor, generator: Source) -> Tensor:
             return chain_rule(self.logits, ids, mask_id=self.mask_id)
 
-        def of_decoder(decoder: MaskedDecoder, ids: Tensor, generator: torch.Generator) -> Tensor:
+        def of_decoder(decoder: MaskedDecoder, ids: Tensor, generator: Source) -> Tensor:
             return decoder_likelihood(self.logits, ids, mask_id=self.mask_id, decoder=decoder)
 
         margin = TopConfidence(confidence="margin")

@@ -4,8 +4,12 @@ Sources: MDLM (arXiv:2406.07524, eq. 10: the bound with the weight 1/p of a line
 (arXiv:2110.02037, eq. 6), Ou et al. (arXiv:2406.03736). B batch, T tokens that may be masked.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from algorithms.common.randomness import Source, uniform
 
 
 def stratified_shares(count: int, generator: torch.Generator, *, rows: int = 1) -> Tensor:
@@ -15,23 +19,33 @@ def stratified_shares(count: int, generator: torch.Generator, *, rows: int = 1) 
     return 1.0 - (cells + jitter) / count
 
 
-def independent_masks(shares: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def independent_masks(shares: Tensor, length: int, generator: Source) -> tuple[Tensor, Tensor]:
     """Mask each of `length` tokens with probability shares (B,).
 
     Returns masks (B, T) bool and weights (B,) = 1/share, with which the masked cross-entropies of a row add up to an
     estimate of the continuous-time bound of the row.
     """
-    draws = torch.rand(shares.size(0), length, generator=generator, device=shares.device)
-    return draws < shares[:, None], 1.0 / shares
+    return uniform(generator, len(shares), length) < shares[:, None], 1.0 / shares
 
 
-def counted_masks(shares: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def counted_masks(shares: Tensor, length: int, generator: Source) -> tuple[Tensor, Tensor]:
     """Mask exactly n = ceil(share * T) tokens, chosen at random.
 
     Returns masks (B, T) bool and weights (B,) = T/n. With uniform shares n is uniform on 1..T: the same bound as with
     independent masks, without the variance of the number of masks.
     """
     counts = (shares * length).ceil().clamp(1, length)  # (B,)
-    draws = torch.rand(shares.size(0), length, generator=generator, device=shares.device)
+    draws = uniform(generator, len(shares), length)
     ranks = draws.argsort(-1).argsort(-1)  # (B, T) a random permutation of 0..T-1
     return ranks < counts[:, None], length / counts
+
+
+def mean_where(
+    losses: Tensor, counted: Tensor, over_processes: Callable[[Tensor], Tensor] = lambda count: count
+) -> Tensor:
+    """The mean of losses (B, T) over the positions `counted` (B, T) bool; 0 where none is.
+
+    The gradients of several processes are averaged: so each divides by the mean of their counts, which
+    `over_processes` takes, and not by its own.
+    """
+    return (losses * counted).sum() / over_processes(counted.sum()).clamp(min=1e-6)

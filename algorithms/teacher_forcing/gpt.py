@@ -17,6 +17,7 @@ from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.fields import STRICT, Share, ShareBelowOne
 from algorithms.common.optim import OptimizerConfig
+from algorithms.common.randomness import Source, integers, normal, uniform
 from algorithms.teacher_forcing.decoding import Autoregressive
 
 
@@ -38,9 +39,8 @@ class GPTConfig:
 
 def replace_tokens(ids: Tensor, probability: float, vocabulary_size: int, generator: torch.Generator) -> Tensor:
     """Replace each token of ids (B, T) with `probability` by a uniform draw, which may be the same token again."""
-    device = generator.device
-    replaced = torch.rand(ids.shape, generator=generator, device=device) < probability
-    return torch.where(replaced, torch.randint(vocabulary_size, ids.shape, generator=generator, device=device), ids)
+    replaced = uniform(generator, *ids.shape) < probability
+    return torch.where(replaced, integers(generator, vocabulary_size, *ids.shape), ids)
 
 
 def noise_rows(x: Tensor, share: float, rms: Tensor, generator: torch.Generator) -> Tensor:
@@ -48,10 +48,9 @@ def noise_rows(x: Tensor, share: float, rms: Tensor, generator: torch.Generator)
 
     Each token of a noisy row has its own level t, uniform in [0, 1): sqrt(1 - t) x + sqrt(t) rms eps, of the same size.
     """
-    device = generator.device
-    noisy = torch.rand(x.size(0), 1, 1, generator=generator, device=device) < share
-    t = torch.rand(*x.shape[:2], 1, generator=generator, device=device) * noisy  # (B, T, 1), 0 in clean rows
-    eps = torch.randn(x.shape, generator=generator, device=device)  # (B, T, C)
+    noisy = uniform(generator, x.size(0), 1, 1) < share
+    t = uniform(generator, *x.shape[:2], 1) * noisy  # (B, T, 1), 0 in clean rows
+    eps = normal(generator, *x.shape)  # (B, T, C)
     return ((1 - t).sqrt() * x + t.sqrt() * rms * eps).to(x.dtype)
 
 
@@ -83,6 +82,6 @@ class GPT(BaseAlgorithm):
         x = noise_rows(model.wte(ids), config.input_noise, rms, generator)  # (B, T, C)
         return model.lm_head(model.backbone(model.backbone.add_positions(x)))
 
-    def nll(self, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def nll(self, ids: Tensor, generator: Source) -> Tensor:
         logits = self.model(ids[:, :-1])  # (B, T, V)
         return F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")

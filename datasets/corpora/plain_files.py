@@ -1,10 +1,10 @@
-"""Corpora that are one UTF-8 file: Tiny Shakespeare as published (Karpathy, char-rnn) and the user's own text."""
+"""Corpora that are one text file: Tiny Shakespeare as published (Karpathy, char-rnn) and the user's own text."""
 
 import hashlib
 from pathlib import Path
 
 from datasets.config import DatasetConfig
-from datasets.corpora.text import TextCorpus, decode_utf8, download, read_bytes, split_continuous, write_atomically
+from datasets.corpora.text import TextCorpus, decode_text, download, read_bytes, split_continuous, write_atomically
 
 TINY_SHAKESPEARE_URL = "https://raw.githubusercontent.com/karpathy/char-rnn/master/data/tinyshakespeare/input.txt"
 TINY_SHAKESPEARE_SHA256 = "86c4e6aa9db7c042ec79f339dcb96d42b0075e16b8fc2e86bf0ca57e2dc565ed"
@@ -38,8 +38,8 @@ def check_tiny_shakespeare(data: bytes, source: str | Path) -> bytes:
 
 
 def load_text_file(config: DatasetConfig) -> TextCorpus:
-    """`text_file`: any UTF-8 file of the user's; its tail is held out."""
-    text = decode_utf8(read_bytes(config.given_path), config.given_path)
+    """`text_file`: any text file of the user's; its tail is held out."""
+    text = decode_text(read_bytes(config.given_path), config.given_path, config.encoding)
     if not text.strip():
         raise ValueError(f"path={config.path} is empty: give a file with text in it")
     if len(text) < FEWEST_CHARACTERS:

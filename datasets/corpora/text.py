@@ -1,11 +1,21 @@
 """What a corpus held in memory looks like, and the helpers that its loaders share."""
 
+import codecs
 import os
 import tempfile
 import urllib.request
+from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPException
 from pathlib import Path
+
+BYTE_ORDER_MARKS = (  # at the start of a file, and how it is then decoded; longer ones first
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,7 @@ def read_bytes(path: str | Path, key: str = "path") -> bytes:
     """The content of a user's file; FileNotFoundError or ValueError names what is wrong with the path."""
     path = Path(path)
     if not path.exists():
-        raise FileNotFoundError(f"{key}={path} does not exist: check the spelling, or give an absolute path")
+        raise FileNotFoundError(f"{key}={path} does not exist: check the spelling, or say where it is now")
     if path.is_dir():
         raise ValueError(f"{key}={path} is a folder: give the file inside it")
     try:
@@ -40,15 +50,67 @@ def read_bytes(path: str | Path, key: str = "path") -> bytes:
         raise OSError(f"cannot read {key}={path} ({error.strerror}): check its permissions") from error
 
 
-def decode_utf8(data: bytes, path: str | Path) -> str:
-    """The text of UTF-8 bytes; ValueError gives the offset of the first byte that is not UTF-8."""
+def encoding_of(head: bytes, given: str | None = None) -> str:
+    """How a file that begins with `head` is decoded: as its byte order mark says, else as `given`, else as UTF-8."""
+    return next((codec for mark, codec in BYTE_ORDER_MARKS if head.startswith(mark)), given or "utf-8")
+
+
+def decode_text(data: bytes, path: str | Path, encoding: str | None = None) -> str:
+    """The text of a user's file without its byte order mark; ValueError names an encoding to try instead."""
+    codec = encoding_of(data, encoding)
+    check_wide(data, path, codec)
     try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8 text: byte {error.start} (0x{data[error.start]:02x}) cannot be decoded; "
-            "convert it, for example with iconv -t utf-8"
-        ) from error
+        return data.decode(codec)
+    except UnicodeError as error:
+        raise ValueError(undecodable(path, codec, error, offset=getattr(error, "start", None))) from error
+
+
+def undecodable(path: str | Path, codec: str, error: UnicodeError, *, offset: int | None = None) -> str:
+    """One sentence for text that is in another encoding than `codec`, with one that does read it, and how.
+
+    `offset` is where in the file the decoder stopped, if that is known.
+    """
+    data, start = getattr(error, "object", b""), getattr(error, "start", 0)
+    which = f" (byte 0x{data[start]:02x}{'' if offset is None else f' at {offset}'})" if data[start:] else ""
+    name = codec.removesuffix("-sig").upper()
+    guess = guess_encoding(data)
+    if guess is None:
+        return f"{path} is not {name} text{which} but binary: give a text file"
+    near = data[max(start - 16, 0) & ~1 : start + 16 & ~1]
+    reading = near.decode(guess, errors="replace")
+    return (
+        f"{path} is not {name} text{which}: say which encoding it is in, for example dataset.encoding={guess}, "
+        f"by which it reads {reading!r} there"
+    )
+
+
+def check_wide(data: bytes, path: str | Path, codec: str) -> None:
+    """ValueError where what was taken for UTF-8 is UTF-16 without a byte order mark, every second byte of it zero."""
+    wide = wide_encoding(data) if codec == "utf-8" else None
+    if wide is not None:
+        raise ValueError(f"{path} is UTF-16 without a byte order mark: say dataset.encoding={wide}")
+
+
+def guess_encoding(data: bytes) -> str | None:
+    """An encoding that reads `data` for people to judge; None where it is hardly text at all."""
+    if wide := wide_encoding(data):
+        return wide
+    if b"\0" in data:
+        return None
+    for codec in ("utf-8", "cp1252"):
+        with suppress(UnicodeDecodeError):
+            data.decode(codec)
+            return codec
+    return "latin-1"
+
+
+def wide_encoding(data: bytes) -> str | None:
+    """The kind of UTF-16 that `data` is by its zero bytes, which are the even ones or the odd ones; None for others."""
+    head = data[:4096]
+    even, odd = head[::2].count(0), head[1::2].count(0)
+    if max(even, odd) < max(len(head) // 8, 1) or min(even, odd) > max(even, odd) // 8:
+        return None
+    return "utf-16-be" if even > odd else "utf-16-le"
 
 
 def unwritable(folder: str | Path, error: OSError) -> OSError:

@@ -13,6 +13,7 @@ class Tokenizer(ABC):
     kind: ClassVar[str]  # its name in the registry
     vocabulary_size: int
     start_id: int  # unconditional generation starts after this token; a streamed document ends with it
+    end_id: int | None = None  # that token, where it is the end of a document and nothing else
 
     @classmethod
     def learn(cls, *, train: Iterable[str], everything: Iterable[str], vocab_size: int | None) -> Self:
@@ -21,7 +22,7 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> np.ndarray:
-        """Ids (N,) int64. Raises ValueError naming what the vocabulary lacks."""
+        """Ids (N,) int64 that decode to this very text. Raises ValueError naming what the vocabulary lacks."""
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Ids (N,) int64 of each text."""
@@ -43,6 +44,19 @@ class Tokenizer(ABC):
 def as_list(ids: Iterable[int]) -> list[int]:
     """Plain integers from a list, an array or a tensor."""
     return ids.tolist() if hasattr(ids, "tolist") else [int(i) for i in ids]
+
+
+def check_kept(text: str, again: str) -> None:
+    """ValueError with the first difference, unless a text came back as it was: likelihoods would be of another one."""
+    if again != text:
+        start = next(
+            (i for i, (a, b) in enumerate(zip(text, again, strict=False)) if a != b), min(len(text), len(again))
+        )
+        near = slice(max(start - 10, 0), start + 10)
+        raise ValueError(
+            f"the tokenizer changes the text, {text[near]!r} comes back as {again[near]!r}: take one that keeps every "
+            "text, as byte-level BPE without normaliser and prefix space, or dataset.tokenizer=byte"
+        )
 
 
 def pieces(text: str, size: int) -> Iterator[str]:

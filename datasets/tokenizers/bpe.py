@@ -6,7 +6,7 @@ from typing import ClassVar, Self
 
 import numpy as np
 
-from datasets.tokenizers.base import Tokenizer, as_list
+from datasets.tokenizers.base import Tokenizer, as_list, check_kept
 
 END_OF_TEXT = "<|endoftext|>"
 
@@ -20,11 +20,17 @@ class BPETokenizer(Tokenizer):
         from tokenizers import Tokenizer as Backend
 
         self._backend = Backend.from_str(json)
-        if self._backend.token_to_id(END_OF_TEXT) is None:
+        # Whatever changes or randomises texts on their way to a model's input has no place in a corpus.
+        self._backend.no_truncation()
+        self._backend.no_padding()
+        if getattr(self._backend.model, "dropout", None) is not None:
+            self._backend.model.dropout = None
+        self.end_is_added = self._backend.token_to_id(END_OF_TEXT) is None
+        if not any(t.special and t.content == END_OF_TEXT for t in self._backend.get_added_tokens_decoder().values()):
             self._backend.add_special_tokens([END_OF_TEXT])
         # The end-of-text mark is set by us alone: where a text spells it out, it is ordinary characters.
         self._backend.encode_special_tokens = True
-        self.start_id = self._backend.get_vocab()[END_OF_TEXT]
+        self.start_id = self.end_id = self._backend.get_vocab()[END_OF_TEXT]
         self.vocabulary_size = max(self._backend.get_vocab().values()) + 1
 
     @classmethod
@@ -57,7 +63,7 @@ class BPETokenizer(Tokenizer):
         if not path.is_file():
             raise FileNotFoundError(f"tokenizer_path={path} is no file: give a tokenizer.json")
         try:
-            return cls(path.read_text(encoding="utf-8"))
+            return cls(path.read_text(encoding="utf-8-sig"))
         except Exception as error:  # the library raises plain Exception for whatever it cannot read
             raise ValueError(f"tokenizer_path={path} is no tokenizer.json ({error})") from error
 
@@ -66,9 +72,12 @@ class BPETokenizer(Tokenizer):
         return self.encode_batch([text])[0]
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
-        """Ids (N,) int64 of each text; the texts are spread over the cores."""
+        """Ids (N,) int64 of each text; the texts are spread over the cores. ValueError where they are another text."""
         encodings = self._backend.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(encoding.ids, dtype=np.int64) for encoding in encodings]
+        ids = [encoding.ids for encoding in encodings]
+        for text, again in zip(texts, self._backend.decode_batch(ids, skip_special_tokens=False), strict=True):
+            check_kept(text, again)
+        return [np.array(one, dtype=np.int64) for one in ids]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of ids; END_OF_TEXT is written out."""

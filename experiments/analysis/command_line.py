@@ -1,4 +1,5 @@
-"""What every `python -m experiments.analysis...` has in common: a mistake is one sentence, and status 1."""
+"""What every `python -m experiments.analysis...` has in common: a mistake is one sentence, and status 1;
+what the terminal cannot show does not end it."""
 
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ def in_one_sentence(main: Callable[[list[str]], None]) -> Callable[[list[str]], 
 
     @wraps(main)
     def run(arguments: list[str]) -> int:
+        show_what_can_be_shown()
         try:
             main(arguments)
         except (OSError, ValueError) as error:
@@ -20,3 +22,11 @@ def in_one_sentence(main: Callable[[list[str]], None]) -> Callable[[list[str]], 
         return 0
 
     return run
+
+
+def show_what_can_be_shown() -> None:
+    """Let standard output and error write `?` for what their encoding lacks, as cp1252 and ASCII lack bars and dashes:
+    a text must not end a program."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # not where a program has put something else there
+            stream.reconfigure(errors="replace")

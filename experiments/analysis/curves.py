@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import EngFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 
 from experiments.analysis import plots, records
 from experiments.analysis.command_line import in_one_sentence
@@ -158,7 +158,7 @@ def _draw_over_time(ax: Axes, runs: Sequence[_Run], timed: Sequence[_Run]) -> No
     plots.draw_curves(ax, curves)
     ax.set_ylabel(f"validation NLL ({NATS})")
     ax.xaxis.set_major_locator(MaxNLocator(6))
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    plots.plain_numbers(ax.xaxis)
     notes = [f"training time ({word}, validation not counted)"]
     if any(run.derived for run in timed):
         notes.append("* summed up from tokens per second, as the run did not log its seconds")

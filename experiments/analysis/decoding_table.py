@@ -40,9 +40,14 @@ class Spread(NamedTuple):
     seeds: int
 
 
-def identity(row: Row) -> str:
-    """What tells a row from all others, as a key."""
-    return json.dumps([row[name] for name in IDENTITY], sort_keys=True)
+def identity(row: Row, names: Sequence[str] = IDENTITY) -> str:
+    """What tells a row from all others, as a key. An option of null says no more than one that is not there, as in rows
+    that were made before decoders had it."""
+    return json.dumps([_without_null(row[name]) for name in names], sort_keys=True)
+
+
+def _without_null(value: Any) -> Any:
+    return {key: own for key, own in value.items() if own is not None} if isinstance(value, dict) else value
 
 
 def read_rows(path: Path) -> list[Row]:
@@ -82,7 +87,7 @@ def aggregate(rows: Sequence[Row]) -> list[Row]:
     a Spread or None for every metric. Rows of other weights, lengths, prompts or judges are never averaged together."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(json.dumps([row[name] for name in GROUP], sort_keys=True), []).append(row)
+        groups.setdefault(identity(row, GROUP), []).append(row)
     found = []
     for members in groups.values():
         shared = {name: members[0][name] for name in (*GROUP, "options")}

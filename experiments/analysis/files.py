@@ -36,8 +36,12 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]) -> None:
 
 
 def write(path: Path, content: str | bytes) -> None:
-    """Write a text, in UTF-8 and with line ends as they are, or bytes. Raises as write_atomically."""
-    write_atomically(path, lambda file: file.write(content.encode() if isinstance(content, str) else content))
+    """Write a text, in UTF-8 and with line ends as they are, or bytes. Raises as write_atomically.
+
+    Names of files that the locale of this process cannot read are written as the bytes that they are.
+    """
+    data = content.encode("utf-8", "surrogateescape") if isinstance(content, str) else content
+    write_atomically(path, lambda file: file.write(data))
 
 
 def table_text(header: Sequence[str], lines: Iterable[Sequence[Any]], quoting: Any = csv.QUOTE_MINIMAL) -> str:

@@ -2,7 +2,8 @@
 
     python -m experiments.analysis.likelihood RUN_A RUN_B
 
-prints how many nats per token RUN_B's likelihoods stand above RUN_A's, over the same windows. W windows.
+prints how many nats per token RUN_B's likelihoods stand above RUN_A's, over the same windows, each with its kind. W
+windows.
 """
 
 import argparse
@@ -14,9 +15,10 @@ from pathlib import Path
 import numpy as np
 
 from experiments.analysis.command_line import in_one_sentence
-from experiments.analysis.files import number, read_table, table_text, write
+from experiments.analysis.files import number, read_json, read_table, table_text, write
 
 FILE = "likelihood_windows.csv"
+EXACT, BOUND = "exact", "bound"
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,78 @@ def paired_gaps(first: Windows, second: Windows) -> dict[tuple[str, str], tuple[
     return {(a, b): mean_per_token(second.nats[b] - first.nats[a], first.tokens) for a, b in pairs}
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What a run recorded of its likelihoods: windows, kinds by name, and of which data, blank where it is not told."""
+
+    path: Path
+    windows: Windows
+    kinds: dict[str, str]
+    split: str
+    dataset: str
+
+    def named(self, likelihood: str) -> str:
+        """A likelihood with its kind."""
+        return f"{likelihood} ({self.kinds.get(likelihood, 'of unknown kind')})"
+
+
+def read_recorded(path: Path) -> Recorded:
+    """The record of a run folder, or of a method's file in a comparison's likelihoods/; raises as read_windows."""
+    windows = read_windows(path)
+    method = None if path.is_dir() else path.stem
+    folder = path if path.is_dir() else path.parent.parent if path.parent.name == "likelihoods" else path.parent
+    table, summary = folder / "likelihood.csv", folder / "summary.json"
+    rows = read_table(table)[1] if table.is_file() else []
+    own = [row for row in rows if row.get("method", method) == method or path.name == FILE]
+    known = read_json(summary, dict, "run the task likelihood again") if summary.is_file() else {}
+    return Recorded(
+        path,
+        windows,
+        {row["likelihood"]: row["kind"] for row in own},
+        next((row["split"] for row in own), ""),
+        known.get("dataset_fingerprint") or "",
+    )
+
+
+def compared(first: Recorded, second: Recorded) -> list[str]:
+    """A line for each pair of likelihoods of one name, and of those whose names the other run lacks.
+
+    Raises ValueError where the runs were evaluated on different data.
+    """
+    for what in ("split", "dataset"):
+        own, other = getattr(first, what), getattr(second, what)
+        if own and other and own != other:
+            raise ValueError(
+                f"the runs were evaluated on another {what} each ({own} and {other}): take the same for both"
+            )
+    lines = []
+    for (a, b), (gap, error) in paired_gaps(first.windows, second.windows).items():
+        if a != b and a in second.windows.nats and b in first.windows.nats:
+            continue
+        reading = _reading(first.kinds.get(a), second.kinds.get(b))
+        lines.append(f"B {second.named(b)} - A {first.named(a)}: {gap:+.4f} ± {error:.4f} nats per token{reading}")
+    return lines
+
+
+def _reading(a: str | None, b: str | None) -> str:
+    """What a difference B - A of likelihoods of these kinds does not say."""
+    if a == b:
+        return "; of two bounds the lower one does not prove the better model" if a == BOUND else ""
+    if (a, b) == (EXACT, BOUND):
+        return "; a bound minus an exact value: the true gap may lie far below"
+    if (a, b) == (BOUND, EXACT):
+        return "; an exact value minus a bound: the true gap may lie far above"
+    return "; of different kinds, which rank nobody"
+
+
 @in_one_sentence
 def main(arguments: list[str]) -> None:
     parser = argparse.ArgumentParser(
         "python -m experiments.analysis.likelihood", description="Differences of two runs."
     )
-    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help="run folder with a likelihood_windows.csv")
-    for (a, b), (gap, error) in paired_gaps(*map(read_windows, parser.parse_args(arguments).runs)).items():
-        print(f"{b} - {a}: {gap:+.4f} ± {error:.4f} nats per token")
+    parser.add_argument("runs", nargs=2, type=Path, metavar="RUN", help=f"run folder with a {FILE}, or such a file")
+    a, b = map(read_recorded, parser.parse_args(arguments).runs)
+    print(f"A: {a.path}", f"B: {b.path}", *compared(a, b), sep="\n")
 
 
 if __name__ == "__main__":

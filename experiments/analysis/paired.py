@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis import decoding_table as table
-from experiments.analysis import metrics
+from experiments.analysis import metrics, timings
 from experiments.analysis.metrics import BY_KEY, HIGHER, NEAREST, shown_in
 
 POINTS = {name: BY_KEY[name].better for name in shown_in(metrics.POINTS)}  # metric -> which text is better by it
@@ -17,6 +17,7 @@ CLAIMS = {name: metric for name, metric in BY_KEY.items() if metric.claim}
 LEVEL = 0.95
 RESAMPLES = 10_000
 NO_DIFFERENCE = "no difference seen"
+SAME_TEXTS = f"{NO_DIFFERENCE}: the texts are the same, and their timings not clearly apart"
 TOO_FEW = f"open: an interval needs {table.SPREAD_FROM} seeds"
 
 
@@ -39,20 +40,20 @@ def compare(a: Sequence[table.Row], b: Sequence[table.Row], real: Sequence[table
 
     Metrics with means, deviations and the paired difference B - A; claims about cost; wins. What is missing is None.
     """
-    by_seed = {row["seed"]: row for row in b}
-    pairs = [(row, by_seed[row["seed"]]) for row in a if row["seed"] in by_seed]
     compared: dict[str, Any] = {}
     for name in BY_KEY:
         means = {key: _spread(rows, name) for key, rows in (("a", a), ("b", b), ("real_text", real))}
-        compared[name] = means | {"difference": _difference(pairs, name)}
+        compared[name] = means | {"difference": difference(a, b, name)}
     targets = {name: (compared[name]["real_text"] or {"mean": None})["mean"] for name in POINTS}
-    seeds = [_wins(one, other, targets) for one, other in pairs]
+    seeds = [_wins(one, other, targets) for one, other in _pairs(a, b)]
     winners = [seed["winner"] for seed in seeds]
     return {
         "a": {name: a[0][name] for name in ("setting", "options", "decoder")},
         "b": {name: b[0][name] for name in ("setting", "options", "decoder")},
         "figures": compared,
-        "claims": {name: claim(name, compared[name]["difference"]) for name in CLAIMS},
+        "claims": {
+            name: SAME_TEXTS if _chance(a, b, name) else claim(name, compared[name]["difference"]) for name in CLAIMS
+        },
         "wins": {
             "better": POINTS,
             "seeds": seeds,
@@ -72,6 +73,12 @@ def claim(name: str, difference: dict[str, Any] | None) -> str | None:
         return NO_DIFFERENCE
     metric = CLAIMS[name]
     return f"{'B' if (low > 0) == (metric.better == HIGHER) else 'A'} {metric.claim}"
+
+
+def _chance(a: Sequence[table.Row], b: Sequence[table.Row], name: str) -> bool:
+    """Whether A and B differ in a timing of the same texts, and not clearly."""
+    times = [[row[name] for row in rows if row[name] is not None] for rows in (a, b)]
+    return name in timings.TIMED and all(times) and timings.same_texts(a, b) and not timings.apart(*times)
 
 
 def point(direction: str, a: float | None, b: float | None, target: float | None) -> str | None:
@@ -123,9 +130,15 @@ def _spread(rows: Sequence[table.Row], name: str) -> dict[str, Any] | None:
     return None if found is None else found._asdict()
 
 
-def _difference(pairs: Sequence[tuple[table.Row, table.Row]], name: str) -> dict[str, Any] | None:
+def _pairs(a: Sequence[table.Row], b: Sequence[table.Row]) -> list[tuple[table.Row, table.Row]]:
+    """Rows of A and B of one seed."""
+    by_seed = {row["seed"]: row for row in b}
+    return [(row, by_seed[row["seed"]]) for row in a if row["seed"] in by_seed]
+
+
+def difference(a: Sequence[table.Row], b: Sequence[table.Row], name: str) -> dict[str, Any] | None:
     """Mean of B - A over the seeds at which both have the metric, with its interval."""
-    found = [b[name] - a[name] for a, b in pairs if a[name] is not None and b[name] is not None]
+    found = [two[name] - one[name] for one, two in _pairs(a, b) if None not in (one[name], two[name])]
     if not found:
         return None
     low, high = bootstrap_interval(found) or (None, None)

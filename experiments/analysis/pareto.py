@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from experiments.analysis import timings
 from experiments.analysis.metrics import BY_KEY
 
 
@@ -32,8 +33,10 @@ ALIKE = ("n_samples", "length", "prompt", "judge")  # rows that differ in these 
 def fronts(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
     """For every aggregated row the fronts that it is on: speed, and judge or distinct-2.
 
-    A row without one of the two metrics, as that of real text, is on no front and keeps no other from it.
+    A row without one of the two metrics, as that of real text, is on no front and keeps no other from it, nor does one
+    whose texts are the same and whose time differs by chance alone.
     """
+    groups = timings.evened(groups)
     found: list[list[str]] = [[] for _ in groups]
     for members in classes(groups):
         judged = groups[members[0]]["judge"] is not None

@@ -203,7 +203,7 @@ def _is(setting: str, row: Row) -> bool:
 
 
 def _belongs(row: Row, group: Row) -> bool:
-    return all(row[name] == group[name] for name in table.GROUP)
+    return table.identity(row, table.GROUP) == table.identity(group, table.GROUP)
 
 
 @in_one_sentence

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from experiments.analysis import decoding_table as table
-from experiments.analysis import paired, pareto
+from experiments.analysis import paired, pareto, timings
 from experiments.analysis.metrics import BY_KEY, DIFFERENCES, LISTS, shown_in
 
 Row = table.Row
@@ -16,6 +16,10 @@ REFERENCE = "distinct-2 minus repeat ratio"
 WARNING = (
     f"{REFERENCE.capitalize()} is the quality of tiny-diffusion's own tables. Random characters win it, as they repeat "
     "nothing: it stands here only to be held against those tables."
+)
+SAME = (
+    "These write the same texts with as many forwards. None is ranked above another by its time, unless the times are "
+    f"more than {timings.APART:g} standard deviations apart."
 )
 TOP = 5
 
@@ -37,16 +41,20 @@ def pareto_page(groups: Sequence[Row], names: Sequence[str]) -> str:
         if chosen:
             parts += [f"## Front: {front.title}\n", _list(groups, names, _fastest_first(groups, chosen))]
     scored = [group | {REFERENCE: _reference_quality(group)} for group in groups]
-    points = [_speed_and_reference(group) for group in scored]
+    points = [_speed_and_reference(group) for group in timings.evened(scored)]
     chosen = [index for index, on in enumerate(pareto.undominated(points)) if on]
     if chosen:
         parts += [f"## Front: tokens per second against {REFERENCE}\n", f"{WARNING}\n"]
         parts.append(_list(scored, names, _fastest_first(groups, chosen), {REFERENCE: REFERENCE}))
     for title, value in _orders(groups).items():
-        values = {i: value(group) for i, group in enumerate(groups) if group["method"] not in table.MODELLESS}
+        evened = enumerate(timings.evened(groups))
+        values = {i: value(group) for i, group in evened if group["method"] not in table.MODELLESS}
         ordered = sorted((value, i) for i, value in values.items() if value is not None and math.isfinite(value))
         if ordered:
             parts += [f"## {title}\n", _list(groups, names, [i for _, i in ordered[:TOP]])]
+    if equals := timings.equals(groups):
+        shown = [f"- {', '.join(names[index] for index in members)}\n" for members in equals]
+        parts += ["## The same texts\n", f"{SAME}\n", "".join(shown)]
     return "\n".join(parts)
 
 
@@ -107,7 +115,8 @@ def _speed_and_reference(group: Row) -> tuple[float, float] | None:
 
 
 def _fastest_first(groups: Sequence[Row], chosen: Sequence[int]) -> list[int]:
-    speeds = {index: groups[index]["tokens_per_second"] for index in chosen}
+    evened = timings.evened(groups)
+    speeds = {index: evened[index]["tokens_per_second"] for index in chosen}
     return sorted(chosen, key=lambda index: -speeds[index].mean if speeds[index] else math.inf)
 
 

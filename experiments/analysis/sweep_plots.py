@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from experiments.analysis import decoding_table as table
-from experiments.analysis import paired, plots
+from experiments.analysis import paired, plots, timings
 from experiments.analysis.metrics import BY_KEY, OVERVIEW, shown_in
 
 Row = table.Row
@@ -207,7 +207,8 @@ def _family(group: Row, groups: Sequence[Row]) -> str:
 
 def _fastest(groups: Sequence[Row]) -> list[int]:
     timed = [index for index, group in enumerate(groups) if _there(group, "tokens_per_second")]
-    return sorted(timed, key=lambda index: -groups[index]["tokens_per_second"].mean)
+    evened = timings.evened(groups)
+    return sorted(timed, key=lambda index: -evened[index]["tokens_per_second"].mean)
 
 
 def _described(group: Row) -> str:

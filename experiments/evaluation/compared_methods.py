@@ -10,8 +10,8 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.data_module import TextDataModule
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig
 from experiments.evaluation.models import Model, load_model
-from experiments.evaluation.settings import ModelSettings, Setting, build_settings
-from experiments.run.build import compose_run
+from experiments.evaluation.settings import KEY, ModelSettings, Setting, build_settings
+from experiments.run.build import called, compose_run
 from experiments.run.errors import sentence
 from experiments.run.overrides import key_of, quote
 from experiments.run.registry import ALGORITHMS, look_up
@@ -25,10 +25,12 @@ TASKS = "experiment.tasks=[training,validation,test]"
 
 @dataclass
 class ComparedMethod:
-    """A method: its label, where its run is, the child that trains it (None: it was given), its model once there is
-    one, and its settings: `frontier` by rising temperature, `speed` at temperature 1, `control` at a very low one."""
+    """A method: its label, the file of configs/algorithm that it is, where its run is, the child that trains it (None:
+    it was given), its model once there is one, and its settings: `frontier` by rising temperature, `speed` at
+    temperature 1, `control` at a very low one."""
 
     label: str
+    algorithm: str
     folder: Path
     child: ChildRun | None
     model_settings: ModelSettings
@@ -75,25 +77,27 @@ def make_compared_method(run: RunConfig, folder: Path, label: str, method: Metho
     child, model = None, None
     if method.load is not None:
         model = load_model(method.load, f"{key}.load")
-        name = model.algorithm.name
-        if method.algorithm in ALGORITHMS and method.algorithm != name:
-            raise ValueError(f"{key}.load={method.load} holds algorithm={name}: say {key}.algorithm={name}")
-        model_settings = ModelSettings(name, model.plain, model.choices.get("algorithm/decoder", "own decoder"))
+        algorithm = model.chosen
+        told = "algorithm" in model.choices or method.algorithm in ALGORITHMS  # an older checkpoint knows less
+        if told and method.algorithm not in (None, algorithm):
+            raise ValueError(f"{key}.load={method.load} holds algorithm={algorithm}: say {key}.algorithm={algorithm}")
+        decoder = model.choices.get("algorithm/decoder", "own decoder")
+        model_settings = ModelSettings(model.algorithm.name, model.plain, decoder)
         place = Path(method.load).resolve()
     else:
-        place = folder / "methods" / label
-        child = ChildRun(label, place, [f"algorithm={method.algorithm}", *_passed(run), *method.overrides], folder.name)
+        assert method.algorithm is not None  # as MethodConfig sees to
+        algorithm, place = method.algorithm, folder / "methods" / label
+        child = ChildRun(label, place, [f"algorithm={algorithm}", *_passed(run), *method.overrides], folder.name)
         model_settings = _composed(child, key)
     config: ComparisonConfig = run.experiment
-    try:
+    autoregressive = look_up(ALGORITHMS, model_settings.algorithm, f"{key}.algorithm").is_autoregressive
+    with called(KEY, f"{key}.frontier"):
         frontier = _heated(model_settings, method.frontier, config.temperatures)
         at_one = _heated(model_settings, method.frontier, [1.0]) if 1.0 not in config.temperatures else frontier[-1:]
-        others = build_settings(model_settings, method.decoders, None) if method.decoders else []
-        autoregressive = look_up(ALGORITHMS, model_settings.algorithm, f"{key}.algorithm").is_autoregressive
         control = _heated(model_settings, method.frontier, [LOW_TEMPERATURE])[0] if autoregressive else None
-    except ValueError as error:
-        raise ValueError(f"{key}: {error}") from error
-    return ComparedMethod(label, place, child, model_settings, model, frontier, [*at_one, *others], control)
+    with called(KEY, f"{key}.decoders"):
+        others = build_settings(model_settings, method.decoders, None) if method.decoders else []
+    return ComparedMethod(label, algorithm, place, child, model_settings, model, frontier, [*at_one, *others], control)
 
 
 def judge_runs(run: RunConfig, folder: Path) -> list[ChildRun]:
@@ -142,7 +146,7 @@ def _heated(model_settings: ModelSettings, frontier: Any, temperatures: Sequence
 
 def _passed(run: RunConfig) -> list[str]:
     """What the comparison's command line and its `training` mean for a run that trains."""
-    overrides = [o for o in run.overrides if key_of(o).partition(".")[0] not in NOT_PASSED or _is_part(o)]
+    overrides = [o for o in run.overrides if key_of(o).partition(".")[0] not in NOT_PASSED or is_part(o)]
     config, usual = run.experiment, LanguageModelingConfig()
     for group in ("training", "evaluation"):
         for f in dataclasses.fields(getattr(usual, group)):
@@ -154,7 +158,7 @@ def _passed(run: RunConfig) -> list[str]:
     return [*overrides, "experiment=language_modeling", TASKS]
 
 
-def _is_part(override: str) -> bool:
+def is_part(override: str) -> bool:
     """Whether an override sets a part of the algorithm that all methods have, as the backbone."""
     return key_of(override).replace("/", ".").startswith(("algorithm.backbone", "algorithm.optimizer"))
 

@@ -2,14 +2,15 @@
 
 import re
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import BeforeValidator
 from pydantic.dataclasses import dataclass
 
-from algorithms.common.fields import STRICT, Count
+from algorithms.common.fields import STRICT, Count, Seed
 from experiments.evaluation.config import VisualizeConfig, check_seeds
-from experiments.evaluation.settings import expand
+from experiments.evaluation.settings import KEY, expand
+from experiments.run.build import called
 from experiments.run.errors import near_miss
 from experiments.run.folder import CONFIGS
 from experiments.run.schema import LanguageModelingConfig, SamplingConfig, TrainingConfig
@@ -39,8 +40,13 @@ class MethodConfig:
         if self.load is not None and self.overrides:
             raise ValueError("overrides are for training, and load= brings weights that are trained: drop one")
         if self.decoders:
-            expand(self.decoders, None)
-        if self.frontier is not None and len(expand(self.frontier, None)) != 1:
+            with called(KEY, "decoders"):
+                expand(self.decoders, None)
+        if self.frontier is None:
+            return
+        with called(KEY, "frontier"):
+            settings = expand(self.frontier, None)
+        if len(settings) != 1:
             raise ValueError("frontier holds several settings: name one decoder, temperatures go beside it")
 
 
@@ -57,11 +63,18 @@ class JudgesConfig:
     load: list[str] = field(default_factory=list)
     dataset: str | None = "shakespeare_other"
     overrides: list[str] = field(default_factory=lambda: ["dataset.tokenizer=byte"])
-    seeds: list[int] = field(default_factory=lambda: [0, 1])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1])
     max_steps: Count | None = None
 
     def __post_init__(self) -> None:
         check_seeds(self.seeds)
+
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        of_training = ("overrides", "seeds", "max_steps")
+        if self.load:
+            return dict.fromkeys(("dataset", *of_training), "load")
+        return dict.fromkeys(of_training, "dataset") if self.dataset is None else {}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -70,7 +83,7 @@ class ReviewConfig:
 
     methods: list[str]
     pairs: Count = 24
-    seed: int = 0
+    seed: Seed = 0
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -83,7 +96,7 @@ class ComparisonConfig(LanguageModelingConfig):
     methods: Annotated[dict[str, MethodConfig], BeforeValidator(_without_null)] = field(kw_only=True)
     judges: JudgesConfig = field(default_factory=JudgesConfig)
     temperatures: list[float] = field(default_factory=lambda: [0.6, 0.8, 1.0])
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     likelihood_batches: Count | None = 5
     workers: Count | None = None
     visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
@@ -93,7 +106,19 @@ class ComparisonConfig(LanguageModelingConfig):
     )
     sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
 
+    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = {
+        "training": ("training",),
+        "evaluation.likelihood_split": ("likelihood",),
+        "likelihood_batches": ("likelihood",),
+        **dict.fromkeys(("sampling.length", "sampling.n_samples"), ("sweep",)),
+        "sampling.prompt": ("sweep", "visualize"),
+        "sampling.stop": (),
+        "review": ("report",),
+        "title": ("report",),
+    }
+
     def __post_init__(self) -> None:
+        self.sampling.check_single("a comparison")
         if self.sampling.suffix:
             raise ValueError("sampling.suffix is not seen by every method: leave it empty")
         check_seeds(self.seeds)

@@ -1,12 +1,12 @@
 """Settings of experiment=decoding, checked before any work."""
 
 from dataclasses import field
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from algorithms.common.fields import STRICT, Count
+from algorithms.common.fields import STRICT, Count, Seed
 from experiments.evaluation.settings import KEY, expand
 from experiments.run.schema import LanguageModelingConfig
 
@@ -35,11 +35,28 @@ class DecodingConfig(LanguageModelingConfig):
     tasks: list[str] = field(default_factory=lambda: ["sweep"])
     decoders: Any = None
     grid: dict[str, Any] | None = None
-    seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
+    seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
     judge: Any = None
     baseline: str | None = None
     presets: PresetsConfig = field(default_factory=PresetsConfig)
     visualize: VisualizeConfig = field(default_factory=VisualizeConfig)
+
+    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = LanguageModelingConfig.parts_of_tasks | {
+        "sampling": ("sampling", "sweep", "ab", "presets", "visualize"),
+        "sampling.length": ("sampling", "sweep", "ab"),
+        "sampling.stop": ("sampling",),
+        "sampling.n_samples": ("sampling", "sweep", "ab", "presets"),
+        **dict.fromkeys(("decoders", "grid"), ("sweep", "ab", "visualize")),
+        "judge": ("sweep", "ab", "presets"),
+        "baseline": ("sweep",),
+        "presets": ("presets",),
+        "visualize": ("visualize",),
+    }
+
+    def unused_beyond(self) -> dict[str, str]:
+        """With decoders of the experiment's own, that of the algorithm is of the task sampling alone."""
+        own = self.decoders is not None and "sampling" not in self.tasks
+        return super().unused_beyond() | ({"algorithm.decoder": "decoders"} if own else {})
 
     @property
     def judges(self) -> list[str]:
@@ -55,14 +72,17 @@ class DecodingConfig(LanguageModelingConfig):
                 f"{KEY} makes {count} setting{'s' if count > 1 else ''}, and the task ab compares two: say "
                 f"{KEY}=[A, B], or one decoder with a list of two values"
             )
+        for task in ("sweep", "ab", "presets", "visualize"):
+            if task in self.tasks:
+                self.sampling.check_single(f"the task {task}")
         if self.sampling.suffix:
             raise ValueError("sampling.suffix plays no part in a sweep, which continues prompts: leave it empty")
         check_seeds(self.seeds)
 
 
 def check_seeds(seeds: list[int]) -> None:
-    """Raise ValueError unless there are seeds, all different and not negative."""
+    """Raise ValueError unless there are seeds, all different."""
     if not seeds:
         raise ValueError("seeds is empty: give at least one, and three for a spread")
-    if min(seeds) < 0 or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds is {seeds}: give different whole numbers, 0 or above")
+    if len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds is {seeds}: give different ones")

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from algorithms.common.base_algorithm import EVALUATION_SEED, BaseAlgorithm, step_seed
+from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.randomness import RowRandom
 from experiments.analysis.files import write
 from experiments.analysis.likelihood import FILE, Windows, mean_per_token, write_windows
 
@@ -42,28 +43,29 @@ class Measured:
 @torch.no_grad()
 def measure(
     algorithm: BaseAlgorithm,
-    batches: Iterable[torch.Tensor],
+    batches: Iterable[tuple[np.ndarray, torch.Tensor]],
     *,
     number: int,
     context: Callable[[], AbstractContextManager],
     report: Callable[[str], None],
 ) -> Measured:
-    """Evaluate the first `number` batches of ids (B, T + 1) under every likelihood of `algorithm`, on its device."""
+    """Evaluate `number` batches under every likelihood of `algorithm`, on its device: of each the numbers (B,) of its
+    windows in the split, from which their noise follows, and their ids (B, T + 1)."""
     likelihoods = algorithm.likelihoods()
     nats: dict[str, list[np.ndarray]] = {name: [] for name in likelihoods}
     tokens: list[np.ndarray] = []
     began = reported = time.monotonic()
-    for index, batch in zip(range(number), batches, strict=False):
+    for index, (windows, batch) in enumerate(batches):
         ids = batch.to(algorithm.device)
         tokens.append(np.full(ids.size(0), ids.size(1) - 1))
         for name, likelihood in likelihoods.items():
-            generator = torch.Generator(ids.device).manual_seed(step_seed(EVALUATION_SEED, index, 0))
             with context():
-                nats[name].append(likelihood.nll(ids, generator).cpu().double().sum(1).numpy())
+                nll = likelihood.nll(ids, RowRandom.of_windows(windows, ids.device))  # (B, T)
+            nats[name].append(nll.cpu().double().sum(1).numpy())
         now = time.monotonic()
         if now - reported >= REPORT_EVERY:
             reported = now
             left = (now - began) / (index + 1) * (number - index - 1)
             report(f"batch {index + 1} of {number}, about {left:.0f} s left")
-    windows = Windows(np.concatenate(tokens), {name: np.concatenate(parts) for name, parts in nats.items()})
-    return Measured(windows, {name: likelihood.kind for name, likelihood in likelihoods.items()})
+    found = Windows(np.concatenate(tokens), {name: np.concatenate(parts) for name, parts in nats.items()})
+    return Measured(found, {name: likelihood.kind for name, likelihood in likelihoods.items()})

@@ -47,6 +47,7 @@ def describe(
             "seeds": config.seeds,
         },
         "fps": config.visualize.fps,
+        "review": {"methods": config.review.methods} if config.review else None,
         "methods": [_method(method, folder) for method in methods],
         "judges": judges,
         "controls": controls,
@@ -55,11 +56,10 @@ def describe(
 
 def _method(method: ComparedMethod, folder: Path) -> dict[str, Any]:
     summary = read_json(method.folder / "summary.json")
-    algorithm = method.model_settings.algorithm
-    cls = look_up(ALGORITHMS, algorithm, f"{method.key}.algorithm")
+    cls = look_up(ALGORITHMS, method.model_settings.algorithm, f"{method.key}.algorithm")
     return {
         "label": method.label,
-        "algorithm": algorithm,
+        "algorithm": method.algorithm,
         "description": cls.description,
         "folder": _from(folder, method.folder),
         "trained_here": method.child is not None,
@@ -80,6 +80,7 @@ def _judge(place: Path, folder: Path, child: ChildRun | None) -> dict[str, Any]:
         "folder": _from(folder, place),
         "command": child.command if child else None,
         "test_nll": figures.get("test/nll"),
+        "test_nll_error": figures.get("test/nll_error"),
     }
 
 

@@ -24,6 +24,12 @@ class Model:
     choices: dict[str, str]
     dataset: str | None  # fingerprint of the corpus it was trained on
 
+    @property
+    def chosen(self) -> str:
+        """The file of configs/algorithm that it was trained with; its method's name where an older checkpoint does not
+        tell."""
+        return self.choices.get("algorithm", self.algorithm.name)
+
 
 def read_model_checkpoint(path: str, key: str) -> tuple[Path, Checkpoint]:
     """The checkpoint of a run folder or file of this project, asked for by the configuration's `key`.

@@ -8,12 +8,14 @@ import copy
 import functools
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from experiments.run.build import build, compose_choice
 from experiments.run.folder import CONFIGS
 from experiments.run.registry import ALGORITHMS, look_up
+from experiments.run.unused import sentence, unused_settings
 
 Options = dict[str, Any]
 KEY = "experiment.decoders"
@@ -98,6 +100,17 @@ def build_settings(model_settings: ModelSettings, decoders: Any, grid: Options |
         except ValueError as error:
             raise ValueError(f"{KEY}: {text}: {error}") from error
     return settings
+
+
+def notes_of(settings: Sequence[Setting]) -> list[str]:
+    """A sentence for each option that was given without making a difference to its setting."""
+    found = []
+    for setting in settings:
+        idle = unused_settings(setting.algorithm, "algorithm")
+        for option in setting.options:
+            if (key := f"algorithm.decoder.{option}") in idle:
+                found.append(f"{sentence(option, idle[key])} ({KEY}: {setting.label})")
+    return found
 
 
 def misfit(model_settings: ModelSettings, name: str) -> str | None:

@@ -32,6 +32,7 @@ WORDS = {
     "greater than": "above",
     "less than": "below",
 }
+TYPE = re.compile(r"str|bool|list\[.*\]")  # of a union's members, as pydantic names them
 
 
 def build(cls: Any, config: DictConfig | dict[str, Any], where: str) -> Any:
@@ -44,7 +45,7 @@ def build(cls: Any, config: DictConfig | dict[str, Any], where: str) -> Any:
     try:
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
-        first = min(error.errors(), key=_rank)
+        first = min(error.errors(), key=lambda found: (_rank(found), -len(found["loc"])))
         raise ValueError(_sentence(first, values, where, known_keys(cls, values, where))) from error
 
 
@@ -59,6 +60,16 @@ def keys_below(where: str, config: Any) -> Iterator[None]:
         kind = FileNotFoundError if isinstance(error, OSError) else ValueError
         known = known_keys(type(config), dataclasses.asdict(config), where)
         raise kind(located(str(error), where, known)) from error
+
+
+@contextmanager
+def called(theirs: str, ours: str) -> Iterator[None]:
+    """What is raised inside about the key `theirs` is about the key `ours`: for code that serves several keys."""
+    try:
+        yield
+    except (ValueError, FileNotFoundError) as error:
+        kind = FileNotFoundError if isinstance(error, OSError) else ValueError
+        raise kind(str(error).replace(theirs, ours)) from error
 
 
 def located(message: str, where: str, known: Iterable[str]) -> str:
@@ -123,8 +134,10 @@ def _sentence(error: Any, values: Any, where: str, known: list[str]) -> str:
     if kind == "value_error":  # of a class's own checks
         return located(str(context["error"]), key, known)
     if kind == "unexpected_keyword_argument":
-        inside = [name for name in known if name.startswith(key.rpartition(".")[0])]
-        return f"unknown config key '{key}'{near_miss(key, inside)}"
+        parent = key.rpartition(".")[0]
+        inside = [name for name in known if name.startswith(parent)]
+        beside = [name for name in inside if name.rpartition(".")[0] == parent]
+        return f"unknown config key '{key}'{near_miss(key, inside, beside)}"
     if kind in ("missing", "union_tag_not_found"):
         return f"config key '{key}{'.name' if kind != 'missing' else ''}' has no value: set it"
     choices = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", "")))
@@ -159,13 +172,14 @@ def _names_in(group: str) -> dict[str, str | None]:
 
 
 def _key(path: Iterable[str | int], values: Any, where: str) -> str:
-    """The dotted key of pydantic's path into `values`, which also tells the member of a union by its name."""
+    """The dotted key of pydantic's path into `values`, which also tells the member of a union, by its name or type."""
     parts, is_told = [where] if where else [], False
     for part in path:
         is_told = not is_told and isinstance(values, dict) and values.get("name") == part
-        if not is_told:
+        is_type = isinstance(part, str) and TYPE.fullmatch(part)
+        if not is_told and not is_type:
             parts.append(str(part))
-            values = values.get(part) if isinstance(values, dict) else None
+            values = values.get(part) if isinstance(values, dict) else values[part] if isinstance(part, int) else None
     return ".".join(parts)
 
 
@@ -207,8 +221,11 @@ def build_run(cfg: DictConfig, *, choices: Mapping[str, Any], overrides: list[st
         cls = DatasetConfig
         if group != "dataset":
             registry = ALGORITHMS if group == "algorithm" else EXPERIMENTS
-            cls = look_up(registry, str(node.get("name")), f"{group}.name").config_class
+            if node.get("name") is None:
+                raise ValueError(f"config key '{group}.name' has no value: set it")
+            cls = look_up(registry, str(node["name"]), f"{group}.name").config_class
         built[group] = build(cls, node, group)
+    plain["dataset"] = dataclasses.asdict(built["dataset"])  # with absolute paths, for whoever stores it
     keys = build(RunKeys, plain | built, "")
     return RunConfig(
         **vars(keys),

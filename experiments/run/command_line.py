@@ -13,8 +13,28 @@ import yaml
 from omegaconf import OmegaConf
 
 from experiments.run.composition import composed, leaves
-from experiments.run.folder import COMPARISON, LATEST, checkpoint_of, is_first_process, run_folder_of, stored_overrides
-from experiments.run.overrides import is_multirun, is_override, key_of, overrides_in, quote, value_of
+from experiments.run.folder import (
+    COMPARISON,
+    LATEST,
+    checkpoint_of,
+    is_first_process,
+    pointed,
+    run_folder_of,
+    stored_overrides,
+    working_folder_of,
+)
+from experiments.run.overrides import (
+    DATA_PATHS,
+    absolute,
+    is_multirun,
+    is_override,
+    key_of,
+    overrides_in,
+    quote,
+    value_of,
+    with_absolute_paths,
+)
+from experiments.run.texts import as_written
 
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
 Describe = Callable[..., tuple[dict[str, Any], dict[str, str]]]  # config and group choices of a checkpoint file
@@ -28,8 +48,10 @@ def expand(argv: list[str], describe: Describe) -> list[str]:
     `describe(file, given=, algorithm=)` reads what a checkpoint outside a run folder says. Raises ValueError or
     FileNotFoundError in one sentence.
     """
+    argv = as_written(argv)
     # Overrides go last: a flag between them is more than argparse can take.
-    argv = [a for a in argv if not is_override(a)] + [a for a in argv if is_override(a)]
+    overrides = with_absolute_paths([a for a in argv if is_override(a)], Path.cwd())
+    argv = [a for a in argv if not is_override(a)] + overrides
     resume, load = value_of(argv, "resume"), value_of(argv, "load")
     if resume is None:
         _check_fresh(argv)
@@ -91,7 +113,7 @@ def _expand_resume(argv: list[str], resume: str) -> list[str]:
 
 def _latest(own: list[str]) -> Path | None:
     """The run with a last.ckpt, or comparison, that was started last; given overrides, of those begun with the same."""
-    folders = {folder.resolve() for folder in (*Path("outputs").glob("*/*"), LATEST) if run_folder_of(folder)}
+    folders = {folder.resolve() for folder in (*Path("outputs").glob("*/*"), pointed(LATEST)) if run_folder_of(folder)}
     marks = ("checkpoints/last.ckpt", COMPARISON)
     found = [folder for folder in folders if any((folder / mark).is_file() for mark in marks)]
     same = [folder for folder in found if not own or sorted(stored_overrides(folder)) == sorted(own)]
@@ -112,7 +134,10 @@ def _loaded_overrides(argv: list[str], path: Path, describe: Describe) -> list[s
         return picked
     kept = [key.replace("/", ".") for key in given if key not in RELOADED]
     missing = object()
+    base = working_folder_of(folder) if (folder := run_folder_of(path)) else Path.cwd()
     for key, value in leaves(config):
+        if key in DATA_PATHS and value:
+            value = absolute(value, base)
         if any(key == k or key.startswith(f"{k}.") for k in kept):
             continue
         if OmegaConf.select(config_now, key, default=missing) != value:
@@ -128,9 +153,9 @@ def _stored_config(
     file = checkpoint_of(path, ["best.ckpt", "last.ckpt"])
     folder = run_folder_of(path)
     if folder is not None:
-        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text())
+        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
         config = {root: value for root, value in config.items() if root not in given}
-        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text())
+        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
         choices = hydra["hydra"]["runtime"]["choices"]
     else:
         asked = composed(overrides_in(argv)) if "algorithm" in given else None

@@ -5,12 +5,19 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
+import hydra.core.utils
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 
 from experiments.run.folder import CONFIGS
 
 OmegaConf.register_new_resolver("unique_id", lambda: secrets.token_hex(3), use_cache=True, replace=True)
+
+
+def fresh_folder() -> str:
+    """The folder of a new run, as Hydra would name it now."""
+    hydra.core.utils.setup_globals()  # the resolver `now`
+    return OmegaConf.load(CONFIGS / "config.yaml").hydra.run.dir
 
 
 @contextmanager

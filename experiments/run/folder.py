@@ -9,7 +9,8 @@ from pathlib import Path
 
 import yaml
 
-from experiments.run.overrides import key_of
+from experiments.run.overrides import key_of, with_absolute_paths
+from experiments.run.processes import is_first_process as is_first_process
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -45,24 +46,49 @@ def link_latest(run_dir: Path) -> None:
     """Point the link `latest-run` of the working folder at `run_dir`, which has weights.
 
     A run inside the folder of another one, as a method of a comparison, does not take the link, nor does what is no run
-    folder; file systems without links do without.
+    folder. Where links cannot be made it is a text file with the path, which `pointed` follows.
     """
     if not (run_dir / ".hydra").is_dir() or any((parent / ".hydra").is_dir() for parent in run_dir.parents):
         return
     temporary = LATEST.with_name(f"{LATEST.name}.{os.getpid()}")
     try:
-        temporary.symlink_to(os.path.relpath(run_dir))
+        try:
+            temporary.symlink_to(os.path.relpath(run_dir))
+        except OSError:
+            temporary.write_text(f"{os.path.relpath(run_dir)}\n", encoding="utf-8")
         temporary.replace(LATEST)
     except OSError:
         temporary.unlink(missing_ok=True)
 
 
-def is_first_process() -> bool:
-    """False in the processes that Lightning starts beside the first one of a data-parallel run."""
-    return os.environ.get("LOCAL_RANK", "0") == "0"
+def pointed(path: Path) -> Path:
+    """`path`, led on to the run where it goes through a `latest-run` that is a text file."""
+    for pointer in (path, *path.parents):
+        if pointer.name == LATEST.name and pointer.is_file():
+            run = pointer.read_text(encoding="utf-8", errors="replace").strip()
+            return pointer.parent / run / path.relative_to(pointer)
+    return path
+
+
+def newest_with_weights() -> Path:
+    """The run below outputs/ or multirun/, or at latest-run, whose weights were written last. Raises FileNotFoundError
+    where none has any."""
+    places = (*Path("outputs").glob("*/*"), *Path("multirun").glob("*/*/*"), pointed(LATEST))
+    found = [file for place in places for file in (place / "checkpoints").glob("*.ckpt") if run_folder_of(place)]
+    if not found:
+        raise FileNotFoundError("load=auto: no run below outputs/ or multirun/ has weights: say load=RUN_FOLDER")
+    return max(found, key=lambda file: (file.stat().st_mtime, file)).parent.parent
 
 
 def stored_overrides(folder: Path) -> list[str]:
-    """What was said on the command line of a run, but for load= and resume=."""
-    stored = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text()) or []
-    return [o for o in stored if key_of(o) not in ("resume", "load")]
+    """What was said on the command line of a run, but for load= and resume=; paths as they were meant there."""
+    stored = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
+    told = [o for o in stored if key_of(o) not in ("resume", "load")]
+    return with_absolute_paths(told, working_folder_of(folder))
+
+
+def working_folder_of(folder: Path) -> Path:
+    """Where a run was started: relative paths in its configuration are seen from there."""
+    file = folder / ".hydra" / "hydra.yaml"
+    stored = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return Path(stored.get("hydra", {}).get("runtime", {}).get("cwd") or Path.cwd())

@@ -1,12 +1,12 @@
 """What a run may be told, beside its algorithm and its dataset: frozen dataclasses whose types state the checks."""
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
-from algorithms.common.fields import STRICT, Count, Natural, Number, Positive
+from algorithms.common.fields import STRICT, Count, NonNegative, Positive, Seed
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -35,12 +35,37 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class SamplingConfig:
-    """Sampling of `n_samples` texts of `length` tokens between `prompt` and `suffix`."""
+    """Sampling of `n_samples` texts of `length` tokens between each `prompt` and `suffix`.
+
+    Prompts are one text or several, or the lines of `prompt_file`. A text ends early where it comes to `stop`: a text,
+    or with true the tokenizer's end of a document.
+    """
 
     n_samples: Count = 4
     length: Count = 256
-    prompt: str = ""
+    prompt: str | list[str] = ""
+    prompt_file: str | None = None
     suffix: str = ""
+    stop: Annotated[bool, Field(strict=True)] | str = True
+
+    def __post_init__(self) -> None:
+        if self.prompt == []:
+            raise ValueError("prompt is an empty list: give a text, or several as in [A, B]")
+        if self.prompt_file is not None and self.prompt != "":
+            raise ValueError("prompt_file and prompt exclude each other: give one of them")
+        if self.stop == "":
+            raise ValueError("stop is an empty text: give the text to stop at, or true or false")
+        if self.suffix and isinstance(self.stop, str):
+            raise ValueError("stop ends a text early, and suffix stands at its end: give one of them")
+
+    def check_single(self, what: str) -> None:
+        """Raise ValueError unless there is one prompt, for `what` continues one."""
+        if self.prompt_file is not None or not isinstance(self.prompt, str):
+            key = "prompt" if self.prompt_file is None else "prompt_file"
+            raise ValueError(
+                f"sampling.{key} gives several texts, which the task sampling continues, and {what} continues one: "
+                "give sampling.prompt=TEXT"
+            )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,15 +79,33 @@ class LanguageModelingConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
 
+    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = {  # what only these tasks look at
+        "training": ("training",),
+        "evaluation": ("training", "validation", "test", "likelihood"),
+        "evaluation.likelihood_split": ("likelihood",),
+        "sampling": ("sampling",),
+    }
+
+    def unused(self) -> dict[str, str]:
+        """Parts for which there is no task."""
+        return {part: "tasks" for part, tasks in self.parts_of_tasks.items() if not {*tasks} & {*self.tasks}}
+
+    def unused_beyond(self) -> dict[str, str]:
+        """Keys outside of the experiment for which there is no task."""
+        of_parts = {"training": "algorithm.optimizer", "evaluation.likelihood_split": "algorithm.masks_per_count"}
+        return {key: "tasks" for part, key in of_parts.items() if part in self.unused()}
+
 
 @dataclass(frozen=True, config=STRICT)
 class WandbConfig:
-    """Weights & Biases; mode `auto` is online with a login and offline without."""
+    """Weights & Biases; mode `auto` is online with a login and offline without. `tags` None are method, corpus and
+    backbone, `job_type` None is the experiment."""
 
     project: str = "diffusion-forcing-lm"
     entity: str | None = None
     mode: Literal["auto", "online", "offline"] = "auto"
-    tags: list[str] = field(default_factory=list)
+    tags: list[str] | None = None
+    job_type: str | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -80,7 +123,11 @@ class CallbacksConfig:
     """What is shown while training."""
 
     progress: bool = True
-    line_every_seconds: Number = 10.0
+    line_every_seconds: NonNegative = 10.0
+
+    def unused(self) -> dict[str, str]:
+        """Fields that make no difference beside others -> the one because of which."""
+        return {} if self.progress else {"line_every_seconds": "progress"}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -93,7 +140,7 @@ class RunKeys:
     trainer: dict[str, Any]
     logger: LoggerConfig
     callbacks: CallbacksConfig
-    seed: Natural
+    seed: Seed
     name: str | None
     load: str | None
     resume: str | None
@@ -106,3 +153,8 @@ class RunConfig(RunKeys):
     plain: dict[str, Any]
     choices: dict[str, str]
     overrides: list[str]
+
+    def chosen(self, group: str) -> str:
+        """The file of configs/`group` that was chosen: what the run is called, as several files may share the `name`
+        of a class."""
+        return self.choices.get(group) or getattr(self, group).name

@@ -46,6 +46,7 @@ def _commit() -> str | None:
             capture_output=True,
             text=True,
             timeout=10,
+            encoding="utf-8",
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

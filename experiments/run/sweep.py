@@ -16,24 +16,31 @@ from omegaconf import DictConfig
 
 from experiments.analysis.decoding_table import render
 from experiments.analysis.files import table_text, write
+from experiments.run.devices import jobs_at_once, share_of_devices
 from experiments.run.files import read_json, write_json
-from experiments.run.folder import ROOT
+from experiments.run.folder import ROOT, is_first_process
 from experiments.run.overrides import key_of, quote
 
-COLUMNS = ("val/nll", "test/nll", "likelihood", "tokens/s", "minutes", "status")
+COLUMNS = ("val/nll", "val/nll ±", "test/nll", "test/nll ±", "likelihood", "tokens/s", "minutes", "status")
 
 
 def run_child(settings: Any, folder: Path) -> float:
-    """Run one job of a sweep in a child process; its val/nll, NaN where it failed."""
+    """Run one job of a sweep in a child process; its val/nll, NaN where it failed. A job that was queued again goes
+    on where it was."""
     overrides = list(settings.overrides.task)
+    if (folder / "checkpoints" / "last.ckpt").is_file():
+        overrides.append(f"resume={quote(str(folder))}")
     if not any(key_of(o) == "logger.group" for o in overrides):
         overrides.append(f"logger.group={quote(folder.parent.name)}")
     overrides.append(f"hydra.run.dir={quote(str(folder))}")
     overrides += [o for o in settings.overrides.hydra if key_of(o) == "hydra.searchpath"]
     began = time.time()
-    child = subprocess.run([sys.executable, str(ROOT / "main.py"), *overrides], env=child_environment())
+    slots = jobs_at_once(settings.launcher, os.environ)
+    environment = child_environment() | share_of_devices(os.environ, settings.job.num, slots)
+    child = subprocess.run([sys.executable, str(ROOT / "main.py"), *overrides], env=environment)
     record = {"exit_status": child.returncode, "seconds": time.time() - began}
-    write_json(folder / "job.json", record)
+    if is_first_process():  # a cluster may run a job in several processes
+        write_json(folder / "job.json", record)
     value = read_json(folder / "summary.json").get("figures", {}).get("val/nll")
     return float("nan") if child.returncode or value is None else float(value)
 
@@ -55,7 +62,7 @@ class ResultsTable(Callback):
         rows = collect(folder)
         if not rows:
             return
-        header = ["job", "overrides", *COLUMNS]
+        header = ["job", "algorithm", "overrides", *COLUMNS]
         lines = [[row[name] for name in header] for row in rows]
         table = render(header, lines)
         write(folder / "results.csv", table_text(header, lines))
@@ -74,15 +81,19 @@ def collect(folder: Path) -> list[dict[str, str]]:
     for job in sorted((p.parent for p in folder.glob("*/job.json")), key=lambda p: (len(p.name), p.name)):
         record, summary = read_json(job / "job.json"), read_json(job / "summary.json")
         stored = job / ".hydra" / "overrides.yaml"
-        overrides = yaml.safe_load(stored.read_text()) if stored.is_file() else []
+        overrides = yaml.safe_load(stored.read_text(encoding="utf-8")) if stored.is_file() else []
         figures, training = summary.get("figures", {}), summary.get("training", {})
         rows.append(
             {
                 "job": job.name,
+                "algorithm": summary.get("algorithm", ""),
                 "overrides": [o for o in overrides if key_of(o) != "logger.group"],
                 "val/nll": _number(figures.get("val/nll"), ".4f"),
+                "val/nll ±": _number(figures.get("val/nll_error"), ".4f"),
                 "test/nll": _number(figures.get("test/nll"), ".4f"),
-                "likelihood": summary.get("likelihood_kind", ""),  # exact, or a bound: not to be ranked together
+                "test/nll ±": _number(figures.get("test/nll_error"), ".4f"),
+                # exact, or a bound: not to be ranked together, nor with what is of a part of the split
+                "likelihood": summary.get("likelihood_kind", "") + ", partial" * bool(summary.get("partial")),
                 "tokens/s": _number(training.get("tokens_per_second"), ".0f"),
                 "minutes": _number(record["seconds"] / 60, ".1f"),
                 "status": "ok" if record["exit_status"] == 0 else f"failed ({record['exit_status']})",

@@ -3,6 +3,7 @@
 Steps are optimiser steps. Nothing here waits for the device on a step where nothing is logged.
 """
 
+import math
 import sys
 import time
 from typing import Any
@@ -135,6 +136,10 @@ class ExponentialMovingAverage(WeightAveraging):
     def __init__(self, decay: float) -> None:
         super().__init__(use_buffers=False, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        assert self._average_model is not None
+        self._average_model.to(pl_module.device)  # it was made before the module came there
+
 
 class ProgressLine(Callback):
     """One line: step, loss, tokens per second, time left. Redrawn on a terminal; elsewhere a line every few seconds."""
@@ -172,8 +177,10 @@ class ProgressLine(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
-        value = trainer.callback_metrics[MONITOR]
-        self._write(trainer, f"step {trainer.global_step}/{self.max_steps}  {MONITOR} {float(value):.4f}", end="\n")
+        value = float(trainer.callback_metrics[MONITOR])
+        error = float(trainer.callback_metrics.get(f"{MONITOR}_error", math.nan))
+        text = f"{MONITOR} {value:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
+        self._write(trainer, f"step {trainer.global_step}/{self.max_steps}  {text}", end="\n")
         self._mark = (time.perf_counter(), self._tokens, trainer.global_step)
 
     def _measure(self, now: float, step: int) -> None:

@@ -31,13 +31,15 @@ class Checkpoints(Checkpoint):
         self.max_steps = max_steps
         self.extra = extra
         self.best = math.inf
+        self.best_error: float | None = None  # of `best`, over windows
         self.best_step = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.best, "best_error": self.best_error, "best_step": self.best_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.best_error = state_dict.get("best_error")  # checkpoints of former versions have none
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         checkpoint.update(self.extra)
@@ -60,6 +62,8 @@ class Checkpoints(Checkpoint):
         best, last = self.folder / "best.ckpt", self.folder / "last.ckpt"
         if value < self.best or self.best_step == 0:
             self.best = value if math.isfinite(value) else math.inf
+            error = float(trainer.callback_metrics.get(f"{MONITOR}_error", math.nan))
+            self.best_error = error if math.isfinite(error) else None
             self.best_step = trainer.global_step
             self._save(trainer, pl_module, best)  # before last.ckpt, whose state names it
             if trainer.is_global_zero:

@@ -88,15 +88,33 @@ def describe(path: Path, *, given: Collection[str] = (), algorithm: Algorithm | 
     return config, checkpoint.get("choices", {})
 
 
+def trained_on_other_data(
+    checkpoint: Checkpoint, path: Path, *, dataset: dict[str, Any], fingerprint: str
+) -> str | None:
+    """What the model of a checkpoint was trained on, where that is not the data of `fingerprint`, which the
+    configuration `dataset` leads to; None where it is, or where the checkpoint does not say."""
+    if checkpoint.get("dataset") in (None, fingerprint):
+        return None
+    there, here = _place(checkpoint["config"].get("dataset", {})), _place(dataset)
+    if there == here:
+        return f"{path} was trained on {there} as it was before its text, split or tokenizer changed"
+    return f"{path} was trained on {there}, not on {here}"
+
+
+def _place(dataset: dict[str, Any]) -> str:
+    """Where the data of a configuration are: the path of the user's own, else the corpus."""
+    return dataset.get("path") or f"dataset={dataset.get('name')}"
+
+
 def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenizer: Any) -> None:
     """Load the weights of `checkpoint` into `algorithm`, in place.
 
     Raises ValueError naming both sides when the checkpoint is of another method, vocabulary or shape.
     """
     name, foreign = algorithm.name, recognise(checkpoint)
-    methods = foreign.methods if foreign else (checkpoint["algorithm"],)
-    if name not in methods:
-        remedy = " or ".join(f"algorithm={method}" for method in methods)
+    chosen = checkpoint.get("choices", {}).get("algorithm", checkpoint.get("algorithm"))
+    if name not in (foreign.methods if foreign else (checkpoint["algorithm"],)):
+        remedy = " or ".join(f"algorithm={method}" for method in (foreign.methods if foreign else (chosen,)))
         raise ValueError(f"{path} holds {remedy}, not {name}: say {remedy}")
     if foreign:
         foreign.check_vocabulary(path, method=name, tokens=tokenizer.vocabulary_size)
@@ -113,7 +131,9 @@ def load_weights(algorithm: Any, checkpoint: Checkpoint, path: Path, *, tokenize
     missing, extra = sorted(own.keys() - weights.keys()), sorted(weights.keys() - own.keys())
     if missing or extra:
         which = f"lacks '{missing[0]}'" if missing else f"has '{extra[0]}', which the model lacks"
-        raise ValueError(f"{path} {which}: it was written with other options of algorithm={name}")
+        raise ValueError(
+            f"{path} {which}: it was written with other options of algorithm={name if foreign else chosen}"
+        )
     algorithm.load_state_dict(weights)
 
 
@@ -142,14 +162,16 @@ def _check_sizes(algorithm: Any, stored: dict[str, Any], path: Path) -> None:
 
 
 def _check_vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: Any) -> None:
-    stored, own = checkpoint["tokenizer"], tokenizer.state()
-    if stored != own:
-        from datasets.tokenizers import tokenizer_from_state
+    """ValueError where ids mean other tokens to the model than to the data."""
+    from datasets.tokenizers import tokenizer_from_state
 
-        there = tokenizer_from_state(stored).vocabulary_size
-        dataset = checkpoint["config"].get("dataset", {})
+    own = tokenizer.state()
+    if checkpoint["tokenizer"] == own:
+        return
+    stored = tokenizer_from_state(checkpoint["tokenizer"])  # of an older run, whose state may be written otherwise
+    if stored.state() != own:
         raise ValueError(
-            f"{path} has another vocabulary ({dataset.get('tokenizer')}, {there} tokens) than the dataset "
-            f"({tokenizer.vocabulary_size} tokens): say dataset={dataset.get('name')} "
-            f"dataset.tokenizer={dataset.get('tokenizer')}"
+            f"{path} has another vocabulary ({stored.kind}, {stored.vocabulary_size} tokens) than the dataset "
+            f"({own['kind']}, {tokenizer.vocabulary_size} tokens): say dataset.tokenizer=loaded to keep that of the "
+            f"checkpoint, or take the data that it was trained on, {_place(checkpoint['config'].get('dataset', {}))}"
         )

@@ -13,9 +13,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.run.devices import share_of_devices
 from experiments.run.files import read_json
 from experiments.run.folder import ROOT, stored_overrides
 from experiments.run.overrides import quote
+from experiments.run.processes import alone
 from experiments.run.sweep import child_environment
 
 POLL_SECONDS = 0.2
@@ -69,26 +71,33 @@ class ChildRun:
 
 
 def train(children: Sequence[ChildRun], *, workers: int, report: Callable[[str], None], every: float) -> None:
-    """Run those that are not finished, `workers` at a time with a share of the cores each; a line for each `every` so
-    many seconds. Raises ValueError naming the first that fails, once the others were stopped."""
+    """Run those that are not finished, `workers` at a time with a share of the cores and GPUs each; a line for each
+    `every` so many seconds. Raises ValueError naming the first that fails, once the others were stopped."""
     waiting = [child for child in children if not child.finished]
     running: list[tuple[ChildRun, subprocess.Popen]] = []
+    slots: dict[str, int] = {}  # of those that run: each has its own share of the GPUs
     said = time.monotonic()
     try:
         while waiting or running:
             while waiting and len(running) < workers:
                 child = waiting.pop(0)
-                running.append((child, _start(child, workers)))
+                slot = min({*range(workers)} - {*slots.values()})
+                slots[child.label] = slot
+                running.append((child, _start(child, slot, workers)))
             time.sleep(POLL_SECONDS)
             for child, process in list(running):
                 if process.poll() is None:
                     continue
                 running.remove((child, process))
+                del slots[child.label]
                 if process.returncode or not child.finished:
                     reason = last_line(child.log).removeprefix("error: ")
                     raise ValueError(f"the training of '{child.label}' failed ({reason}): see {child.log}")
                 summary = read_json(child.folder / "summary.json")
-                report(f"{child.label}: test/nll {summary['figures']['test/nll']:.4f}")
+                figures = summary["figures"]
+                error = figures.get("test/nll_error")  # a single window has none
+                known = "" if error is None else f" ± {error:.4f}"
+                report(f"{child.label}: test/nll {figures['test/nll']:.4f}{known}")
             if time.monotonic() - said >= every:
                 said = time.monotonic()
                 for child, _ in running:
@@ -108,11 +117,14 @@ def last_line(log: Path) -> str:
     return next((line.strip() for line in reversed(lines) if line.strip()), "starting")
 
 
-def _start(child: ChildRun, workers: int) -> subprocess.Popen:
+def _start(child: ChildRun, slot: int, workers: int) -> subprocess.Popen:
     arguments = child.arguments()
     child.log.parent.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // workers))
-    environment = {"OMP_NUM_THREADS": threads} | child_environment()
+    environment = (
+        {"OMP_NUM_THREADS": threads} | alone(child_environment()) | {"PYTHONIOENCODING": "utf-8"}
+    )  # of the log
+    environment |= share_of_devices(environment, slot, workers)
     command = [sys.executable, str(ROOT / "main.py"), *arguments]
     with child.log.open("ab") as log:
         return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)

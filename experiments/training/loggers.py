@@ -23,6 +23,7 @@ from experiments.run.files import read_json
 from experiments.run.schema import LoggerConfig, RunConfig
 
 Table = tuple[list[str], list[list[Any]]]  # names of columns, rows
+COMPARED = ("val/nll", "test/nll")  # on TensorBoard's page HPARAMS
 SKIPPED = ("epoch",)  # one endless epoch
 
 
@@ -39,7 +40,7 @@ class CsvLogger(Logger):
         self._row: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._offset = 0  # where the row of the current step begins
-        if resume_step is not None and path.is_file():
+        if resume_step is not None and path.is_file() and is_rank_zero():
             self._cut(resume_step)
 
     @property
@@ -124,7 +125,18 @@ class StepsDoneWandb(StepsDone, WandbLogger):  # type: ignore[misc]  # Lightning
 
 
 class StepsDoneTensorBoard(StepsDone, TensorBoardLogger):  # type: ignore[misc]
-    """TensorBoard event files."""
+    """TensorBoard event files. Its page HPARAMS shows the settings of a finished run beside its likelihoods."""
+
+    _settings: dict[str, Any] | None = None
+
+    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
+        """Kept until there are figures: TensorBoard takes both at once."""
+        self._settings = params
+
+    def log_figures(self, figures: Mapping[str, Any]) -> None:
+        """Write the settings with those of the final figures that runs are compared by."""
+        if self._settings is not None:
+            super().log_hyperparams(self._settings, {key: figures[key] for key in COMPARED if key in figures})
 
 
 def build_loggers(run: RunConfig, run_dir: Path, resume_step: int | None) -> list[Logger]:
@@ -150,7 +162,7 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
 
     stored = run_dir / "wandb_id.json"  # a resumed run continues the same one
     run_id = read_json(stored).get("id") or secrets.token_hex(4)
-    stored.write_text(json.dumps({"id": run_id}))
+    stored.write_text(json.dumps({"id": run_id}), encoding="utf-8")
     offline = settings.mode == "offline" or (settings.mode == "auto" and not _logged_in())
     if offline:
         print(f"W&B: offline; send the run later with: wandb sync {run_dir / 'wandb'}/offline-run-*")
@@ -158,14 +170,12 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
         experiment = wandb.init(
             project=settings.project,
             entity=settings.entity,
-            group=config.group,
-            tags=settings.tags,
-            name=run.name or run_dir.name,
+            **filed_under(run),
             id=run_id,
             dir=str(run_dir),
             mode="offline" if offline else "online",
             resume=None if offline else "allow",
-            config=run.plain,
+            config=run.plain | {"choices": run.choices},
             settings=wandb.Settings(silent=True),
         )
     except wandb.Error as error:
@@ -176,6 +186,19 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
     return StepsDoneWandb(experiment=experiment, save_dir=str(run_dir))
 
 
+def filed_under(run: RunConfig) -> dict[str, Any]:
+    """Name, group, job type and tags of a run in W&B: those of the configuration, or what the run is."""
+    method, corpus, backbone = (run.chosen("algorithm"), run.chosen("dataset"), run.choices.get("algorithm/backbone"))
+    settings = run.logger.wandb
+    assert settings is not None
+    return {
+        "name": run.name or f"{method}-{corpus}-seed{run.seed}",
+        "group": run.logger.group or f"{method}-{corpus}",
+        "job_type": settings.job_type or run.chosen("experiment"),
+        "tags": list(filter(None, (method, corpus, backbone))) if settings.tags is None else settings.tags,
+    }
+
+
 def _logged_in() -> bool:
     """Whether W&B would find a key: in its variable, or in the netrc file that `wandb login` writes."""
     if os.environ.get("WANDB_MODE") in ("offline", "disabled", "dryrun"):
@@ -184,7 +207,7 @@ def _logged_in() -> bool:
         return True
     host = urlparse(os.environ.get("WANDB_BASE_URL", "https://api.wandb.ai")).hostname or ""
     for name in (os.environ.get("NETRC"), "~/.netrc", "~/_netrc"):
-        path = Path(name).expanduser() if name else None
+        path = Path(os.path.expanduser(name)) if name else None  # as it stands where nobody has a home
         if path is not None and path.is_file():
             try:
                 return netrc.netrc(str(path)).authenticators(host) is not None
@@ -217,6 +240,8 @@ def log_media(
 def close(loggers: list[Logger], figures: dict[str, Any]) -> None:
     """Write the final figures to W&B's summary and end its run, so that the next one in this process is a new one."""
     for logger in loggers:
+        if isinstance(logger, StepsDoneTensorBoard):
+            logger.log_figures(figures)
         if not isinstance(logger, WandbLogger):
             logger.finalize("success")
         elif is_rank_zero():

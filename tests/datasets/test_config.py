@@ -20,8 +20,19 @@ TOKENIZERS = ", ".join(get_args(TokenizerName))
         ({"name": "text_file"}, ["dataset.path is missing", "dataset.path=PATH"]),
         ({"name": "documents", "tokenizer": "bpe"}, ["dataset.path is missing", "dataset.path=PATH"]),
         ({"name": "documents", "path": "x"}, ["dataset.tokenizer=char", "choose dataset.tokenizer=bpe"]),
-        ({"name": "shakespeare", "path": "x"}, ["dataset.path=x", "leave it out, or choose dataset=text_file"]),
+        (
+            {"name": "shakespeare", "path": "x"},
+            ["dataset.path=/", "/x has", "or choose dataset=text_file"],
+        ),
         ({"name": "shakespeare", "tokenizer_path": "x"}, ["dataset.tokenizer_path", "dataset.tokenizer=bpe"]),
+        (
+            {"name": "shakespeare", "tokenizer": "loaded", "tokenizer_path": "x"},
+            ["not to loaded: change"],
+        ),
+        ({"name": "shakespeare", "encoding": "cp1252"}, ["dataset.encoding belongs to text_file and documents"]),
+        ({"name": "text_file", "path": "x", "encoding": "utf-88"}, ["dataset.encoding is 'utf-88'", "such as utf-8"]),
+        ({"name": "text_file", "path": "x", "encoding": "rot13"}, ["dataset.encoding is 'rot13'", "such as utf-8"]),
+        ({"name": "text_file", "path": "x", "text_column": "body"}, ["dataset.text_column belongs to documents"]),
         ({"name": "shakespeare", "tokenizer": "bpe", "vocab_size": None}, ["dataset.vocab_size is missing", "size=N"]),
         ({"name": "shakespeare", "tokenizer": "bpe", "vocab_size": 256}, ["dataset.vocab_size=256", "at least 257"]),
         ({"name": "shakespeare", "held_out_fraction": 0.2}, ["dataset.held_out_fraction", "fixed splits", "leave it"]),
@@ -47,3 +58,15 @@ def test_a_former_name_still_leads_to_its_corpus():
     """Catches an older run or checkpoint whose corpus is no longer known."""
     stored = {"name": "openwebtext", "path": "x", "tokenizer": "bpe", "vocab_size": 8192}
     assert build(DatasetConfig, stored, "dataset") == DatasetConfig(**stored | {"name": "documents"})
+
+
+def test_paths_are_absolute_wherever_the_program_goes_next(tmp_path, monkeypatch):
+    """Catches a stored path that leads to another file from another working folder, and `~` taken for a folder."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    given = {"name": "text_file", "tokenizer": "bpe", "cache_dir": "~/cache"}
+    config = DatasetConfig(path="here/text.txt", tokenizer_path="~/tokenizer.json", **given)
+    assert config.path == str(tmp_path / "here" / "text.txt")
+    assert config.tokenizer_path == str(tmp_path / "home" / "tokenizer.json")
+    assert config.cache_dir == str(tmp_path / "home" / "cache")
+    assert DatasetConfig(path=config.path, **given).path == config.path

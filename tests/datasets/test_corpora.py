@@ -3,6 +3,7 @@
 import hashlib
 import importlib.util
 import io
+import re
 import sys
 import urllib.request
 import zipfile
@@ -182,7 +183,11 @@ def test_text8_is_checked_and_split(tmp_path):
         (b"", "is empty"),
         (b" \n" * 200, "is empty"),
         (b"too short", "only 9 characters"),
-        (b"a" * 150 + b"\xff" + b"a" * 50, "byte 150 "),
+        (b"a" * 150 + b"\xff" + b"a" * 50, r"\(byte 0xff at 150\): say .* dataset\.encoding=cp1252, by which"),
+        ("Grüße an alle. ".encode("cp1252") * 20, r"dataset\.encoding=cp1252, by which it reads 'Grüße an alle"),
+        ("Grüße an alle. ".encode("utf-16-le") * 20, r"without a byte order mark: say dataset\.encoding=utf-16-le$"),
+        (b"All of it ASCII. ".decode().encode("utf-16-be") * 20, r"say dataset\.encoding=utf-16-be$"),
+        (bytes(range(256)) * 4, "binary: give a text file"),
     ],
 )
 def test_a_bad_text_file_is_one_sentence(content, words, tmp_path):
@@ -200,3 +205,23 @@ def test_a_folder_is_no_text_file(tmp_path):
     """Catches IsADirectoryError where a sentence belongs."""
     with pytest.raises(ValueError, match="is a folder"):
         load_corpus(DatasetConfig("text_file", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("codec", ["utf-8", "utf-8-sig", "utf-16", "utf-32"])
+def test_a_byte_order_mark_says_the_encoding_and_is_no_text(codec, tmp_path):
+    """Catches a mark that becomes a character of the vocabulary, and marked text that is taken for UTF-8."""
+    (tmp_path / "text.txt").write_bytes((text := "Grüße an alle.\n" * 20).encode(codec))
+    assert "".join(load_corpus(DatasetConfig("text_file", path=str(tmp_path / "text.txt"))).parts.values()) == text
+
+
+@pytest.mark.parametrize(("codec", "said"), [("cp1252", None), ("utf-16-le", None), ("shift_jis", "shift_jis")])
+def test_the_remedy_for_another_encoding_works(codec, said, tmp_path):
+    """Catches advice that fails itself: the encoding that the sentence names must read the file."""
+    text = ("日本語のテキスト。\n" if said else "Grüße an alle.\n") * 20
+    (tmp_path / "text.txt").write_bytes(text.encode(codec))
+    if said is None:
+        with pytest.raises(ValueError) as caught:
+            load_corpus(DatasetConfig("text_file", path=str(tmp_path / "text.txt")))
+        said = re.search(r"dataset\.encoding=([\w-]+)", str(caught.value))[1]
+    corpus = load_corpus(DatasetConfig("text_file", path=str(tmp_path / "text.txt"), encoding=said))
+    assert "".join(corpus.parts.values()) == text

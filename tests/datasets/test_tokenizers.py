@@ -83,6 +83,62 @@ def test_bpe_from_a_file(tmp_path):
         BPETokenizer.load(tmp_path / "missing.json")
 
 
+def changed(**parts):
+    """The JSON of BPE with other parts; `model` and its like are merged into what is there."""
+    content = json.loads(BPE.state()["json"])
+    return json.dumps(content | {k: (content[k] or {}) | v if isinstance(v, dict) else v for k, v in parts.items()})
+
+
+TRUNCATION = {"direction": "Right", "max_length": 4, "strategy": "LongestFirst", "stride": 0}
+PADDING = {"strategy": {"Fixed": 900}, "direction": "Right", "pad_to_multiple_of": None, "pad_id": 0}
+PADDING |= {"pad_type_id": 0, "pad_token": END_OF_TEXT}
+
+
+@pytest.mark.parametrize("parts", [{"truncation": TRUNCATION}, {"padding": PADDING}, {"model": {"dropout": 0.5}}])
+def test_what_a_file_does_to_batches_is_switched_off(parts):
+    """Catches a corpus that is cut, padded or tokenized at random in silence, as settings for training a model ask."""
+    tokenizer = BPETokenizer(changed(**parts))
+    assert tokenizer.encode(TEXT).tolist() == BPE.encode(TEXT).tolist()
+    assert tokenizer.state() == BPE.state()
+
+
+@pytest.mark.parametrize(
+    ("parts", "text", "words"),
+    [
+        ({"normalizer": {"type": "Lowercase"}}, "Hear me", "'Hear me' comes back as 'hear me'"),
+        ({"normalizer": {"type": "NFKC"}}, "speak \ufb01ne", "comes back as 'speak fine'"),
+        ({"normalizer": {"type": "StripAccents"}}, "cafe\u0301", "comes back as 'cafe'"),
+        ({"pre_tokenizer": {"add_prefix_space": True}}, "hear me", "'hear me' comes back as ' hear me'"),
+        ({"pre_tokenizer": None, "decoder": None}, "hear é", "the tokenizer changes the text"),
+    ],
+)
+def test_a_file_that_changes_texts_is_refused(parts, text, words):
+    """Catches likelihoods of another text than the one that was given."""
+    with pytest.raises(ValueError, match=words) as caught:
+        BPETokenizer(changed(**parts)).encode(text)
+    assert "dataset.tokenizer=byte" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_mark_that_a_file_holds_as_ordinary_is_ours():
+    """Catches a text that spells the end of text out and becomes its token."""
+    content = json.loads(BPE.state()["json"])
+    content["added_tokens"][0]["special"] = False
+    tokenizer = BPETokenizer(json.dumps(content))
+    assert not tokenizer.end_is_added and tokenizer.start_id == BPE.start_id
+    assert tokenizer.start_id not in tokenizer.encode(TEXT + END_OF_TEXT)
+
+
+@pytest.mark.parametrize("kind", TOKENIZERS, ids=lambda tokenizer: tokenizer.kind)
+@given(any_text)
+def test_no_tokenizer_changes_a_text_in_silence(kind, text):
+    """Catches ids that stand for another text than they were made of."""
+    try:
+        ids = kind.encode(text)
+    except ValueError:
+        return
+    assert kind.decode(ids) == text
+
+
 def test_an_unknown_state_is_refused():
     """Catches a state of a later version that is taken for one of ours."""
     with pytest.raises(ValueError, match="unigram"):

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from datasets.windows import evaluation_batches, gather, training_starts
+from datasets.windows import evaluation_batches, evaluation_lengths, gather, training_starts
 
 sizes = st.integers(1, 12)
 
@@ -14,10 +14,12 @@ def test_evaluation_predicts_every_token_but_the_first_once(length, block_size, 
     """Catches a lost tail, an overlap between windows, and batches that two ranks share or none has."""
     ids = np.arange(length)
     targets = []
+    lengths = evaluation_lengths(length, block_size, batch_size)
     for rank in range(world_size):
-        for starts, t in evaluation_batches(length, block_size, batch_size, rank=rank, world_size=world_size):
-            windows = gather(ids, starts, t)  # (B, T + 1)
-            assert windows.shape[0] <= batch_size
+        for numbers, t in evaluation_batches(lengths, batch_size, rank=rank, world_size=world_size):
+            windows = gather(ids, numbers * block_size, t)  # (B, T + 1)
+            assert windows.shape[0] <= batch_size and (numbers % world_size == rank).all()
+            assert lengths[numbers].tolist() == [t] * len(numbers)
             assert windows.shape[1] <= block_size + 1
             assert (np.diff(windows, axis=1) == 1).all()
             targets += windows[:, 1:].ravel().tolist()
@@ -27,10 +29,22 @@ def test_evaluation_predicts_every_token_but_the_first_once(length, block_size, 
 @given(st.integers(2, 200), sizes, sizes)
 def test_a_short_window_is_alone(length, block_size, batch_size):
     """Catches padding: windows of two lengths in one batch could not be stacked without it."""
-    batches = evaluation_batches(length, block_size, batch_size)
-    short = [len(starts) for starts, t in batches if t < block_size]
+    batches = evaluation_batches(evaluation_lengths(length, block_size, batch_size), batch_size)
+    short = [len(numbers) for numbers, t in batches if t < block_size]
     assert short in ([], [1])
     assert all(t == block_size for _, t in batches[:-1])
+
+
+@given(st.integers(2, 200), sizes, sizes, st.integers(1, 9), sizes)
+def test_first_batches_are_those_of_one_process(length, block_size, batch_size, world_size, batches):
+    """Catches a limit that each of several processes applies for itself, so that they see other windows than one."""
+    whole = evaluation_lengths(length, block_size, batch_size)
+    first = evaluation_batches(whole, batch_size)[:batches]
+    limited = evaluation_lengths(length, block_size, batch_size, batches)
+    assert limited.tolist() == [t for numbers, t in first for _ in numbers]
+    shares = [evaluation_batches(limited, batch_size, rank=rank, world_size=world_size) for rank in range(world_size)]
+    numbers = sorted(number for share in shares for numbers, _ in share for number in numbers)
+    assert numbers == list(range(len(limited))) and all(shares)
 
 
 @given(st.integers(0, 2**32), st.integers(0, 10**6), sizes, st.integers(0, 50))

@@ -3,6 +3,8 @@
 Run by test_devices.py in a process of its own; by hand: pytest tests/devices/checks.py. V vocabulary.
 """
 
+from tests.devices.simulated import Costs, simulated  # isort: skip  # before our code
+
 import copy
 import io
 import json
@@ -24,6 +26,7 @@ from omegaconf import OmegaConf
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Generation, Request
 from algorithms.common.likelihood import Likelihood
+from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.flow import PlateauSwitch
 from datasets.tokenizers import ByteTokenizer
 from experiments.evaluation.likelihood import measure
@@ -35,7 +38,6 @@ from experiments.run.folder import CONFIGS
 from experiments.run.registry import ALGORITHMS, look_up
 from experiments.training import trainer as trainers
 from tests.conftest import Main
-from tests.devices.simulated import Costs, simulated
 
 V = 13
 KINDS = ("cuda", "mps")
@@ -165,7 +167,8 @@ def test_levels_are_fitted_as_on_the_cpu(method: str, kind: str, costs: Costs) -
     for model in (cpu, device):
         trained(model)
         model.process.levels.count += 1  # every level has been seen
-        model.process.fit(lambda total: total)
+        model.process.gather(lambda total: total)
+        model.process.fit()
     tables = dict(device.process.named_buffers())
     assert all(equal(tables[name], table) for name, table in cpu.process.named_buffers())
     assert not torch.equal(cpu.process.snr, cpu_model(method).process.snr)
@@ -232,7 +235,7 @@ def stated(method: str) -> dict[str, Likelihood]:
 @cache
 def cpu_nats(method: str, name: str) -> torch.Tensor:
     with torch.no_grad():
-        return stated(method)[name].nll(batch(), generator_on(torch.device("cpu")))
+        return stated(method)[name].nll(batch(), RowRandom.of_windows(range(3), torch.device("cpu")))
 
 
 @pytest.mark.parametrize("method, name", [(method, name) for method in METHODS for name in stated(method)])
@@ -241,11 +244,11 @@ def test_likelihoods_are_those_of_the_cpu(method: str, name: str, kind: str, cos
     model, ids = on_device(cpu_model(method), kind), batch().to(torch.device(kind, 0))
     nll: Callable = model.nll if name == "validation" else model.likelihoods()[name].nll
     with torch.no_grad():
-        found = nll(ids, generator_on(ids.device))
+        found = nll(ids, RowRandom.of_windows(range(3), ids.device))
     assert found.device == ids.device and equal(found, cpu_nats(method, name))
     if kind == "cuda":
         with torch.no_grad(), precision(kind):
-            found = nll(ids, generator_on(ids.device))
+            found = nll(ids, RowRandom.of_windows(range(3), ids.device))
         assert found.mean().item() == pytest.approx(cpu_nats(method, name).mean().item(), rel=0.03)
         assert not costs.coarse
 
@@ -254,7 +257,9 @@ def test_likelihoods_are_those_of_the_cpu(method: str, name: str, kind: str, cos
 def test_the_task_likelihood_runs(method: str, kind: str, costs: Costs) -> None:
     """Catches float64 of the device in the sums over windows."""
     model = on_device(cpu_model(method), kind)
-    measured = measure(model, [batch(), batch(2)], number=2, context=lambda: precision(kind), report=print)
+    measured = measure(
+        model, [(range(3), batch()), (range(3, 5), batch(2))], number=2, context=lambda: precision(kind), report=print
+    )
     assert all(nats.shape == (5,) and np.isfinite(nats).all() for nats in measured.windows.nats.values())
 
 
@@ -278,10 +283,14 @@ def asked(device: torch.device, **options: Any) -> Request:
     return Request.continuing(batch(2)[:, :16].tolist(), length=6, seeds=[3, 4], device=device, **options)
 
 
+def stop(generated: Any) -> bool:
+    return generated[-1] == 0
+
+
 def written(model: BaseAlgorithm, decoder: Any, device: torch.device, **options: Any) -> list[Generation]:
-    """A traced text that outgrows the context, and prompts of several lengths that end at a stop token."""
-    prompts = [row[:length] for row, length in zip(batch(2).tolist(), (3, 5), strict=True)]
-    several = Request.continuing(prompts, length=3, seeds=[5, 6], device=device, stop_id=0, **options)
+    """A traced text that outgrows the context, and one behind a short and a long prompt that end where they stop."""
+    prompts = [(row + row)[:length] for row, length in zip(batch(2).tolist(), (3, 25), strict=True)]
+    several = Request.continuing(prompts, length=3, seeds=[5, 6], device=device, stop=stop, **options)
     return [model.generate(one, decoder) for one in (asked(device, trace=True, **options), several)]
 
 
@@ -321,6 +330,7 @@ SETTINGS = {  # method, decoder, what differs from its file
     "filtered": ("gpt", "autoregressive", {"top_k": 5, "top_p": 0.8}),
     "without a cache": ("gpt", "autoregressive", {"use_cache": False}),
     "greedy, masked": ("masked_diffusion", "top_confidence", {"temperature": 0.0, "top_k": 5}),
+    "filtered, masked": ("masked_diffusion", "first_hitting", {"top_p": 0.8}),
     "margins": ("masked_diffusion", "threshold", {"confidence": "margin"}),
     "drafts grow old": (
         "masked_diffusion",
@@ -334,6 +344,8 @@ SETTINGS = {  # method, decoder, what differs from its file
         "pyramid",
         {"keyword": "ab", "guidance_scale": 0.5},
     ),
+    "greedy, drawn": ("df_lm", "sampled_pyramid", {"temperature": 0.0}),
+    "filtered, drafted": ("df_lm", "speculative", {"top_k": 5, "top_p": 0.9}),
     "sliding": ("df_lm", "autoregressive_matrix", {"sliding": True}),
     "whole windows": ("df_lm", "sampled_pyramid", {"use_cache": False, "chunk_size": 4}),
     "last": ("df_lm", "pyramid", {"token_draw": "last"}),
@@ -425,11 +437,11 @@ STEP = {
 # Eight tokens of each of two texts, in float32, the checks of the request included:
 WRITING = {
     ("gpt", "autoregressive"): (360, 6, 11, 0),
-    ("df_lm", "autoregressive_matrix"): (1663, 41, 15, 0),
-    ("df_lm", "pyramid"): (3180, 46, 15, 26),
-    ("df_lm", "sampled_pyramid"): (5540, 134, 23, 0),
+    ("df_lm", "autoregressive_matrix"): (1669, 40, 15, 0),
+    ("df_lm", "pyramid"): (3189, 45, 15, 26),
+    ("df_lm", "sampled_pyramid"): (5570, 133, 23, 0),
     ("df_lm", "speculative"): (2099, 50, 80, 17),
-    ("df_lm_faithful", "pyramid"): (1766, 43, 15, 0),
+    ("df_lm_faithful", "pyramid"): (1775, 42, 15, 0),
     ("masked_diffusion", "top_confidence"): (466, 21, 5, 0),
     ("masked_diffusion", "first_hitting"): (451, 21, 5, 0),
     ("masked_diffusion", "two_stage"): (721, 21, 5, 0),
@@ -533,7 +545,7 @@ def test_a_whole_run_and_its_resumption(
     tasks = "experiment.tasks=[training,validation,test,likelihood,sampling]"
     second = smoke(*arguments, tasks, "experiment.training.max_steps=8", "resume=run")
     assert second.status == 0, second.err
-    summary = json.loads(Path("run/summary.json").read_text())
+    summary = json.loads(Path("run/summary.json").read_text(encoding="utf-8"))
     assert summary["status"] == "finished" and summary["training"]["steps"] == 8
     assert all(np.isfinite(value) for value in summary["figures"].values())
     assert sum(costs.kernels.values()) > 1000  # it did run there

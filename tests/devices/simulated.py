@@ -4,8 +4,8 @@ Values are those of the CPU. What a device would object to raises: tensors of tw
 of another device, float64 on MPS. What would cost time is counted, with the line of our code that asked for it:
 kernels, waits for the device, copies to it, and attention with a dense mask. Autocast follows the lists of CUDA.
 
-torch has one name left for such a backend, and registers it for the whole process: import this in one of its own. Its
-tensors cannot enter torch.inference_mode.
+torch has one name left for such a backend, and registers it for the whole process: import this in one of its own,
+before our code, whose generators are made of torch's. Its tensors cannot enter torch.inference_mode.
 """
 
 import sys
@@ -84,7 +84,6 @@ def simulated(kind: str) -> Iterator[Costs]:
     _active.append(simulation)
     with ExitStack() as stack:
         for target, replacement in (
-            ("torch.Generator", DeviceGenerator),
             ("torch.autocast", Autocast),
             ("torch.get_device_module", _device_module),
             ("torch.cuda._lazy_init", lambda: None),
@@ -337,7 +336,9 @@ class _Functions(TorchFunctionMode):
 
 def _listed(index: Any) -> Any:
     """A list that indexes is copied to the device."""
-    return torch.tensor(index).to(_active[-1].device) if isinstance(index, list) else index
+    if not isinstance(index, list):
+        return index
+    return torch.tensor(index, dtype=None if index else torch.long).to(_active[-1].device)
 
 
 def _replay(name: str, call: Callable[..., Tensor], inputs: tuple[Tensor, ...], **constants: Tensor | None) -> Tensor:
@@ -424,3 +425,4 @@ def _register() -> list[torch.library.Library]:
 
 
 _LIBRARIES = _register()
+torch.Generator = DeviceGenerator  # type: ignore[misc]

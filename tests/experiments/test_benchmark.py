@@ -16,7 +16,7 @@ def test_decoding_speed_compares_equal_texts(smoke: Main, method: str) -> None:
         f"algorithm={method}", "experiment=benchmark", "experiment.tasks=[decoding_speed]", *sizes, "hydra.run.dir=run"
     )
     assert outcome.status == 0, outcome.err
-    figures = json.loads(Path("run/summary.json").read_text())["figures"]
+    figures = json.loads(Path("run/summary.json").read_text(encoding="utf-8"))["figures"]
     assert figures["benchmark/batched_tokens_per_second"] > 0 and figures["benchmark/single_tokens_per_second"] > 0
     assert figures["benchmark/batched_overhead"] > 0 and figures["benchmark/single_overhead"] > 0
     assert "decoding_speed_ratio" in outcome.out

@@ -90,18 +90,18 @@ def test_a_stopped_comparison_goes_on_and_reports(stopped: Path, main: Main, mon
     assert all(row["judge_nll"] > 0 for row in rows)
     for name in ("report.html", "report.md", "summary.json", "results.json", "samples.jsonl", "results.md"):
         assert (stopped / name).stat().st_size > 0, name
-    manifest = json.loads((stopped / "comparison.json").read_text())
+    manifest = json.loads((stopped / "comparison.json").read_text(encoding="utf-8"))
     assert [one["label"] for one in manifest["methods"]] == ["gpt", "masked_diffusion"]
     assert manifest["methods"][0]["description"] == getattr(GPT, "description", "gpt")
     assert manifest["methods"][0]["folder"] == "methods/gpt" and manifest["methods"][0]["training"]["steps"] == 2
     assert manifest["judges"][0]["seed"] == 3 and manifest["judges"][0]["test_nll"] > 0
-    likelihoods = (stopped / "likelihood.csv").read_text().splitlines()
+    likelihoods = (stopped / "likelihood.csv").read_text(encoding="utf-8").splitlines()
     assert [line.split(",")[3] for line in likelihoods if line.startswith("gpt,")] == ["exact"]
     assert "bound" in [line.split(",")[3] for line in likelihoods if line.startswith("masked_diffusion,")]
-    flags = {one["setting"]: one["flags"] for one in json.loads((stopped / "flags.json").read_text())}
+    flags = {one["setting"]: one["flags"] for one in json.loads((stopped / "flags.json").read_text(encoding="utf-8"))}
     assert "copy_rate" in flags["training copier"] and table.HELD_OUT not in flags
     assert {path.stem for path in (stopped / "traces").iterdir()} == {"gpt", "masked_diffusion"}
-    figures = json.loads((stopped / "summary.json").read_text())["figures"]
+    figures = json.loads((stopped / "summary.json").read_text(encoding="utf-8"))["figures"]
     mean = sum(row["judge_nll"] for row in gpt if row["setting"].endswith("=1.0")) / 2
     assert figures["gpt/autoregressive temperature=1.0/judge_nll"] == pytest.approx(mean)
     again = main(f"resume={stopped}")
@@ -168,11 +168,11 @@ def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: M
         ),
         (
             "experiment.methods.gpt.decoders=[pyramid]",
-            "experiment.methods.gpt: experiment.decoders: pyramid does not fit",
+            "experiment.methods.gpt.decoders: pyramid does not fit",
         ),
         ("experiment.methods.gpt.overrides=['algorithm.nonsense=1']", "experiment.methods.gpt: unknown config key"),
         ("experiment.methods.gpt.load=nowhere", "experiment.methods.gpt.load: there is no run folder or checkpoint"),
-        ("experiment.judges.load=[nowhere]", "there is no run folder or checkpoint at nowhere"),
+        ("experiment.judges.load=[nowhere]", "experiment.judges.load: there is no run folder or checkpoint at nowhere"),
         (
             "experiment.judges.overrides=['dataset.tokenizer=qqq']",
             "experiment.judges: dataset.tokenizer is 'qqq': choose one of ",
@@ -238,7 +238,7 @@ sys.exit(1 if words.get("fail") else 0)
 @pytest.fixture
 def stub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A main.py that writes what a run would, in no time."""
-    (tmp_path / "main.py").write_text(STUB)
+    (tmp_path / "main.py").write_text(STUB, encoding="utf-8")
     monkeypatch.setattr(training, "ROOT", tmp_path)
     monkeypatch.delenv("OMP_NUM_THREADS")
     return tmp_path
@@ -249,7 +249,7 @@ def child(folder: Path, name: str, *words: str) -> ChildRun:
 
 
 def words_of(one: ChildRun) -> list[str]:
-    return json.loads((one.folder / "summary.json").read_text())["words"]
+    return json.loads((one.folder / "summary.json").read_text(encoding="utf-8"))["words"]
 
 
 def test_children_are_begun_resumed_or_left_alone(stub: Path) -> None:
@@ -258,17 +258,17 @@ def test_children_are_begun_resumed_or_left_alone(stub: Path) -> None:
     (stopped.folder / "checkpoints").mkdir(parents=True)
     (stopped.folder / "checkpoints" / "last.ckpt").write_bytes(b"x")
     done.folder.mkdir(parents=True)
-    (done.folder / "summary.json").write_text('{"status": "finished"}')
+    (done.folder / "summary.json").write_text('{"status": "finished"}', encoding="utf-8")
     broken.folder.mkdir(parents=True)
-    (broken.folder / "metrics.csv").write_text("step\n")
+    (broken.folder / "metrics.csv").write_text("step\n", encoding="utf-8")
     said: list[str] = []
     train([new, stopped, done, broken], workers=2, report=said.append, every=100.0)
     assert words_of(new) == ["seed=1", "logger.group='group'", f"hydra.run.dir='{new.folder}'"]
     assert words_of(stopped) == [f"resume='{stopped.folder}'"]
-    assert "words" not in json.loads((done.folder / "summary.json").read_text())
+    assert "words" not in json.loads((done.folder / "summary.json").read_text(encoding="utf-8"))
     assert words_of(broken)[0] == "seed=1" and not (broken.folder / "metrics.csv").exists()
     assert sorted(said) == [f"{name}: test/nll 1.5000" for name in ("broken", "new", "stopped")]
-    assert new.command == "python main.py seed=1" and "threads" in new.log.read_text()
+    assert new.command == "python main.py seed=1" and "threads" in new.log.read_text(encoding="utf-8")
 
 
 def test_a_failed_training_is_named(stub: Path) -> None:

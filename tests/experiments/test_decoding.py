@@ -70,7 +70,7 @@ def rows_of(folder: str) -> list[table.Row]:
 
 
 def texts_of(folder: str) -> dict[str, list[str]]:
-    lines = (Path(folder) / "samples.jsonl").read_text().splitlines()
+    lines = (Path(folder) / "samples.jsonl").read_text(encoding="utf-8").splitlines()
     records = [json.loads(line) for line in lines]
     assert len({table.identity(record) for record in records}) == len(records)
     return {table.identity(record): record["texts"] for record in records}
@@ -108,7 +108,7 @@ def test_lists_are_swept_as_a_grid() -> None:
         ({"tasks": ["ab"]}, "experiment.decoders makes 1 setting, and the task ab compares two"),
         ({"tasks": ["ab"], "decoders": ["a", "b", "c"]}, "makes 3 settings, and the task ab compares two"),
         ({"seeds": []}, "experiment.seeds is empty"),
-        ({"seeds": [1, 1]}, "experiment.seeds is [1, 1]: give different whole numbers"),
+        ({"seeds": [1, 1]}, "experiment.seeds is [1, 1]: give different ones"),
     ],
 )
 def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> None:
@@ -234,7 +234,7 @@ def test_a_sweep_leaves_everything_behind(gpt: str, main: Main) -> None:
     outcome = main(*command, TWO, *SIZES)
     assert (outcome.status, outcome.err) == (0, "")
     rows, texts = rows_of("sweep"), texts_of("sweep")
-    assert json.loads(Path("sweep/results.json").read_text()) == rows
+    assert json.loads(Path("sweep/results.json").read_text(encoding="utf-8")) == rows
     cached, plain = (f"autoregressive use_cache={flag} top_k=5" for flag in ("true", "false"))
     order = [(row["setting"], row["seed"]) for row in rows]
     real, zero, one = [(table.HELD_OUT, 0), (table.HELD_OUT, 1)], [(cached, 0), (plain, 0)], [(cached, 1), (plain, 1)]
@@ -250,11 +250,11 @@ def test_a_sweep_leaves_everything_behind(gpt: str, main: Main) -> None:
         assert [row[name] is None for name in COST] == [row["setting"] == table.HELD_OUT] * len(COST)
     assert rows[2]["forwards"] == 70 and rows[2]["tokens_per_forward"] == 1.0
     assert rows[2]["options"] == {"use_cache": True, "top_k": 5} and rows[2]["decoder"]["temperature"] == 1.0
-    written = Path("sweep/results.md").read_text()
+    written = Path("sweep/results.md").read_text(encoding="utf-8")
     assert table.markdown_table(table.aggregate(rows)) in written and table.HELD_OUT in outcome.out
     assert "4/4  autoregressive use_cache=false top_k=5, seed 1" in outcome.out and "0:00 left" in outcome.out
-    assert at[cached, 0][0] in Path("sweep/samples.txt").read_text()
-    summary = json.loads(Path("sweep/summary.json").read_text())
+    assert at[cached, 0][0] in Path("sweep/samples.txt").read_text(encoding="utf-8")
+    summary = json.loads(Path("sweep/summary.json").read_text(encoding="utf-8"))
     assert summary["sweep"]["rows"] == 6
     mean = summary["figures"][f"gpt/{cached}/distinct_2"]
     assert mean == pytest.approx((rows[2]["distinct_2"] + rows[4]["distinct_2"]) / 2)
@@ -280,7 +280,9 @@ def test_training_and_sweep_in_one_run_without_a_judge(smoke: Main, monkeypatch:
     assert prompts == [[CharTokenizer(best["tokenizer"]["characters"]).encode("the ").tolist()] * 2] * 2
     assert row["setting"] == "autoregressive temperature=0" and row["prompt"] == "the "
     assert row["judge"] is None and row["judge_nll"] is None and real["judge_nll"] is None
-    assert "----- gpt, autoregressive temperature=0, seed 0, text 1\nthe " in Path("run/samples.txt").read_text()
+    assert "----- gpt, autoregressive temperature=0, seed 0, text 1\nthe " in Path("run/samples.txt").read_text(
+        encoding="utf-8"
+    )
 
 
 def test_a_killed_sweep_goes_on_where_it_was(gpt: str, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,7 +319,9 @@ def test_a_killed_sweep_goes_on_where_it_was(gpt: str, main: Main, monkeypatch: 
 
     assert quality("killed") == quality("whole") and texts_of("killed") == texts_of("whole")
     assert len(rows_of("killed")) == len(rows_of("whole")) == 6
-    assert Path("killed/samples.txt").read_text() == Path("whole/samples.txt").read_text()
+    assert Path("killed/samples.txt").read_text(encoding="utf-8") == Path("whole/samples.txt").read_text(
+        encoding="utf-8"
+    )
     calls = 0
     assert main("resume=killed", "experiment.seeds=[0,1,2]").status == 0
     assert calls == 1 + 2 and len(rows_of("killed")) == 9
@@ -329,10 +333,13 @@ def test_a_killed_sweep_goes_on_where_it_was(gpt: str, main: Main, monkeypatch: 
 def test_a_folder_with_other_results_is_left_alone(gpt: str, main: Main) -> None:
     """Catches the table of another program that is overwritten."""
     shutil.copytree(gpt, "run")
-    Path("run/results.csv").write_text("job,overrides\n0,seed=0\n")
+    Path("run/results.csv").write_text("job,overrides\n0,seed=0\n", encoding="utf-8")
     outcome = main("resume=run", "experiment=decoding")
     assert outcome.status == 1 and "other columns than those of a decoding sweep" in outcome.err
-    assert outcome.err.count("\n") == 1 and Path("run/results.csv").read_text() == "job,overrides\n0,seed=0\n"
+    assert (
+        outcome.err.count("\n") == 1
+        and Path("run/results.csv").read_text(encoding="utf-8") == "job,overrides\n0,seed=0\n"
+    )
 
 
 def test_matrices_of_diffusion_forcing_and_a_judge_that_is_none(smoke: Main, main: Main) -> None:
@@ -363,7 +370,7 @@ def test_a_judge_of_other_characters_is_refused(gpt: str, main: Main) -> None:
 
 def test_a_short_validation_split_gives_no_row_of_real_text(smoke: Main) -> None:
     """Catches a sweep that fails, or compares with shorter texts, where real text is scarce."""
-    Path("short.txt").write_text("to be or not to be " * 120)
+    Path("short.txt").write_text("to be or not to be " * 120, encoding="utf-8")
     sizes = ["dataset.path=short.txt", "experiment.sampling.length=150", "experiment.seeds=[0]"]
     outcome = smoke("experiment=decoding", "experiment.tasks=[training,sweep]", "hydra.run.dir=run", *sizes)
     assert outcome.status == 0 and "no row of real text" in outcome.out
@@ -381,14 +388,14 @@ def test_ab_compares_two_settings_seed_by_seed(gpt: str, main: Main) -> None:
     assert (outcome.status, outcome.err) == (0, "")
     rows = rows_of("run")
     assert len(rows) == 9 and len(texts_of("run")) == 9
-    compared = json.loads(Path("run/ab.json").read_text())
+    compared = json.loads(Path("run/ab.json").read_text(encoding="utf-8"))
     cold, hot = ([row for row in rows if row["options"] == {"temperature": heat}] for heat in (0.5, 1.5))
     real = [row for row in rows if row["setting"] == table.HELD_OUT]
     assert compared.pop("seeds") == [0, 1, 2] and compared.pop("weights") == rows[-1]["weights"]
     assert compared == json.loads(json.dumps(paired.compare(cold, hot, real)))
     assert compared["claims"]["forwards"] == paired.NO_DIFFERENCE
     assert compared["figures"]["judge_nll"]["difference"]["low"] > 0  # hotter is less likely
-    page = Path("run/ab.md").read_text()
+    page = Path("run/ab.md").read_text(encoding="utf-8")
     assert "A: autoregressive temperature=0.5  \nB: autoregressive temperature=1.5" in page
     assert paired.markdown(compared) in page and paired.markdown(compared) in outcome.out
     again = main("resume=run", "experiment.tasks=[sweep]")
@@ -402,7 +409,7 @@ def test_too_few_seeds_leave_the_intervals_blank(gpt: str, main: Main) -> None:
         *command, "experiment.decoders=[autoregressive, {autoregressive: {top_k: 1}}]", *ONE, "hydra.run.dir=r"
     )
     assert (outcome.status, outcome.err) == (0, "")
-    compared = json.loads(Path("r/ab.json").read_text())
+    compared = json.loads(Path("r/ab.json").read_text(encoding="utf-8"))
     assert {figure["difference"]["low"] for figure in compared["figures"].values() if figure["difference"]} == {None}
     assert set(compared["claims"].values()) == {paired.TOO_FEW}
 
@@ -415,14 +422,14 @@ def test_the_presets_that_fit_are_measured(smoke: Main, main: Main, corpus: Path
     assert (outcome.status, outcome.err) == (0, "")
     real, row = rows_of("presets")
     assert (real["setting"], row["setting"]) == (table.HELD_OUT, "baseline_fast")
-    text = corpus.read_text()
+    text = corpus.read_text(encoding="utf-8")
     assert row["length"] == 40 and row["prompt"] == text[int(0.9 * len(text)) :][:16]
-    assert row["prompt"] in Path("presets/samples.txt").read_text()
+    assert row["prompt"] in Path("presets/samples.txt").read_text(encoding="utf-8")
     decoder = row["decoder"]
     assert (decoder["temperature"], decoder["threshold"], decoder["top_k"]) == (0.7, 0.75, 3)
     for name in ("flow_quality", "flow_balanced"):
         assert f"{name} is left out: algorithm.decoder.name is 'flow_threshold', which does not fit" in outcome.out
-    kept = json.loads(Path("presets/summary.json").read_text())["presets"]
+    kept = json.loads(Path("presets/summary.json").read_text(encoding="utf-8"))["presets"]
     assert kept["settings"] == ["baseline_fast"] and list(kept["left_out"]) == ["flow_quality", "flow_balanced"]
     more = main("resume=presets", "experiment.tasks=[sweep,presets]", "experiment.sampling.prompt='the '", *DRAFT)
     assert (more.status, more.err) == (0, "")
@@ -430,7 +437,7 @@ def test_the_presets_that_fit_are_measured(smoke: Main, main: Main, corpus: Path
         *[(table.HELD_OUT, "the ", 8), ("two_stage", "the ", 8)],
         *[(table.HELD_OUT, "the ", 40), ("baseline_fast", "the ", 40)],
     ]
-    page = Path("presets/results.md").read_text()
+    page = Path("presets/results.md").read_text(encoding="utf-8")
     assert "× 8 tokens" in page and "× 40 tokens" in page and "| front" in page
 
 
@@ -440,7 +447,7 @@ def test_a_baseline_is_what_others_are_held_against(gpt: str, main: Main) -> Non
     command += ["experiment.decoders=[autoregressive, {autoregressive: {top_k: [1, 3]}}]"]
     outcome = main(*command, "experiment.baseline='autoregressive top_k=3'")
     assert (outcome.status, outcome.err) == (0, "")
-    page = Path("run/analysis/differences.md").read_text()
+    page = Path("run/analysis/differences.md").read_text(encoding="utf-8")
     assert page.startswith("# Differences from autoregressive top_k=3\n") and "| autoregressive top_k=1 |" in page
     assert Path("run/analysis/speed_quality.png").read_bytes().startswith(b"\x89PNG")
 
@@ -462,7 +469,7 @@ def test_visualize_records_every_setting(gpt: str, main: Main, monkeypatch: pyte
     for row, trace in zip(rows_of("run")[1:], traces, strict=True):
         assert "".join(trace.tokens[-1]) == "the " + at[table.identity(row)]
     assert Path("run/animation.gif").read_bytes().startswith(b"GIF8")
-    assert "autoregressive top_k=1" in Path("run/animation.html").read_text()
+    assert "autoregressive top_k=1" in Path("run/animation.html").read_text(encoding="utf-8")
     assert len(tables["results"]) == 3 and len(tables["samples"]) == 3 * 4
     assert tables["traces/gpt autoregressive"][-1] == [64, 64, "the " + at[table.identity(rows_of("run")[1])]]
 

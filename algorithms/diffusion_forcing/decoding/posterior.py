@@ -25,11 +25,12 @@ from algorithms.diffusion_forcing.process.gaussian import Predict, Sampler, chan
 @dataclass(frozen=True)
 class MatrixStep:
     """A step from one matrix row to the next, in a window of positions: the first `final` of them are finished, the
-    last in flight is `last`; `finishing` (B, W) reach level 0 now, `decided` (B, W) are there or move, so that a token
-    is drawn for them. `uniform` (B, W), float64, decides which."""
+    last in flight is `last`; `known` (B, W) are at level 0 already, `finishing` (B, W) reach it now, `decided` (B, W)
+    are there or move, so that a token is drawn for them. `uniform` (B, W), float64, decides which."""
 
     final: int
     last: int
+    known: Tensor
     finishing: Tensor
     decided: Tensor
     uniform: Tensor | None
@@ -179,27 +180,33 @@ class TokenPosterior(Posterior):
         draw = self.decoder.token_draw
         if draw == "chain":
             return F.embedding(self._chain(past, right, channel, row), self.table)
-        logits = self.denoiser.head(past, right) / self.decoder.temperature + channel  # (B, n, V)
+        flight = slice(row.final, row.last + 1)
+        logits = self._target(self.denoiser.head(past, right), row.known[:, flight]) + channel  # (B, n, V)
         mean = None if draw == "sample" else logits.softmax(-1) @ self.table
         if mean is not None and (draw == "mean" or not bool(row.finishing.any())):
             return mean
         assert row.uniform is not None
-        flight = slice(row.final, row.last + 1)
         drawn = F.embedding(sample_tokens(logits, row.uniform[:, flight]), self.table)
         return drawn if mean is None else torch.where(row.finishing[:, flight, None], drawn, mean)
 
     def _chain(self, past: Tensor, right: NeighbourStates | None, channel: Tensor, row: MatrixStep) -> Tensor:
         """Tokens (B, n) drawn one after the other, each given the one before it, without another pass."""
         assert row.uniform is not None
-        uniform, decided = row.uniform[:, row.final :], row.decided[:, row.final :]
+        uniform, decided, known = (each[:, row.final :] for each in (row.uniform, row.decided, row.known))
         tokens: list[Tensor] = []
         for i in range(past.size(1)):
             one = slice(i, i + 1)
             left = self.denoiser.left(tokens[-1], decided[:, i - 1 : i]) if tokens else None
             beside = None if right is None else NeighbourStates(right.states[:, one], right.where[one])
-            logits = self.denoiser.head(past[:, one], beside, left) / self.decoder.temperature + channel[:, one]
+            logits = self._target(self.denoiser.head(past[:, one], beside, left), known[:, one]) + channel[:, one]
             tokens.append(sample_tokens(logits, uniform[:, one]))
         return torch.cat(tokens, dim=1)
+
+    def _target(self, logits: Tensor, known: Tensor) -> Tensor:
+        """What tokens follow, by the decoder's settings, given all but their own channels: from the network's logits
+        (B, n, V). Tokens that are `known` (B, n) may be some that would never be drawn."""
+        target = self.decoder.target(logits)
+        return torch.where(known[..., None], logits, target) if self.decoder.restricts else target
 
     def _cached_states(self, noisy: Tensor) -> Tensor:
         """States (B, W, n_embd) of the last final token and of all in flight, noisy (B, W, n_embd), but the last."""

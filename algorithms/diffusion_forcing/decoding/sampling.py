@@ -18,6 +18,7 @@ from algorithms.diffusion_forcing.decoding.posterior import MatrixStep, Posterio
 from algorithms.diffusion_forcing.process.gaussian import Sampler, Score
 
 OnRow = Callable[[Tensor, Tensor, int], None]
+IsOver = Callable[[Tensor, int], bool]
 
 
 class Sampled(NamedTuple):
@@ -79,6 +80,7 @@ def sample(
     chunk_size: int | None = None,
     guidance_fn: Score | None = None,
     on_row: OnRow | None = None,
+    is_over: IsOver | None = None,
 ) -> Sampled:
     """Fill in the positions of x (B, L, C) that are not `given` (B, L) bool; the given ones stay as they are.
 
@@ -89,14 +91,17 @@ def sample(
     What the posterior's x0 holds beside the token, such as learned positions, only its window has: x here, in
     `guidance_fn(x0_hat (B, W, C))`, in `on_row` and in the result is free of it. `on_row(x (B, L, C), levels (B, L),
     forwards)` sees every row of each chunk's matrix, the first being its noise, and the passes so far; positions whose
-    chunk has not begun are 0, at level S.
+    chunk has not begun are 0, at level S. `is_over(x (B, n, C), final)` hears of the n positions before `final`
+    that are final from now on: once it says so, the rest stays as it is.
     """
     total = given.size(1)
     prompt = int(given.all(dim=0).long().cumprod(dim=0).sum())
     horizon = max(1, total - prompt if chunk_size is None else min(chunk_size, total - prompt))
-    loop = _Loop(sampler, posterior, x, given, random, guidance_fn, on_row)
+    loop = _Loop(sampler, posterior, x, given, random, guidance_fn, on_row, is_over)
     loop.commit(prompt)
     for begin in range(prompt, total, horizon):
+        if loop.over:
+            break
         end = min(begin + horizon, total)
         loop.chunk(begin, end, matrix(end - begin))
     return Sampled(loop.x, loop.steps)
@@ -113,8 +118,10 @@ class _Loop:
     random: RowRandom
     guidance_fn: Score | None
     on_row: OnRow | None
+    is_over: IsOver | None = None
     final: int = 0
     steps: int = 0
+    over: bool = False
 
     def __post_init__(self) -> None:
         sampler, S = self.sampler, self.sampler.sampling_timesteps
@@ -132,6 +139,7 @@ class _Loop:
             if self.shown is not None:
                 self.shown[:, new] = self.random.normal(end - self.final, self.x.size(2)).to(self.x)
             self.posterior.commit(self.x[:, new], None if self.shown is None else self.shown[:, new])
+            self.over = self.is_over is not None and self.is_over(self.x[:, new], end)
         self.final = end
 
     def chunk(self, begin: int, end: int, rows: Tensor) -> None:
@@ -158,6 +166,8 @@ class _Loop:
                 self.commit(self.final + done)
             if self.on_row is not None:
                 self.on_row(self.x.clone(), self.levels.clone(), self.posterior.forwards)
+            if self.over:
+                return
         self.commit(end)  # what a matrix leaves above level 0 is context from here on, too
         for position in range(begin, end):
             self.draws.end(position)
@@ -174,7 +184,7 @@ class _Loop:
         now, then = self.levels[:, window], following[:, window]
         uniform = self.draws.uniform(window, now)
         finishing, decided = (then == 0) & (now > 0), (now == 0) | (then < now)
-        row = MatrixStep(final - window.start, last - window.start, finishing, decided, uniform)
+        row = MatrixStep(final - window.start, last - window.start, now == 0, finishing, decided, uniform)
         noises = [self.draws.normal(window, now)]
         if not self.sampler.is_ddim:  # asks for that of the context first
             noises.insert(0, torch.zeros_like(noises[0]) if self.shown is None else self.shown[:, window])

@@ -10,8 +10,8 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.artifact import Artifact
-from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
-from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Positive
+from algorithms.common.decoder import DrawingDecoder, Ends, Generation, Request, TraceRecorder
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Positive, Share
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_forcing.decoding.guidance import guidance_from_loss, keyword_loss
 from algorithms.diffusion_forcing.decoding.posterior import Posterior, make_posterior
@@ -23,7 +23,7 @@ from algorithms.diffusion_forcing.process.gaussian import Sampler
 
 
 @dataclass(frozen=True, config=STRICT)
-class MatrixDecoder(Decoder):
+class MatrixDecoder(DrawingDecoder):
     """How noise is taken away, from `sampling_timesteps` levels to none.
 
     `token_draw=mean` steps towards the mean of each token's posterior, as the original; `sample` towards one token
@@ -39,12 +39,11 @@ class MatrixDecoder(Decoder):
     )
     uncertainty_scale: NonNegative = 1.0
     sampling_timesteps: Count = 1
-    level_power: Number = 1.0
-    ddim_eta: Number = 1.0
+    level_power: Positive = 1.0
+    ddim_eta: Share = 1.0
     stabilization_level: Natural = 0
     chunk_size: Count | None = None
     token_draw: Literal["chain", "sample", "last", "mean"] = "sample"
-    temperature: Positive = 1.0
     rounding: Literal["nearest", "head"] = "nearest"
     keyword: str | None = None
     guidance_scale: Number = 0.0
@@ -54,12 +53,25 @@ class MatrixDecoder(Decoder):
     def __post_init__(self) -> None:
         if self.sliding and not self.use_cache:
             raise ValueError("sliding slides a cache: set use_cache=true with it")
-        if self.temperature != 1.0 and self.token_draw == "mean":
-            raise ValueError("temperature has no effect with token_draw=mean: set it to 1")
+        if self.token_draw == "mean":
+            unused = {"temperature": self.temperature != 1, "top_k": self.top_k, "top_p": (self.top_p or 1) < 1}
+            for key in (key for key, is_set in unused.items() if is_set):
+                raise ValueError(
+                    f"{key} has no effect with token_draw=mean, which draws no tokens: leave it out, or take "
+                    "token_draw=last"
+                )
         if (self.keyword is None) != (self.guidance_scale == 0):
             raise ValueError("keyword and guidance_scale go together: set both or neither")
         if self.keyword is not None and self.token_draw != "mean":
             raise ValueError("keyword guides by a differentiable prediction: set token_draw=mean")
+
+    def unused(self) -> dict[str, str]:
+        found = super().unused()
+        if self.schedule in ("autoregressive", "full_sequence"):
+            found["uncertainty_scale"] = "schedule"
+        if self.sampling_timesteps == 1:  # from noise to clean at once
+            found |= dict.fromkeys(("level_power", "ddim_eta"), "sampling_timesteps")
+        return found
 
     def sees_right(self, model: Any) -> bool:
         return model.denoiser.reads_right > 0
@@ -86,11 +98,14 @@ class MatrixDecoder(Decoder):
                 "sliding needs rotary positions: set it to false, or train with algorithm.backbone.style=rope"
             )
         posterior = self._posterior(model)[1]
-        for _, group in request.by_shape():
-            rest = group.ids.size(1) - group.prompt_lengths[0]
+        horizons: dict[int, None] = {}  # in their order
+        for length, prompt in zip(request.lengths, request.prompt_lengths, strict=True):
+            rest = length - prompt
             chunk = min(self.chunk_size or rest, rest)
-            for horizon in (chunk, rest % chunk or chunk):  # the last chunk may be shorter
-                posterior.check(self.matrix(horizon))
+            if rest:
+                horizons |= dict.fromkeys((chunk, rest % chunk or chunk))  # the last chunk may be shorter
+        for horizon in horizons:
+            posterior.check(self.matrix(horizon))
         self._guidance(request, denoiser.table())
 
     def decode(self, model: Any, request: Request) -> Generation:
@@ -98,13 +113,20 @@ class MatrixDecoder(Decoder):
         from right to left, too."""
         ids, given, table = request.ids, request.given, model.denoiser.table()
         sampler, posterior = self._posterior(model)
-        recorder = TraceRecorder(request)
+        recorder, ends = TraceRecorder(request), Ends(request)
 
         def written(x: Tensor) -> Tensor:
             return torch.where(given, ids, round_to_tokens(x, table, self.rounding))
 
         def record(x: Tensor, levels: Tensor, forwards: int) -> None:
             recorder.add(written(x), levels / self.sampling_timesteps, forwards)
+
+        text = ids.clone()
+
+        def all_ended(x: Tensor, final: int) -> bool:
+            new = slice(final - x.size(1), final)
+            text[:, new] = torch.where(given[:, new], ids[:, new], round_to_tokens(x, table, self.rounding))
+            return not ends.see(text, [final] * len(text))
 
         sampled = sample(
             sampler,
@@ -116,6 +138,7 @@ class MatrixDecoder(Decoder):
             chunk_size=self.chunk_size,
             guidance_fn=self._guidance(request, table),
             on_row=record if recorder else None,
+            is_over=all_ended if ends else None,
         )
         return Generation(
             written(sampled.x),
@@ -154,12 +177,11 @@ class MatrixDecoder(Decoder):
 
 
 @dataclass(frozen=True, config=STRICT)
-class Speculative(Decoder):
+class Speculative(DrawingDecoder):
     """`algorithm/decoder=speculative`: every pass verifies `draft_tokens` tokens, and drafts as many for the next."""
 
     name: Literal["speculative"] = "speculative"
     draft_tokens: Count = 3
-    temperature: Positive = 1.0
 
     def check(self, model: Any, request: Request) -> None:
         super().check(model, request)
@@ -169,7 +191,11 @@ class Speculative(Decoder):
                 "algorithm/decoder=pyramid, or train with algorithm.parameterisation=two_stream"
             )
         if self.draft_tokens >= model.block_size:
-            raise ValueError(f"draft_tokens is {self.draft_tokens}: it must be below the context of {model.block_size}")
+            lower = "lower it, or " if model.block_size > 1 else ""
+            raise ValueError(
+                f"draft_tokens is {self.draft_tokens}: it must be below the context of {model.block_size}: {lower}take "
+                "a model with a larger algorithm.backbone.block_size"
+            )
         if request.prompt_lengths != request.given.sum(1).tolist():
             raise ValueError(
                 "algorithm/decoder=speculative writes from left to right: give no tokens behind those to be written, "
@@ -177,8 +203,9 @@ class Speculative(Decoder):
             )
 
     def decode(self, model: Any, request: Request) -> Generation:
-        """The text follows the output distribution of one token after the other, at the temperature."""
-        return Speculation(model.denoiser, model.process, request, self.draft_tokens, self.temperature).run()
+        """The text follows the output distribution of one token after the other, as temperature, top_k and top_p make
+        it."""
+        return Speculation(model.denoiser, model.process, request, self.draft_tokens, self.target).run()
 
     def artifacts(self, window: int) -> list[Artifact]:
         """Nothing to show beforehand."""

@@ -5,11 +5,13 @@ the drafts are, the output distribution is that of one token after the other. B 
 unfinished, n drafted tokens, Q = (n + 1)² tokens of a pass, V vocabulary.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
 from algorithms.common.backbone.masks import attention_mask, two_stream_mask, windows_behind
-from algorithms.common.decoder import Generation, Request, TraceRecorder
+from algorithms.common.decoder import Ends, Generation, Request, TraceRecorder
 from algorithms.common.device import float64_device
 from algorithms.common.randomness import RowRandom
 from algorithms.common.sampling import context_start, sample_tokens
@@ -39,16 +41,23 @@ def accept(p: Tensor, q: Tensor, drafts: Tensor, limit: Tensor, uniform: Tensor)
 class Speculation:
     """One call for texts of one shape, n below the context: ids (B, L + n) of which lengths[b] are decided, all but the
     last of them in the cache, and the drafts (B, n) behind them with the probabilities q (B, n, V) that they were drawn
-    by, None before the first pass."""
+    by, None before the first pass. `target` are the logits of the distribution that the text follows, from the
+    network's."""
 
     def __init__(
-        self, denoiser: ShiftedDenoiser, process: GaussianProcess, request: Request, n: int, temperature: float
+        self,
+        denoiser: ShiftedDenoiser,
+        process: GaussianProcess,
+        request: Request,
+        n: int,
+        target: Callable[[Tensor], Tensor],
     ) -> None:
         B, total = request.ids.shape
-        self.denoiser, self.n, self.temperature = denoiser, n, temperature
+        self.denoiser, self.n, self.target = denoiser, n, target
         self.backbone = denoiser.model.backbone
         self.block_size = denoiser.block_size
         self.pure_noise = process.alphas_cumprod[-1]
+        self.request = request
         self.random = RowRandom(request.seeds)
         ids = request.ids.where(request.given, 0)
         self.ids = torch.cat([ids, ids.new_zeros(B, n)], dim=1)  # the last pass may write beyond L
@@ -67,8 +76,11 @@ class Speculation:
 
     def run(self) -> Generation:
         decided = sum(self.total - done for done in self.lengths)
-        while rows := [row for row, done in enumerate(self.lengths) if done < self.total]:
+        ends = Ends(self.request)
+        going = [*range(len(self.lengths))]
+        while rows := [row for row in going if self.lengths[row] < self.total]:
             self._cycle(rows)
+            going = ends.see(self.ids, [min(done, self.total) for done in self.lengths])
             if self.recorder:
                 self._record()
         return Generation(
@@ -172,8 +184,8 @@ class Speculation:
         return torch.cat(drafts[1:], dim=1), torch.cat(found, dim=1)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
-        """Output distributions in float64."""
-        return (logits.to(float64_device(logits.device)).double() / self.temperature).softmax(-1)
+        """Distributions to verify or to draft by, in float64."""
+        return self.target(logits.to(float64_device(logits.device)).double()).softmax(-1)
 
     def _record(self) -> None:
         """Keep a state for the trace: levels are 0 decided, 1 not."""

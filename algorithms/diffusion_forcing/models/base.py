@@ -12,8 +12,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.common.likelihood import Likelihood
+from algorithms.common.randomness import Source, draw_rows
 from algorithms.diffusion_forcing.models.embeddings import TokenTable
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
+from algorithms.diffusion_forcing.process.row_mixture import sample_noise_levels
 
 
 class NeighbourStates(NamedTuple):
@@ -47,13 +49,22 @@ class Denoiser(nn.Module, ABC):
         """Clean embeddings x0 (B, T, C) of ids (B, T)."""
         return F.embedding(ids, self.table())
 
+    def draw_levels(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> Tensor:
+        """Levels (B, T) of a training batch of ids (B, T), in the rows of the mixture."""
+
+        def levels(rows: int, g: torch.Generator) -> Tensor:
+            options = {"timesteps": process.timesteps, "mixture": self.rows, "generator": g}
+            return sample_noise_levels(rows, ids.size(1), **options)
+
+        return draw_rows(generator, len(ids), levels)
+
     @abstractmethod
     def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The parts of the loss for ids (B, T + 1) in noisy rows: `ce`, nats per token, and `mse`, the weighted squared
         error, where the loss weighs it."""
 
     @abstractmethod
-    def nll(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def nll(self, process: GaussianProcess, ids: Tensor, generator: Source) -> Tensor:
         """Nats of ids[:, 1:] (B, T) on the autoregressive schedule, of the kind `likelihood_kind`."""
 
     @abstractmethod

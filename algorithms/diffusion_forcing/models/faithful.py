@@ -15,11 +15,11 @@ from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.masks import two_stream_mask
 from algorithms.common.backbone.noise_conditioning import NoiseConditioning
 from algorithms.common.device import full_precision
+from algorithms.common.randomness import Source, integers
 from algorithms.diffusion_forcing.bounds import ancestral_bound
 from algorithms.diffusion_forcing.models.base import Denoiser
 from algorithms.diffusion_forcing.models.embeddings import TokenTable, token_logits
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
-from algorithms.diffusion_forcing.process.row_mixture import sample_noise_levels
 
 
 class FaithfulDenoiser(Denoiser):
@@ -66,7 +66,7 @@ class FaithfulDenoiser(Denoiser):
 
     def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """Both parts, always: `mse` is the original's, `ce` the nats of the true ids around the predicted embedding."""
-        levels = sample_noise_levels(*ids.shape, timesteps=process.timesteps, mixture=self.rows, generator=generator)
+        levels = self.draw_levels(process, ids, generator)
         x0 = self.embed(ids)
         noise = process.draw_noise(x0.shape, generator)
         pred_x0, weighted_mse = process.weighted_error(self, x0, levels, noise)
@@ -77,12 +77,12 @@ class FaithfulDenoiser(Denoiser):
         pred_x0 = process.predictions(self, x, levels)[1]
         return (pred_x0 - self.positions(ids.size(1)))[:, 1:]
 
-    def nll(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def nll(self, process: GaussianProcess, ids: Tensor, generator: Source) -> Tensor:
         """Estimate of an upper bound on the nats of ids[:, 1:] (B, T): each token goes through all levels after its
         clean prefix (`ancestral_bound`). One pass over two streams, in which every window is a single token."""
         T = ids.size(1)
         noise = process.draw_noise((*ids.shape, self.table.dim), generator)
-        levels = torch.randint(process.timesteps, ids.shape, generator=generator, device=ids.device)
+        levels = integers(generator, process.timesteps, *ids.shape)
         x0 = self.embed(ids)
         x = process.q_sample(x0, levels, noise)
         now = torch.arange(T, device=ids.device)

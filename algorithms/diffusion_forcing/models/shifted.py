@@ -20,11 +20,12 @@ from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.noise_conditioning import NoiseConditioning
 from algorithms.common.device import full_precision
 from algorithms.common.likelihood import Likelihood
+from algorithms.common.randomness import Source
 from algorithms.diffusion_forcing.bounds import path_bound
 from algorithms.diffusion_forcing.models.base import Denoiser, NeighbourStates
 from algorithms.diffusion_forcing.models.embeddings import TokenTable
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
-from algorithms.diffusion_forcing.process.row_mixture import CLEAN, sample_noise_levels
+from algorithms.diffusion_forcing.process.row_mixture import CLEAN
 
 LOG_SNR_RANGE = (-5.0, 6.0)  # of the total SNR: below it nothing is seen of a token, above it all
 LOG_SNR_SCALE = 12.0  # for the sinusoids, which are made for whole levels
@@ -67,7 +68,7 @@ class ShiftedDenoiser(Denoiser):
     def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """`ce` is of f given a past that is noisy or clean, `mse` of the posterior mean."""
         table = self.table()
-        levels = sample_noise_levels(*ids.shape, timesteps=process.timesteps, mixture=self.rows, generator=generator)
+        levels = self.draw_levels(process, ids, generator)
         x0 = F.embedding(ids, table)
         x = process.q_sample(x0, levels, process.draw_noise(x0.shape, generator))
         abar = process.alphas_cumprod[levels.clamp(min=0)]
@@ -101,7 +102,7 @@ class ShiftedDenoiser(Denoiser):
         h = torch.where(clean, self.model.wte(ids[:, :-1]), noisy)  # (B, T, n_embd)
         return self.model.lm_head(self.model.backbone(self.model.backbone.add_positions(h)))
 
-    def nll(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> Tensor:
+    def nll(self, process: GaussianProcess, ids: Tensor, generator: Source) -> Tensor:
         """Exact, where a token's past is clean: the I-MMSE relation makes the diffusion integral equal the
         cross-entropy of f (arXiv:2302.03792)."""
         logits = self.model(ids[:, :-1])
@@ -117,7 +118,7 @@ class ShiftedDenoiser(Denoiser):
     def likelihoods(self, process: GaussianProcess) -> dict[str, Likelihood]:
         """The exact one, and the bounds of pyramids with several tokens in flight."""
 
-        def bound(in_flight: int, ids: Tensor, generator: torch.Generator) -> Tensor:
+        def bound(in_flight: int, ids: Tensor, generator: Source) -> Tensor:
             table, squared_norm = self.table(), self.table.scale**2
             return path_bound(process, self.window_priors, ids, table, squared_norm, in_flight, generator)
 

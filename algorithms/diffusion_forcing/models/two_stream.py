@@ -8,6 +8,7 @@ has been drawn. B batch, T tokens, N noisy ones, W window, C embedding channels,
 
 import random
 from dataclasses import replace
+from functools import partial
 from typing import Annotated, Any
 
 import torch
@@ -21,6 +22,7 @@ from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.masks import window_mask
 from algorithms.common.device import full_precision
 from algorithms.common.fields import STRICT, Natural, NonNegative, PositiveShare, Share
+from algorithms.common.randomness import draw_rows, uniform
 from algorithms.diffusion_forcing.models.base import NeighbourStates
 from algorithms.diffusion_forcing.models.shifted import ShiftedDenoiser
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
@@ -51,9 +53,10 @@ class StreamConfig:
     def tokens(self, block_size: int) -> int:
         """Noisy tokens N beside block_size clean ones; ValueError if not even a window fits."""
         if self.max_window >= block_size:
+            lower = "lower it, or " if block_size > 2 else ""
             raise ValueError(
-                f"max_window is {self.max_window}: it must be below the "
-                f"{block_size} tokens of a text (algorithm.backbone.block_size)"
+                f"max_window is {self.max_window}: it must be below the {block_size} tokens of a text: {lower}raise "
+                "algorithm.backbone.block_size"
             )
         windows = int(self.share * (block_size - 1)) // self.max_window
         return max(1, windows) * self.max_window
@@ -91,10 +94,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         start, width = self._layout(T, N, generator)
         positions = torch.arange(start, start + N, device=ids.device)
         begins = positions - (positions - start) % width
-        windows, K = ids.size(0) * (N // width), process.timesteps
-        levels = sample_noise_levels(
-            windows, width, timesteps=K, mixture=self.rows, generator=generator, windows=True
-        ).view(-1, N)
+        levels = draw_rows(generator, ids.size(0), partial(self._window_levels, process, N, width))
         tokens = ids[:, start : start + N]
         x0 = F.embedding(tokens, table)
         x = process.q_sample(x0, levels, process.draw_noise(x0.shape, generator))
@@ -128,6 +128,11 @@ class TwoStreamDenoiser(ShiftedDenoiser):
             parts["mse"] = (process.compute_loss_weights(levels) * error).mean()
         return parts
 
+    def _window_levels(self, process: GaussianProcess, N: int, width: int, rows: int, g: torch.Generator) -> Tensor:
+        """Levels (B, N) of texts with N noisy tokens in windows of `width`."""
+        windows, options = rows * (N // width), {"timesteps": process.timesteps, "mixture": self.rows}
+        return sample_noise_levels(windows, width, generator=g, windows=True, **options).view(rows, N)
+
     def _states(self, ids: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """States of the clean stream (B, T, n_embd), of the noisy one, and before each of its tokens (B, N, n_embd)."""
         clean, seen = self.model.backbone.two_streams(self.model.wte(ids[:, :-1]), noisy, positions, begins)
@@ -142,7 +147,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         """The tokens (B, N) before those of the windows, in a share of these; those at `first` (N,) are clean
         anyway."""
         shape = (tokens.size(0), tokens.size(1) // width)
-        shown = torch.rand(shape, generator=generator, device=tokens.device) < self.streams.chain
+        shown = uniform(generator, *shape) < self.streams.chain
         shown = shown.repeat_interleave(width, dim=1)
         return self.left(tokens, shown if first is None else shown & ~first)
 

@@ -81,15 +81,19 @@ class InformationLevels(nn.Module):
         self.nats.index_add_(0, levels, nats.where(noisy, 0.0))
         self.count.index_add_(0, levels, noisy.to(nats))
 
-    def fit(self, nats: Tensor, count: Tensor) -> None:
-        """Move the levels to where they are uniform in the nats observed, summed (K,) and counted (K,), and forget
-        these. Nothing moves while a level has not been seen."""
-        if bool((count > 0).all()):
-            mean = (nats / count).cpu().double().numpy()
-            snr = uniform_levels(self.snr.cpu().double().numpy(), mean, len(mean))
-            self.snr.copy_(torch.tensor(snr, dtype=torch.float32))
+    def forget(self) -> None:
+        """Start to observe anew."""
         self.nats.zero_()
         self.count.zero_()
+
+    def fit(self) -> None:
+        """Move the levels to where they are uniform in the nats observed, and forget these. Nothing moves while a level
+        has not been seen."""
+        if bool((self.count > 0).all()):
+            mean = (self.nats / self.count).cpu().double().numpy()
+            snr = uniform_levels(self.snr.cpu().double().numpy(), mean, len(mean))
+            self.snr.copy_(torch.tensor(snr, dtype=torch.float32))
+        self.forget()
 
 
 class FittedProcess(GaussianProcess):
@@ -114,8 +118,17 @@ class FittedProcess(GaussianProcess):
             )
 
     @torch.no_grad()
-    def fit(self, total: Callable[[Tensor], Tensor]) -> None:
-        self.levels.fit(total(self.levels.nats.clone()), total(self.levels.count.clone()))
+    def gather(self, total: Callable[[Tensor], Tensor]) -> None:
+        nats, count = total(torch.stack([self.levels.nats, self.levels.count]))
+        self.levels.nats.copy_(nats)
+        self.levels.count.copy_(count)
+
+    def forget(self) -> None:
+        self.levels.forget()
+
+    @torch.no_grad()
+    def fit(self) -> None:
+        self.levels.fit()
         tables = process_tables(self.levels.betas(self.squared_norm), snr_clip=self.snr_clip)
         for name, table in tables.items():
             getattr(self, name).copy_(table)

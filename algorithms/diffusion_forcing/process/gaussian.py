@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from algorithms.common.artifact import Artifact
 from algorithms.common.device import exact_product
+from algorithms.common.randomness import Source, normal
 from algorithms.diffusion_forcing.process.schedules import beta_schedule as betas_of
 from algorithms.diffusion_forcing.process.schedules import check_choice, process_tables
 from algorithms.diffusion_forcing.process.snr_weights import snr_weights
@@ -89,9 +90,9 @@ class GaussianProcess(nn.Module):
         """Noise within +-clip_noise."""
         return noise.clamp(-self.clip_noise, self.clip_noise)
 
-    def draw_noise(self, shape: Sequence[int], generator: torch.Generator) -> Tensor:
+    def draw_noise(self, shape: Sequence[int], generator: Source) -> Tensor:
         """Clamped Gaussian noise of `shape` on the generator's device."""
-        return self.clamp(torch.randn(tuple(shape), generator=generator, device=generator.device))
+        return self.clamp(normal(generator, *shape))
 
     def alpha_sigma(self, noise_levels: Tensor) -> tuple[Tensor, Tensor]:
         """Scales sqrt(abar) of signal and sqrt(1 - abar) of noise at levels (B, T), each (B, T, 1)."""
@@ -168,8 +169,14 @@ class GaussianProcess(nn.Module):
     def observe(self, levels: Tensor, logits: Tensor, ids: Tensor) -> None:
         """Hear in training what tokens ids (B, T) at levels (B, T) cost: logits (B, T, V) given all that is known."""
 
-    def fit(self, total: Callable[[Tensor], Tensor]) -> None:
-        """Move the levels to where they are uniform in the nats observed, and forget these; `total` sums over ranks."""
+    def gather(self, total: Callable[[Tensor], Tensor]) -> None:
+        """Take what all processes have observed for one's own; `total` sums over them."""
+
+    def forget(self) -> None:
+        """Forget what was observed since the last fit."""
+
+    def fit(self) -> None:
+        """Move the levels to where they are uniform in the nats observed, and forget these."""
 
     def artifacts(self) -> list[Artifact]:
         """What is worth a picture: fitted levels."""

@@ -12,21 +12,22 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
+from algorithms.common.decoder import DrawingDecoder, Ends, Generation, Request, TraceRecorder
 from algorithms.common.device import float64_device
-from algorithms.common.fields import STRICT, Count, Natural, NonNegative
+from algorithms.common.fields import STRICT, Count, Natural
 from algorithms.common.randomness import RowRandom, StepUniforms
+from algorithms.common.sampling import COLDEST
 from algorithms.masked_diffusion.decoding.state import MASKED, ChunkState, Confidence, Prediction, Predictor
 
 
 @dataclass(frozen=True, config=STRICT)
-class MaskedDecoder(Decoder):
+class MaskedDecoder(DrawingDecoder):
     """What all decoders of masked diffusion share: the loop, in which `commit` decides what each step makes of a chunk.
 
     Text is decided in chunks of `chunk_len` tokens (None: half of the window, or what the context leaves of it), each
     of which sees `context_len` tokens of its past (None: as many as fit the window beside it). Confidences come from
     the probabilities at `temperature`, and temperature 0 takes the best token with the confidences of temperature 1;
-    `top_k` restricts draws alone.
+    `top_k` and `top_p` restrict draws alone.
     """
 
     position_draws: ClassVar[bool] = False  # commit needs uniforms of its own
@@ -35,13 +36,17 @@ class MaskedDecoder(Decoder):
     name: str = ""
     chunk_len: Count | None = None
     context_len: Natural | None = None
-    temperature: NonNegative = 1.0
-    top_k: Count | None = None
 
     @property
     def has_likelihood(self) -> bool:
         """Whether the probability of a text under this decoder is a product of the network's conditionals."""
-        return self.order_follows_text and self.top_k is None and self.temperature > 0
+        return self.order_follows_text and not self.restricts
+
+    def unused(self) -> dict[str, str]:
+        counts = {"temperature"}  # for the confidences
+        if getattr(self, "confidence", None) == "top_k_mass":
+            counts.add("top_k")
+        return {key: cause for key, cause in super().unused().items() if key not in counts}
 
     def spans(self, window: int) -> tuple[int, int]:
         """chunk_len and context_len in a window of so many tokens."""
@@ -54,18 +59,11 @@ class MaskedDecoder(Decoder):
 
     def check(self, model: Any, request: Request) -> None:
         super().check(model, request)
-        vocabulary_size, window = model.vocabulary_size, model.window
+        window = model.window
         if bool((request.given & (request.ids == model.mask_id)).any()):
             raise ValueError(
                 f"the given tokens hold the mask token (id {model.mask_id}): leave such positions out of `given`"
             )
-        if max(request.prompt_lengths) > window:
-            raise ValueError(
-                f"the prompt has {max(request.prompt_lengths)} tokens, the window {window}: shorten it to its end, or "
-                "raise algorithm.backbone.block_size in training"
-            )
-        if self.top_k is not None and self.top_k > vocabulary_size:
-            raise ValueError(f"top_k is {self.top_k}, above the vocabulary of {vocabulary_size} tokens: lower it")
         chunk_len, context_len = self.spans(window)
         if chunk_len > window:
             raise ValueError(f"chunk_len is {chunk_len}: the window holds {window} tokens, set it to at most that")
@@ -78,7 +76,7 @@ class MaskedDecoder(Decoder):
     def tempered(self, logits: Tensor) -> Tensor:
         """Logits in float64, divided by the temperature (0 leaves them as they are)."""
         logits = logits.double()
-        return logits if self.temperature in (0, 1) else logits / self.temperature
+        return logits if self.temperature in (0, 1) else logits / max(self.temperature, COLDEST)
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
         """The rule's memory when a chunk starts, from uniforms (R, K) drawn once."""
@@ -103,6 +101,7 @@ class MaskedDecoder(Decoder):
             window=model.window,
             first=request.prompt_lengths[0],
             recorder=recorder,
+            ends=Ends(request),
         )
 
     def fill(
@@ -116,12 +115,13 @@ class MaskedDecoder(Decoder):
         window: int,
         first: int = 0,
         recorder: TraceRecorder | None = None,
+        ends: Ends | None = None,
     ) -> Generation:
         """The loop: decide the tokens of ids (B, L) that are not `given` (B, L) bool; before `first` all are given.
 
         Chunks start at `first` and follow each other; a chunk's window of W tokens starts `context_len` tokens before
         it, shows all that is given or decided in it, and holds masks elsewhere, beyond L too. Rows whose chunk is
-        decided leave the batch until the next one.
+        decided leave the batch until the next one, and for good once `ends` says that their text has ended.
         """
         home = float64_device(ids.device)
         B, L = ids.shape
@@ -132,7 +132,10 @@ class MaskedDecoder(Decoder):
         steps = 0
         for begin in range(first, L, chunk_len):
             end = min(begin + chunk_len, L)
-            rows = (~given[:, begin:end]).any(-1).nonzero().squeeze(-1)  # (R,)
+            open_ = ~given[:, begin:end]  # (B, K)
+            if ends:
+                open_[[row for row, found in enumerate(ends.found) if found is not None]] = False
+            rows = open_.any(-1).nonzero().squeeze(-1)  # (R,)
             if rows.numel() == 0:
                 continue
             start = max(0, begin - context_len)
@@ -147,7 +150,9 @@ class MaskedDecoder(Decoder):
                 x[:, place] = state.tokens
                 logits = self.tempered(predict(x.to(ids.device), place, state).to(home))  # (R, K, V)
                 uniform = draws.next()  # (R, 1 or 2, K)
-                prediction = Prediction.draw(logits, uniform[:, 0], self.top_k, greedy=self.temperature == 0)
+                prediction = Prediction.draw(
+                    logits, uniform[:, 0], self.top_k, top_p=self.top_p, greedy=self.temperature == 0
+                )
                 state = self.commit(state, prediction, uniform[:, 1] if self.position_draws else None)
                 used += 1
                 if recorder:
@@ -161,8 +166,10 @@ class MaskedDecoder(Decoder):
                     state, x = state.select(kept), x[kept]
                     draws.keep(kept)
             steps += used
+            if ends:
+                ends.see(text, [end] * B)
         return Generation(
-            text.to(ids.device),
+            text.masked_fill(text == mask_id, 0).to(ids.device),  # masks are left in texts that have ended
             steps=steps,
             forwards=steps,
             decided=int((~given).sum()),

@@ -50,6 +50,10 @@ class TopConfidence(MaskedDecoder):
     def __post_init__(self) -> None:
         self._check_confidence(self.confidence)
 
+    def unused(self) -> dict[str, str]:
+        whole = self.chunk_len is not None and self.tokens_per_step >= self.chunk_len  # all of a chunk in one step
+        return super().unused() | ({"confidence": "tokens_per_step"} if whole else {})
+
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         waiting = state.open
         confidence = prediction.confidence(self.confidence).masked_fill(~waiting, -torch.inf)  # (R, K)
@@ -75,6 +79,12 @@ class Threshold(MaskedDecoder):
 
     def __post_init__(self) -> None:
         self._check_confidence(self.confidence, "threshold", "floor")
+
+    def unused(self) -> dict[str, str]:
+        found = super().unused()
+        if self.floor is not None and self.floor > self.threshold:
+            return found | {"threshold": "floor", "relax": "floor"}
+        return found | ({"floor": "relax"} if self.relax == 0 else {})
 
     def bar(self, state: ChunkState) -> Tensor | float:
         """The confidence that is enough: (R, 1), or one number for all rows."""
@@ -124,6 +134,9 @@ class Remasking(MaskedDecoder):
     name: Literal["remasking"] = "remasking"
     steps: Count = 64
     eta: Share = 0.1
+
+    def unused(self) -> dict[str, str]:
+        return super().unused() | ({"eta": "steps"} if self.steps == 1 else {})
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
         return {"step": uniform.new_zeros(uniform.size(0), 1)}

@@ -10,6 +10,8 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
+from algorithms.common.sampling import filter_logits, largest
+
 MASKED, DRAFT, DONE = 0, 1, 2
 
 Confidence = Literal["probability", "margin", "entropy", "top_k_mass"]
@@ -89,18 +91,27 @@ class Prediction:
         return cls(probabilities, tokens, None if top_k is None else probabilities.topk(top_k).values)
 
     @classmethod
-    def draw(cls, logits: Tensor, uniform: Tensor, top_k: int | None, *, greedy: bool) -> Self:
+    def draw(
+        cls, logits: Tensor, uniform: Tensor, top_k: int | None, *, top_p: float | None = None, greedy: bool
+    ) -> Self:
         """Draw tokens from tempered logits (R, K, V) with uniforms (R, K) in [0, 1), by inverse CDF, or take the best.
 
-        With top_k the CDF runs over the candidates from the most probable on: uniform 0 takes the best.
+        With top_k the CDF runs over the candidates from the most probable on: uniform 0 takes the best. What top_p
+        leaves out is never drawn, and still counts for the confidences.
         """
-        probabilities = logits.double().softmax(-1)
+        logits = logits.double()
+        probabilities = logits.softmax(-1)
         ranked, ids = None, None
         if top_k is not None:
-            ranked, ids = probabilities.topk(top_k)  # (R, K, top_k)
+            candidates = probabilities.masked_fill(~largest(logits, top_k), -1.0)
+            ranked, ids = candidates.topk(top_k)  # (R, K, top_k)
         if greedy:
-            return cls(probabilities, probabilities.argmax(-1), ranked)
-        cdf = (probabilities if ranked is None else ranked).cumsum(-1)
+            return cls(probabilities, logits.argmax(-1), ranked)
+        shares = probabilities if ranked is None else ranked
+        if top_p is not None and top_p < 1:
+            kept = filter_logits(logits, top_k=top_k, top_p=top_p) > -torch.inf
+            shares = shares * (kept if ids is None else kept.gather(-1, ids))
+        cdf = shares.cumsum(-1)
         place = torch.searchsorted(cdf, uniform[..., None] * cdf[..., -1:], right=True)  # (R, K, 1)
         tokens = place if ids is None else ids.gather(-1, place)
         return cls(probabilities, tokens.squeeze(-1), ranked)

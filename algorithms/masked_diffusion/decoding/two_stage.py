@@ -49,6 +49,15 @@ class TwoStage(MaskedDecoder):
                 f"({self.confirm_threshold}): lower it to at most that"
             )
 
+    def unused(self) -> dict[str, str]:
+        found = super().unused()
+        if self.always_confirm:
+            fallback = ("min_draft_confidence", "max_stall_steps", "max_block_steps")
+            found |= dict.fromkeys(fallback, "always_confirm")
+            if self.draft_threshold == self.confirm_threshold:  # nothing is ever a draft
+                found |= dict.fromkeys(("replace_margin", "max_draft_age"), "draft_threshold")
+        return found
+
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
         per_row = uniform.new_zeros(uniform.size(0), 1, dtype=torch.long)
         return {

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analysis import decoding_table as table
-from experiments.analysis.likelihood import Windows
+from experiments.analysis.likelihood import BOUND, Windows
 from experiments.analysis.paired import bootstrap_interval
 from experiments.analysis.trace import TraceRecord
 
-EXACT, BOUND = "exact", "bound"
 Setting = tuple[str, str]  # the label of a method and of one of its settings
 REAL: Setting = (table.REAL, table.HELD_OUT)
 
@@ -84,6 +83,13 @@ class Comparison:
     def defaults(self) -> list[Setting]:
         """The default setting of every method, in their order."""
         return [(method.label, method.default or "") for method in self.methods]
+
+    @property
+    def pair(self) -> tuple[str, str] | None:
+        """The two methods that are held against each other: those of the blind review, or the only two."""
+        labels = [method.label for method in self.methods]
+        chosen = (self.about.get("review") or {}).get("methods") or labels
+        return (chosen[0], chosen[1]) if len(chosen) == 2 and {*chosen} <= {*labels} else None
 
     @property
     def sampling_seeds(self) -> list[int]:

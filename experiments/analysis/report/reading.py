@@ -19,9 +19,11 @@ LIKELIHOOD_COLUMNS = (
     *("standard_error", "bits_per_character", "windows", "tokens"),
 )
 KINDS = {  # of what comparison.json and its methods may hold, or leave out
-    **dict.fromkeys(("title", "dataset", "split", "command", "git_commit", "folder", "default", "description"), str),
+    **dict.fromkeys(
+        ("title", "dataset", "split", "command", "git_commit", "folder", "default", "description", "part"), str
+    ),
     **dict.fromkeys(("seed", "steps", "parameters"), int),
-    **dict.fromkeys(("sampling", "machine", "versions", "training"), dict),
+    **dict.fromkeys(("sampling", "machine", "versions", "training", "review"), dict),
     **dict.fromkeys(("methods", "judges", "controls", "frontier", "speed"), list),
 }
 

@@ -3,7 +3,7 @@ to conclude; then what was measured, or a sentence on what is missing."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from experiments.analysis.report import document, naming, plots, summary, tables, texts
+from experiments.analysis.report import document, naming, plots, summary, tables, texts, versus
 from experiments.analysis.report.comparison import Comparison
 from experiments.analysis.report.document import ALARM, Block, Commands, Details, Document, Gallery, Picture, note, say
 
@@ -30,6 +30,7 @@ def build(comparison: Comparison) -> Document:
         head.append(Commands(about["command"]))
     makers: dict[tuple[str, str], Callable[[Comparison], Iterable[Block]]] = {
         ("likelihood", "Likelihood"): _likelihood,
+        ("versus", "Head to head"): versus.section,
         ("training", "Training curves"): _training,
         ("frontier", "Quality against diversity"): _frontier,
         ("speed", "Speed"): _speed,
@@ -40,6 +41,8 @@ def build(comparison: Comparison) -> Document:
         ("metrics", "All metrics"): _everything,
         ("reproduce", "How to reproduce"): _reproduce,
     }
+    if comparison.pair is None:
+        del makers["versus", "Head to head"]
     sections = [document.Section(name, title, list(make(comparison))) for (name, title), make in makers.items()]
     return Document(about.get("title") or "Comparison", subtitle, head, sections)
 
@@ -55,13 +58,20 @@ def _likelihood(comparison: Comparison) -> Iterator[Block]:
         return
     yield tables.likelihoods(comparison)
     split = naming.listed(sorted({each.split for each in comparison.likelihoods}))
-    said = f"Split: {split}. Kinds stand in groups and are not ranked against each other."
+    part = comparison.about.get("part")
+    said = f"Split: {split}{f', {part}' if part else ''}. Kinds stand in groups and are not ranked against each other."
     base = tables.baseline(comparison)
     if base is not None:
         said += (
             f" The gap is the mean difference to {base.method} ({base.name}, exact) over the same windows, with the "
             "standard error of the paired differences; behind ≤ it is a bound minus an exact value, which the true gap "
             "may lie far below."
+        )
+    elif comparison.likelihoods:
+        said += (
+            f" The gap is the mean difference to the likelihood of {comparison.methods[0].label} of the same name and "
+            "kind, over the same windows, with the standard error of the paired differences; between two bounds it "
+            "is one of bounds."
         )
     yield note(said)
 

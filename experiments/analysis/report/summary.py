@@ -7,40 +7,45 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from experiments.analysis.likelihood import BOUND, EXACT
 from experiments.analysis.metrics import BY_KEY
-from experiments.analysis.report import naming, tables
-from experiments.analysis.report.comparison import BOUND, EXACT, REAL, Comparison, Likelihood, Setting
+from experiments.analysis.report import naming, tables, versus
+from experiments.analysis.report.comparison import REAL, Comparison, Likelihood, Setting
 from experiments.analysis.report.document import Facts, Points
 
-SURE = 2.0  # standard errors from which on a gap is called one
 NUMBERS = ("One", "Two", "Three", "Four", "Five", "Six")
 Estimates = list[tuple[str, float]]
 
 
 def purpose(comparison: Comparison) -> str:
     """The first sentence: what was compared, and what was kept equal."""
-    about = comparison.about
     labels = [method.label for method in comparison.methods]
     count = NUMBERS[len(labels) - 1] if len(labels) <= len(NUMBERS) else str(len(labels))
     what = f"{count} way{'s' * (len(labels) > 1)} to train a language model"
     said = f"{what}, {naming.listed(labels)}, measured on the same windows of text, prompts and sampling seeds."
-    trained = [method.label for method in comparison.methods if method.trained_here]
-    if trained and about.get("steps") is not None:
-        who = "Each" if trained == labels else naming.listed(trained)
-        said += f" {who} learned for {about['steps']:,} steps of training."
-    given = [label for label in labels if label not in trained]
-    return said + (f" Trained elsewhere, and maybe for longer: {naming.listed(given)}." if given else "")
+    budgets = _budgets(comparison)
+    if len(budgets) == 1 and None not in budgets:
+        said += f" Each learned for {_steps(*budgets)} of training."
+    elif budgets != {None: labels}:
+        said += f" Their training differs in length: {_spoken(budgets)}."
+    given = [method.label for method in comparison.methods if not method.trained_here]
+    return said + (f" Trained elsewhere: {naming.listed(given)}." if given else "")
 
 
 def methods(comparison: Comparison) -> Facts:
-    """What each method is."""
-    return Facts([(m.label, m.description) for m in comparison.methods])
+    """What each method is, and the choice of `algorithm=` that it is where it goes by another name."""
+    named = {
+        m.label: "" if m.algorithm in (m.label, m.description) else f" (algorithm={m.algorithm})"
+        for m in comparison.methods
+    }
+    return Facts([(m.label, f"{m.description}{named[m.label]}") for m in comparison.methods])
 
 
 def findings(comparison: Comparison) -> Points:
     """What was found, a few sentences about each of likelihood, samples, cost and controls."""
     found = [
         ("Likelihood", " ".join(_of_kind(comparison, kind) for kind in tables.kinds(comparison))),
+        (" against ".join(reversed(comparison.pair or ())), versus.finding(comparison)),
         ("Samples", _samples(comparison)),
         ("Cost", _cost(comparison)),
         ("Controls", _controls(comparison)),
@@ -56,17 +61,42 @@ def facts(comparison: Comparison) -> Facts:
     if sampling.get("n_samples") and sampling.get("length"):
         prompt = f"after {sampling['prompt']!r}" if sampling.get("prompt") else "from an empty prompt"
         amount = f"{sampling['n_samples']} texts of {sampling['length']} tokens at each seed, {prompt}"
+    trained_here = all(method.trained_here for method in comparison.methods)
+    budgets = _budgets(comparison)
     items = [
         ("corpus", about.get("dataset")),
-        ("training", None if about.get("steps") is None else f"{about['steps']:,} steps, seed {about.get('seed')}"),
-        ("likelihood on", about.get("split") and f"{about['split']} split"),
+        ("training", _spoken(budgets) if len(budgets) > 1 else _steps(*budgets)),
+        ("training seed", about.get("seed") if trained_here else None),
+        (
+            "likelihood on",
+            ", ".join(filter(None, (about.get("split") and f"{about['split']} split", about.get("part")))),
+        ),
         ("sampling", amount),
         ("sampling seeds", ", ".join(map(str, sampling.get("seeds") or comparison.sampling_seeds))),
         ("judges", "; ".join(map(_judge, comparison.judges)) or "none"),
         ("machine", _machine(about.get("machine") or {})),
         ("commit", about.get("git_commit")),
     ]
-    return Facts([(name, str(value)) for name, value in items if value])
+    return Facts([(name, str(value)) for name, value in items if value not in (None, "")])
+
+
+def _budgets(comparison: Comparison) -> dict[int | None, list[str]]:
+    """Steps of training -> the methods that learned for so many; None: it is not known."""
+    found: dict[int | None, list[str]] = {}
+    for method in comparison.methods:
+        asked = comparison.about.get("steps") if method.trained_here else None
+        found.setdefault(method.training.get("steps", asked), []).append(method.label)
+    return found
+
+
+def _steps(steps: int | None) -> str:
+    return "" if steps is None else f"{steps:,} steps"
+
+
+def _spoken(budgets: dict[int | None, list[str]]) -> str:
+    """Who learned for how long."""
+    said = [f"{naming.listed(who)} {_steps(steps) or 'an unknown number of steps'}" for steps, who in budgets.items()]
+    return ", ".join(said)
 
 
 def unflagged(comparison: Comparison) -> list[Setting]:
@@ -96,7 +126,7 @@ def _of_kind(comparison: Comparison, kind: str) -> str:
     mean, error = (tables.gap(comparison, best, members[1]) if len(members) > 1 else None) or (math.nan, math.nan)
     if math.isnan(error):
         return f"{said}."
-    if abs(mean) <= SURE * error:
+    if abs(mean) <= versus.SURE * error:
         return f"{said}; {_name(comparison, members[1])} cannot be told from it ({mean:+.3f} ± {error:.3f})."
     return f"{said}; {_name(comparison, members[1])} stands {mean:.3f} ± {error:.3f} above it on the same windows."
 
@@ -152,7 +182,12 @@ def _name(comparison: Comparison, likelihood: Likelihood) -> str:
 def _judge(judge: dict[str, Any]) -> str:
     if not judge.get("dataset"):
         return str(judge.get("folder", "of unknown origin"))
-    known = "" if judge.get("test_nll") is None else f", test NLL {judge['test_nll']:.3f} nats per token (exact)"
+    nll, error = judge.get("test_nll"), judge.get("test_nll_error")
+    known = (
+        ""
+        if nll is None
+        else f", test NLL {nll:.3f}{'' if error is None else f' ± {error:.3f}'} nats per token (exact)"
+    )
     return f"a GPT trained on {judge['dataset']}, seed {judge.get('seed')}{known}"
 
 

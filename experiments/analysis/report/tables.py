@@ -4,10 +4,10 @@ import math
 from collections.abc import Sequence
 
 from experiments.analysis import decoding_table as table
-from experiments.analysis.likelihood import paired_gaps
+from experiments.analysis.likelihood import EXACT, paired_gaps
 from experiments.analysis.metrics import BY_KEY, CONTROLS, METRICS, SPEED, Metric
 from experiments.analysis.report import naming
-from experiments.analysis.report.comparison import EXACT, Comparison, Likelihood, Setting
+from experiments.analysis.report.comparison import Comparison, Likelihood, Setting
 from experiments.analysis.report.document import ALARM, Cell, Table
 
 NO_FLAG = "no metric flags it"
@@ -15,8 +15,16 @@ NOT_CHECKED = "not checked"
 
 
 def baseline(comparison: Comparison) -> Likelihood | None:
-    """The likelihood that gaps are stated against: the first exact one."""
+    """The likelihood that all gaps are stated against: the first exact one."""
     return next((each for each in comparison.likelihoods if each.kind == EXACT), None)
+
+
+def reference(comparison: Comparison, likelihood: Likelihood) -> Likelihood | None:
+    """What the gap of a likelihood is stated against: the baseline, or without one the first method's of the same name
+    and kind."""
+    alike = [each for each in comparison.likelihoods if (each.name, each.kind) == (likelihood.name, likelihood.kind)]
+    first = comparison.methods[0].label
+    return baseline(comparison) or next((each for each in alike if each.method == first), None)
 
 
 def gap(comparison: Comparison, first: Likelihood, second: Likelihood) -> tuple[float, float] | None:
@@ -39,7 +47,7 @@ def kinds(comparison: Comparison) -> list[str]:
 def likelihoods(comparison: Comparison) -> Table:
     """Every likelihood, a group of rows for each kind, beside what the method cost to train."""
     base = baseline(comparison)
-    against = f"gap to {base.method}" if base else "gap"
+    against = f"gap to {base.method if base else comparison.methods[0].label}"
     header = ["method", "likelihood", "kind", "nats/token", "bits/char", against, "parameters", "training"]
     methods = {method.label: method for method in comparison.methods}
     rows: list[tuple[str, list[Cell]]] = []
@@ -138,12 +146,12 @@ def _spread(found: table.Spread | None, form: str) -> Cell:
 
 
 def _gap(comparison: Comparison, likelihood: Likelihood) -> str:
-    base = baseline(comparison)
+    base = reference(comparison, likelihood)
     found = None if base is None or likelihood == base else gap(comparison, base, likelihood)
-    if found is None:
+    if base is None or found is None:
         return ""
     error = "" if math.isnan(found[1]) else f" ± {found[1]:.4f}"  # NaN: a single window
-    return f"{'≤ ' * likelihood.is_bound}{found[0]:+.4f}{error}"
+    return f"{'≤ ' * (likelihood.is_bound and not base.is_bound)}{found[0]:+.4f}{error}"
 
 
 def _method(comparison: Comparison, label: str) -> Cell:

@@ -54,6 +54,7 @@ def load_gpt_judge(path: str) -> GPTJudge:
     name = checkpoint["algorithm"]
     cls = look_up(ALGORITHMS, name, f"{KEY}: algorithm.name")
     if not cls.is_autoregressive:
+        name = checkpoint.get("choices", {}).get("algorithm", name)
         raise ValueError(f"{KEY}={path} holds algorithm={name}: a judge is a GPT, whose likelihood is exact and cheap")
     tokenizer = tokenizer_from_state(checkpoint["tokenizer"])
     backbone = {"backbone": checkpoint["config"]["algorithm"]["backbone"]}  # all that a judge needs of its settings

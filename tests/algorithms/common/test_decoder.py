@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 
 from algorithms.common.decoder import Decoder, Generation, Request, TraceRecorder
 
-STOP = 7
+
+def at_seven(generated):
+    return generated[-1] == 7
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,19 @@ def test_a_tensor_of_prompts_is_the_same_request(model):
     assert Counting().generate(model, a).ids.tolist() == [[1, 2, 3, 4, 5], [5, 6, 7, 8, 9]]
 
 
+def test_rows_at_once_divide_a_batch(model):
+    """Catches a file of prompts that is decoded as one batch, and rows that get lost between its parts."""
+    texts = [[1], [2, 3], [4], [5], [6], [7, 8]]
+    asked = {"length": 3, "seeds": range(6)}
+    whole = Counting().generate(model, Request.continuing(texts, **asked))
+    assert model.calls == 2
+    parts = Counting().generate(model, Request.continuing(texts, **asked, rows_at_once=2))
+    assert model.calls == 2 + 3 and parts.texts == whole.texts and parts.decided == whole.decided
+
+
 def test_a_text_ends_with_its_first_generated_stop_token(model):
     """Catches a stop token of the prompt that ends the text, one that is cut off, and rows cut at their neighbour's."""
-    request = Request.continuing([[7, 4], [0, 1], [5, 6]], length=4, seeds=[0, 1, 2], stop_id=STOP)
+    request = Request.continuing([[7, 4], [0, 1], [5, 6]], length=4, seeds=[0, 1, 2], stop=at_seven)
     out = Counting().generate(model, request)
     assert out.texts == [[7, 4, 5, 6, 7], [0, 1, 2, 3, 4, 5], [5, 6, 7]]
     assert out.ids[2].tolist() == [5, 6, 7, 0, 0, 0]

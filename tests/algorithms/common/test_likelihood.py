@@ -1,19 +1,22 @@
-"""Metrics that accumulate, in closed form."""
+"""Figures of windows, in closed form."""
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
-from algorithms.common.likelihood import NegativeLogLikelihood, bits_per_character
+from algorithms.common.likelihood import bits_per_character, mean_per_token
+from experiments.analysis.likelihood import mean_per_token as mean_of_files
 
 
-def test_mean_is_by_token_not_by_batch():
-    """Catches a mean of batch means, which over-weights the last short batch."""
-    metric = NegativeLogLikelihood()
-    metric.update(torch.full((4, 8), 2.0))
-    metric.update(torch.full((1, 2), 36.0))
-    assert float(metric.compute()) == pytest.approx((32 * 2 + 2 * 36) / 34)
+def test_mean_is_by_token_not_by_window():
+    """Catches a mean of means, which over-weights the last short window, and an error that is not the analysis's."""
+    nats, tokens = torch.tensor([16.0, 16.0, 16.0, 16.0, 72.0]), torch.tensor([8, 8, 8, 8, 2])
+    mean, error = mean_per_token(nats, tokens)
+    assert mean == pytest.approx((32 * 2 + 2 * 36) / 34)
+    assert (mean, error) == pytest.approx(mean_of_files(np.array(nats), np.array(tokens)))
+    assert math.isnan(mean_per_token(nats[:1], tokens[:1])[1])
 
 
 def test_uniform_model_scores_the_logarithm_of_the_vocabulary():

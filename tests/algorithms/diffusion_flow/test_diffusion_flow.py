@@ -157,12 +157,13 @@ def test_interval_end_and_plateau_switch_the_flow_off() -> None:
     assert steady == [1, 1, 1, 1, 1, 1, 0, 0]  # three windows, the last two without a gain: the losses are the same
 
 
-def test_processes_switch_off_together() -> None:
+def test_processes_switch_off_together(monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a switch that each process throws by its own losses: gradients would be averaged with missing ones."""
-    switch = PlateauSwitch(1, 1, 0.01)
-    switch.record(torch.tensor(1.0), lambda mean: mean)
-    switch.record(torch.tensor(0.1), lambda mean: mean / 0.1)  # this process gained, all together did not
-    assert switch.off
+    method = make(VelocityFlowConfig(interval=1, plateau_window=1, plateau_patience=1, bottleneck=8))
+    monkeypatch.setattr(method, "over_processes", lambda value: torch.tensor(5.0))
+    assert float(at_step(method, 1)["flow"]) == 5.0
+    at_step(method, 2)  # whatever this process gained, all together did not
+    assert method.plateau.off
 
 
 def test_parts_of_the_loss_are_logged() -> None:

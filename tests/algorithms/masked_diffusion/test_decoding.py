@@ -456,7 +456,10 @@ def test_rules_are_found_by_their_names():
         (TopConfidence, {"chunk_len": 0}, "chunk_len is 0"),
         (TopConfidence, {"context_len": -1}, "context_len is -1"),
         (TopConfidence, {"temperature": -1.0}, "temperature is -1.0"),
+        (TopConfidence, {"temperature": float("nan")}, "temperature is nan"),
         (TopConfidence, {"top_k": 0}, "top_k is 0"),
+        (TopConfidence, {"top_p": 0.0}, "top_p is 0.0"),
+        (TopConfidence, {"top_p": float("nan")}, "top_p is nan"),
         (Ancestral, {"steps": 0}, "steps is 0"),
         (Remasking, {"steps": 0}, "steps is 0"),
         (Remasking, {"eta": 1.1}, "eta is 1.1"),
@@ -484,10 +487,7 @@ def test_settings_that_do_not_fit_are_named(table, options, words):
         TopConfidence(**options).check(MODEL, Request.continuing([[0]], length=2, seeds=[0]))
 
 
-@pytest.mark.parametrize(
-    ("prompt", "words"), [([0, V], "mask token"), ([0] * (WINDOW + 1), "prompt has 10 tokens, the window 9")]
-)
-def test_bad_requests_are_named(prompt, words):
-    """Catches a mask among the given tokens, and a prompt whose start the network could not see."""
-    with pytest.raises(ValueError, match=words):
-        Ancestral().check(MODEL, Request.continuing([prompt], length=2, seeds=[0]))
+def test_a_mask_among_the_given_tokens_is_named():
+    """Catches a position that is given and open at once."""
+    with pytest.raises(ValueError, match="mask token"):
+        Ancestral().check(MODEL, Request.continuing([[0, V]], length=2, seeds=[0]))

@@ -111,7 +111,6 @@ def test_a_batch_gives_each_row_what_it_gets_alone() -> None:
 @pytest.mark.parametrize(
     ("call", "words"),
     [
-        (lambda m: write(m, torch.zeros(1, 14, dtype=torch.long), length=2, seeds=[0]), "prompt has 14 tokens"),
         (lambda m: write(m, torch.full((1, 2), V), length=2, seeds=[0]), "mask token"),
         (lambda m: write(m, ids()[:1, :2], length=0, seeds=[0]), "length to generate is 0"),
         (lambda m: write(m, ids()[:1, :2], length=2, seeds=[0], decoder=TopConfidence(top_k=8)), "top_k is 8"),

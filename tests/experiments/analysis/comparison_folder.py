@@ -89,12 +89,12 @@ def write_likelihoods(folder: Path, nats: dict[str, dict[str, np.ndarray]]) -> N
             mean, error = mean_per_token(values, TOKENS)
             bits = float(mean / np.log(2))
             lines.append(f"{method},test,{name},{KINDS[method][name]},{mean!r},{error!r},{bits!r},3,{TOKENS.sum()}")
-    (folder / "likelihood.csv").write_text("\n".join(lines) + "\n")
+    (folder / "likelihood.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def write_flags(folder: Path, flags: dict[tuple[str, str], list[str]]) -> None:
     entries = [{"method": method, "setting": label, "flags": names} for (method, label), names in flags.items()]
-    (folder / "flags.json").write_text(json.dumps(entries))
+    (folder / "flags.json").write_text(json.dumps(entries), encoding="utf-8")
 
 
 def trace(method: str) -> TraceRecord:
@@ -149,7 +149,7 @@ def about(**changes: Any) -> dict[str, Any]:
 
 
 def write_about(folder: Path, **changes: Any) -> None:
-    (folder / "comparison.json").write_text(json.dumps(about(**changes)))
+    (folder / "comparison.json").write_text(json.dumps(about(**changes)), encoding="utf-8")
 
 
 def build(folder: Path) -> Path:
@@ -169,8 +169,9 @@ def build(folder: Path) -> Path:
         run.mkdir(parents=True)
         (run / "metrics.csv").write_text(
             "step,train/tokens,train/seconds,val/nll\n"
-            + "".join(f"{step},{20 * step},{step / 2},{3 + number - step / 30}\n" for step in (10, 20, 30))
+            + "".join(f"{step},{20 * step},{step / 2},{3 + number - step / 30}\n" for step in (10, 20, 30)),
+            encoding="utf-8",
         )
         kind = "exact" if label == "gpt" else "bound"
-        (run / "summary.json").write_text(json.dumps({"likelihood_kind": kind}))
+        (run / "summary.json").write_text(json.dumps({"likelihood_kind": kind}), encoding="utf-8")
     return folder

@@ -430,7 +430,7 @@ def test_a_mistake_is_one_sentence(
     """Catches a traceback in the face of a user, a mistake that ends in status 0, and a file lost to it."""
     monkeypatch.chdir(tmp_path)
     write_trace(Path("good.json"), writing(["a", "b"]))
-    Path("broken.json").write_text("{")
+    Path("broken.json").write_text("{", encoding="utf-8")
     assert main(arguments) == 1
     out, err = capsys.readouterr()
     assert out == "" and err.startswith(f"error: {words}") and err.count("\n") == 1

@@ -189,8 +189,8 @@ def test_keys_that_do_not_fit_are_refused(run: Path) -> None:
         score(run / review.SHEET, run / review.SHEET)
     with pytest.raises(FileNotFoundError, match="name the key"):
         score(run / review.SHEET, run / "none.csv")
-    damaged = (run / review.KEY).read_text().replace('"B"', '"A"', 1)
-    (run / review.KEY).write_text(damaged)
+    damaged = (run / review.KEY).read_text(encoding="utf-8").replace('"B"', '"A"', 1)
+    (run / review.KEY).write_text(damaged, encoding="utf-8")
     with pytest.raises(ValueError, match="is damaged"):
         score(run / review.SHEET, run / review.KEY)
 

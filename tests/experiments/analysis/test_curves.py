@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +34,8 @@ def run_folder(folder: Path, columns: dict[str, list[float | None]], **summary: 
             value = values[i] if name.startswith(part) and i < len(values) else None
             cells.append("" if value is None else str(value))
         lines.append(",".join(cells))
-    (folder / "metrics.csv").write_text("\n".join(lines))
-    (folder / "summary.json").write_text(json.dumps(summary))
+    (folder / "metrics.csv").write_text("\n".join(lines), encoding="utf-8")
+    (folder / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
     return folder
 
 
@@ -64,6 +65,15 @@ def test_runs_over_tokens_and_over_time(tmp_path: Path, drawn: dict[str, Figure]
     assert time.get_xlabel() == "training time (minutes, validation not counted)"
     assert "GPT\nbest 2.000 (exact)" in said(tokens) and "GPT\n2.5 minutes" in said(time)
     assert "masked\nbest 2.500 (upper bound)" in said(tokens) and "masked\n5 minutes" in said(time)
+
+
+@pytest.mark.parametrize("seconds", [0.5, 90.0, 150.0, 9000.0, 4e6])
+def test_times_on_the_axis_are_plain_numbers(seconds: float, tmp_path: Path, drawn: dict[str, Figure]) -> None:
+    """Catches "600m minutes" for 0.6 of them."""
+    columns: dict[str, list[float | None]] = {"train/seconds": [seconds / 2, seconds], "val/nll": [3.0, 2.0]}
+    curves.plot_curves({"a": run_folder(tmp_path / "a", columns)}, tmp_path / "curves.png")
+    axis = drawn["curves.png"].axes[1].xaxis
+    assert all(re.fullmatch(r"−?-?[\d,.]+", axis.get_major_formatter()(tick)) for tick in axis.get_majorticklocs())
 
 
 def test_seconds_are_those_of_the_step(tmp_path: Path) -> None:

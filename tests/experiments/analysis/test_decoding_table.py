@@ -69,9 +69,18 @@ def test_a_row_cut_anywhere_is_left_out(tmp_path: Path) -> None:
 def test_another_file_is_refused(tmp_path: Path, text: str, sentence: str) -> None:
     """Catches the table of something else that is read as a sweep, and then overwritten."""
     path = tmp_path / "results.csv"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=sentence):
         table.read_rows(path)
+
+
+def test_an_option_that_decoders_did_not_have_tells_no_rows_apart() -> None:
+    """Catches a stopped sweep of an earlier version that is measured once more, or averaged apart from its rest."""
+    old, new = row("b", 0, seconds=1.0), row("b", 1, seconds=3.0)
+    new["decoder"] = old["decoder"] | {"top_p": None}
+    assert table.identity(old) == table.identity(new | {"seed": 0})
+    assert table.identity(old) != table.identity(old | {"decoder": old["decoder"] | {"top_p": 0.5}})
+    assert [group["seeds"] for group in table.aggregate([old, new])] == [[0, 1]]
 
 
 def test_means_over_seeds() -> None:
@@ -108,7 +117,7 @@ def test_a_file_of_an_older_version_is_read(tmp_path: Path) -> None:
     path = tmp_path / "results.csv"
     lines = list(csv.reader(io.StringIO(table.write_rows(ROWS, header=True), newline="")))
     out = lines[0].index("distinct_2")
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file, lineterminator="\n").writerows(line[:out] + line[out + 1 :] for line in lines)
     assert table.read_rows(path) == [row | {"distinct_2": None} for row in ROWS]
     assert table.aggregate(table.read_rows(path))[0]["seconds"] == table.Spread(2.0, 1.0, 3)

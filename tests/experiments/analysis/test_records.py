@@ -79,7 +79,9 @@ def test_summary_and_its_texts(tmp_path: Path) -> None:
     """Catches a kind looked up in the wrong folder, or an error where a run has no summary yet."""
     path = write(tmp_path, CSV)
     assert records.summary_text(path, "likelihood_kind") is None
-    (tmp_path / "summary.json").write_text(json.dumps({"likelihood_kind": "bound", "val": {"nll": 1.5}}))
+    (tmp_path / "summary.json").write_text(
+        json.dumps({"likelihood_kind": "bound", "val": {"nll": 1.5}}), encoding="utf-8"
+    )
     assert records.summary_text(path, "likelihood_kind") == "bound"
     assert records.summary_text(tmp_path, "likelihood_kind") == "bound"
     assert records.summary_text(tmp_path, "val") is None  # not a text
@@ -88,6 +90,6 @@ def test_summary_and_its_texts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("text", "sentence"), [("{", "not valid JSON"), ("[1]", "holds a list")])
 def test_a_bad_summary_is_one_sentence(tmp_path: Path, text: str, sentence: str) -> None:
     """Catches a traceback of the JSON reader, or a list that fails later where a key is looked up."""
-    (tmp_path / "summary.json").write_text(text)
+    (tmp_path / "summary.json").write_text(text, encoding="utf-8")
     with pytest.raises(ValueError, match=sentence):
         records.summary_text(tmp_path, "likelihood_kind")

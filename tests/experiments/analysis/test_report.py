@@ -14,7 +14,18 @@ from matplotlib.figure import Figure
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis import plots as style
-from experiments.analysis.report import html, labels, markdown, naming, plots, sections, summary, tables, write_report
+from experiments.analysis.report import (
+    html,
+    labels,
+    markdown,
+    naming,
+    plots,
+    sections,
+    summary,
+    tables,
+    versus,
+    write_report,
+)
 from experiments.analysis.report.__main__ import main
 from experiments.analysis.report.comparison import Comparison
 from experiments.analysis.report.document import Cell, Document, Picture, Section, Table, Text
@@ -132,7 +143,18 @@ def test_every_section_opens_with_words_for_a_newcomer(whole: Path, drawn: dict[
     """Catches a section that begins with a table, and one that is out of the order in which a newcomer reads."""
     document = sections.build(read_comparison(whole))
     assert [section.name for section in document.sections] == [
-        *("likelihood", "training", "frontier", "speed", "samples", "levels", "animation", "nonsense", "metrics"),
+        *(
+            "likelihood",
+            "versus",
+            "training",
+            "frontier",
+            "speed",
+            "samples",
+            "levels",
+            "animation",
+            "nonsense",
+            "metrics",
+        ),
         "reproduce",
     ]
     for section in document.sections:
@@ -197,12 +219,12 @@ def test_summary_names_the_lowest_exact_likelihood_and_what_is_noise(run: Path) 
     nats = {"gpt": {"nll": folder.GPT_NATS}, "masked": {"left_to_right": folder.GPT_NATS - folder.TOKENS * 0.5}}
     folder.write_likelihoods(run, nats)
     path = run / "likelihood.csv"
-    path.write_text(path.read_text().replace("exact for this order", "exact"))
+    path.write_text(path.read_text(encoding="utf-8").replace("exact for this order", "exact"), encoding="utf-8")
     assert "lowest exact likelihood is that of masked, 1.250" in _likelihood_said(run)
     assert "gpt stands 0.500 ± 0.000 above it" in _likelihood_said(run)
     nats["masked"]["left_to_right"] = folder.GPT_NATS + np.array([1.0, -1.0, 0.2])
     folder.write_likelihoods(run, nats)
-    path.write_text(path.read_text().replace("exact for this order", "exact"))
+    path.write_text(path.read_text(encoding="utf-8").replace("exact for this order", "exact"), encoding="utf-8")
     assert "masked cannot be told from it (+0.010 ± 0.0" in _likelihood_said(run)
 
 
@@ -317,7 +339,7 @@ def test_samples_stand_side_by_side_at_one_seed(run: Path, drawn: dict[str, Figu
     """Catches texts of different seeds or settings beside each other, and a prompt put before text that it did not
     prompt."""
     path = run / "samples.jsonl"
-    path.write_text(path.read_text().replace('"prompt": ""', '"prompt": "ROMEO:"'))
+    path.write_text(path.read_text(encoding="utf-8").replace('"prompt": ""', '"prompt": "ROMEO:"'), encoding="utf-8")
     document = sections.build(read_comparison(run))
     said = said_in(document, "samples")
     for setting in (("gpt", folder.FRONTIER["gpt"][1]), ("masked", folder.FRONTIER["masked"][1]), folder.REAL):
@@ -428,7 +450,7 @@ def test_texts_stay_texts(run: Path, drawn: dict[str, Figure]) -> None:
     folder.write_samples(run, {("gpt", folder.FRONTIER["gpt"][1]): [evil]})
     folder.write_about(run, title="a | b <i>c</i> *d*", git_commit="<b>e</b>", dataset="_f_")
     path = run / "flags.json"
-    path.write_text(path.read_text().replace("valid_words", "x|<u>y</u>"))
+    path.write_text(path.read_text(encoding="utf-8").replace("valid_words", "x|<u>y</u>"), encoding="utf-8")
     write_report(run)
     page, text = ((run / name).read_text(encoding="utf-8") for name in ("report.html", "report.md"))
     assert evil in "".join(Page(page).words)
@@ -481,18 +503,18 @@ def test_damage_is_refused_in_a_sentence(
     whole: Path, run: Path, capsys: pytest.CaptureFixture, name: str, text: str, words: str
 ) -> None:
     """Catches a traceback, a report made of half a file, and an older report that is lost by the attempt."""
-    (run / "report.html").write_text("older")
-    (run / name).write_text(text)
+    (run / "report.html").write_text("older", encoding="utf-8")
+    (run / name).write_text(text, encoding="utf-8")
     assert main([str(run)]) == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and words in error and error.count("\n") == 1
-    assert (run / "report.html").read_text() == "older"
+    assert (run / "report.html").read_text(encoding="utf-8") == "older"
 
 
 def test_a_likelihood_without_its_kind_is_refused(run: Path) -> None:
     """Catches a value of unknown kind that is shown, and so ranked, among the others."""
     path = run / "likelihood.csv"
-    path.write_text(path.read_text().replace(",bound,", ",,"))
+    path.write_text(path.read_text(encoding="utf-8").replace(",bound,", ",,"), encoding="utf-8")
     with pytest.raises(ValueError, match="without its value or its kind"):
         read_comparison(run)
 
@@ -517,7 +539,7 @@ def test_another_folder_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture
 def test_command_prints_what_it_wrote(run: Path, drawn: dict[str, Figure], capsys: pytest.CaptureFixture) -> None:
     """Catches paths that do not exist, and a cut last line of samples taken for damage."""
     path = run / "samples.jsonl"
-    path.write_text(path.read_text()[:-40])
+    path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
     assert main([str(run)]) == 0
     written = [Path(line) for line in capsys.readouterr().out.split("\n")[:-1]]
     assert written[:2] == [run / "report.html", run / "report.md"] and len(written) == 11
@@ -526,10 +548,73 @@ def test_command_prints_what_it_wrote(run: Path, drawn: dict[str, Figure], capsy
 
 def test_a_method_given_from_elsewhere_is_not_said_to_be_trained_here(run: Path) -> None:
     """Catches the promise of equal steps for a model that was brought along."""
-    methods = json.loads((run / "comparison.json").read_text())["methods"]
-    methods[1] |= {"trained_here": False, "folder": str(run / "methods" / "masked")}
-    folder.write_about(run, methods=methods)
+    methods = json.loads((run / "comparison.json").read_text(encoding="utf-8"))["methods"]
+    methods[1] |= {"trained_here": False, "folder": str(run / "methods" / "masked"), "training": {"steps": 10}}
+    folder.write_about(run, methods=methods, steps=3000)
     comparison = read_comparison(run)
     said = summary.purpose(comparison)
-    assert "gpt learned for 30 steps" in said and "Trained elsewhere, and maybe for longer: masked." in said
+    assert "gpt 30 steps, masked 10 steps" in said and "Trained elsewhere: masked." in said
+    facts = dict(summary.facts(comparison).items)
+    assert facts["training"] == "gpt 30 steps, masked 10 steps"
+    assert "3,000" not in f"{said} {facts}" and "training seed" not in facts
     assert comparison.methods[1].folder == run / "methods" / "masked"
+
+
+FLOW = {"masked": {"any_order": "bound", "left_to_right": "exact for this order"}}
+FLOW["gpt"] = FLOW["masked"]  # as if it were a second masked method
+
+
+def test_without_an_exact_likelihood_gaps_are_to_the_first_method(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches an empty column of gaps, so that nobody learns whether a change of masked diffusion helps."""
+    monkeypatch.setattr(folder, "KINDS", FLOW)
+    better = folder.MASKED_NATS - 0.1 * folder.TOKENS
+    nats = {"gpt": folder.MASKED_NATS, "masked": better}
+    folder.write_likelihoods(run, {m: {"any_order": v, "left_to_right": v + 1} for m, v in nats.items()})
+    comparison = read_comparison(run)
+    made = tables.likelihoods(comparison)
+    gaps = {(cells["method"].text, cells["likelihood"].text): cells["gap to gpt"].text for cells in cells_of(made)}
+    assert gaps["masked", "any_order"] == gaps["masked", "left_to_right"] == "-0.1000 ± 0.0000"
+    assert gaps["gpt", "any_order"] == gaps["gpt", "left_to_right"] == ""
+    found = dict(summary.findings(comparison).items)["masked against gpt"]
+    assert "any_order (bound): masked's bound is lower (-0.1000 ± 0.0000)" in found
+    assert "left_to_right (exact for this order): masked is lower" in found
+
+
+def test_head_to_head_pairs_texts_of_as_many_forwards(run: Path) -> None:
+    """Catches texts compared at unequal cost, a low judge called good, and an answer from fewer than three seeds."""
+    rows = [folder.row(setting, seed) for setting in folder.SETTINGS for seed in folder.SEEDS]
+    for row in rows:
+        if (row["method"], row["setting"]) == ("masked", "steps steps=4"):
+            row["forwards"] = 8  # as many as gpt's default
+            row["judge_nll"] = 3.2 + 0.01 * row["seed"]  # real text has 3.0
+    folder.write_rows(run, rows)
+    comparison = read_comparison(run)
+    held = versus.texts(comparison)
+    assert [each.what for each in held] == [
+        "judge, 8 forwards",
+        "character entropy, 8 forwards",
+        "4-gram divergence, 8 forwards",
+    ]
+    assert held[0].ahead == "masked" and held[0].verdict.startswith("masked is nearer to real text (3.0")
+    assert held[0].difference == "+1.950" and held[0].interval == "+1.950 to +1.950"
+    folder.write_rows(run, [row for row in rows if row["seed"] < 2])
+    assert [each.verdict for each in versus.texts(read_comparison(run))] == ["open: an interval needs 3 seeds"] * 3
+
+
+def test_the_blind_review_is_named_with_its_command(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches a page for readers that nobody is told of."""
+    assert "blind" not in said_in(sections.build(read_comparison(run)), "versus")
+    (run / "blind_review.html").write_text("a page", encoding="utf-8")
+    said = said_in(sections.build(read_comparison(run)), "versus")
+    assert "blind_review.html" in said and "blind_samples.csv" in said
+    assert f"experiments.analysis.blind_review score FILLED_SHEET {run / 'blind_key.csv'}" in said
+
+
+def test_a_part_of_a_split_is_called_one(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches a likelihood of five batches that is read as one of the whole split."""
+    folder.write_about(run, part="5 of its 53 batches, spread evenly")
+    document = sections.build(read_comparison(run))
+    assert "Split: test, 5 of its 53 batches, spread evenly." in said_in(document, "likelihood")
+    assert dict(summary.facts(read_comparison(run)).items)["likelihood on"].endswith(
+        "5 of its 53 batches, spread evenly"
+    )

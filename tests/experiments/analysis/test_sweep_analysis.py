@@ -87,7 +87,7 @@ def test_differences_are_paired_with_the_baseline(tmp_path: Path) -> None:
     assert (slow["difference"], slow["low"], slow["high"], slow["seeds"]) == ("4.5", "", "", "2")
     assert float(lines["fast", "distinct_2"]["difference"]) == pytest.approx(0.1)
     assert {setting for setting, _ in lines} == {"fast", "slow"} and ("slow", "repeat_ratio") not in lines
-    page = (tmp_path / "out" / "differences.md").read_text()
+    page = (tmp_path / "out" / "differences.md").read_text(encoding="utf-8")
     cells = {
         line.split("|")[1].strip(): [cell.strip() for cell in line.split("|")[2:-1]]
         for line in page.split("##")[0].splitlines()
@@ -109,7 +109,9 @@ def test_seeds_are_won_by_hand(tmp_path: Path) -> None:
     slow = [(line["seed"], line["winner"], line["distinct_2"]) for line in wins if line["setting"] == "slow"]
     assert slow == [("0", "setting", "setting"), ("1", "setting", "setting")]
     assert fast[0]["judge_nll"] == "" and not [line for line in wins if line["setting"] == "new"]
-    assert "| fast | 0              | 3    | 0    |" in (tmp_path / "out" / "differences.md").read_text()
+    assert "| fast | 0              | 3    | 0    |" in (tmp_path / "out" / "differences.md").read_text(
+        encoding="utf-8"
+    )
 
 
 def listed(page: str, title: str) -> list[str]:
@@ -127,7 +129,7 @@ def test_lists_and_fronts_by_hand(tmp_path: Path) -> None:
         figures = {"tokens_per_forward": 1.0 + i, "judge_nll": 3.0 - i / 10, "distinct_2": 0.5 + i / 20}
         rows.append(row(f"s{i}", 0, seconds=1.0 + i, repeat_ratio=0.02 * i, judge="j", **figures))
     analyse([run_folder(tmp_path, rows)], tmp_path / "out")
-    page = (tmp_path / "out" / "pareto.md").read_text()
+    page = (tmp_path / "out" / "pareto.md").read_text(encoding="utf-8")
     end = [table.HELD_OUT]
     assert listed(page, "Fastest") == ["s0", "s1", "s2", "s3", "s4", *end]
     assert listed(page, "Most tokens per forward") == ["s6", "s5", "s4", "s3", "s2", *end]
@@ -167,7 +169,7 @@ def test_runs_are_pooled(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     differences = read(tmp_path / "out" / "differences.csv")
     gap = next(line for line in differences if (line["method"], line["figure"]) == ("flow", "seconds"))
     assert (gap["baseline_method"], gap["difference"]) == ("md", "-3.0")
-    assert "| flow: base" in (tmp_path / "out" / "differences.md").read_text()
+    assert "| flow: base" in (tmp_path / "out" / "differences.md").read_text(encoding="utf-8")
 
 
 def test_rows_that_contradict_each_other_are_refused(tmp_path: Path) -> None:
@@ -313,7 +315,7 @@ def test_nothing_to_analyse_is_one_sentence(
 ) -> None:
     """Catches a traceback, and empty files, for a folder that holds no sweep or one of another version."""
     if rows is not None:
-        (tmp_path / "results.csv").write_text(rows)
+        (tmp_path / "results.csv").write_text(rows, encoding="utf-8")
     with pytest.raises((ValueError, FileNotFoundError), match=sentence):
         analyse([tmp_path], tmp_path / "out")
     assert sweep.main([str(tmp_path)]) == 1
@@ -335,7 +337,7 @@ def test_a_figure_that_is_infinite_is_neither_listed_nor_drawn(tmp_path: Path, d
     """Catches an axis or a list that breaks over a text which the judge holds impossible."""
     rows = [row("a", 0, seconds=1.0, judge_nll=float("inf"), distinct_2=0.5), row("b", 0, seconds=2.0, judge_nll=2.0)]
     analyse([run_folder(tmp_path, [r | {"judge": "j"} for r in rows])], tmp_path / "out")
-    assert listed((tmp_path / "out" / "pareto.md").read_text(), "Lowest value of the judge") == ["b"]
+    assert listed((tmp_path / "out" / "pareto.md").read_text(encoding="utf-8"), "Lowest value of the judge") == ["b"]
     assert dots(drawn["speed_quality.png"]) == {(2.0, 2.0)} and dots(drawn["speed_quality.png"], 1) == {(1.0, 0.5)}
 
 

@@ -75,7 +75,7 @@ def test_a_file_that_does_not_fit_is_refused(tmp_path: Path, new: dict, words: s
     """Catches a trace of another schema or a damaged one that is read in part, or ends in a traceback."""
     path = tmp_path / "m.json"
     write_trace(path, writing(["a", "b", "c", "d"]))
-    path.write_text(edited(json.loads(path.read_text()), **new))
+    path.write_text(edited(json.loads(path.read_text(encoding="utf-8")), **new), encoding="utf-8")
     with pytest.raises(ValueError, match=words) as caught:
         read_trace(path)
     assert "\n" not in str(caught.value) and str(path) in str(caught.value)

@@ -14,16 +14,40 @@ COMPOSITION = [
     ("algorithm/backbone=huge", "unknown choice algorithm/backbone=huge"),
     ("algorithm.backbone.n_layers=2", "unknown config key 'algorithm.backbone.n_layers': did you mean"),
     ("experiment.max_steps=2", "did you mean 'experiment.training.max_steps'?"),
-    ("experiment.sampling.prompt=a, b", "reads as several values: quote it"),
-    ("experiment.sampling.prompt=(", "cannot read 'experiment.sampling.prompt=('"),
+    ("experiment.tasks=training, test", "reads as several values: quote it"),
+    ("experiment.tasks=(", "cannot read 'experiment.tasks=('"),
+    ("experiment.tasks=läuf", "cannot read 'experiment.tasks=läuf': write key=value, quoted as in"),
+    ("algorithm=5", "unknown choice algorithm=5: choose one of df_lm,"),
+    ("algorithm=null", "unknown choice algorithm=null: choose one of df_lm,"),
+    ("+seed=1", "+seed= adds a key, and there is one already: leave out the +"),
+    ("~sead", "unknown config key 'sead': did you mean 'seed'?"),
+    ("name=${algorithm.nam}", "Interpolation key 'algorithm.nam' not found"),
+    ("hydra.run.dir=${nowhere}", "config key 'hydra.run.dir': Interpolation key 'nowhere' not found"),
+    ("hydra/sweeper=optuna", "pip install hydra-optuna-sweeper (its last release, 1.3.0, works with optuna<3 only)"),
+    (
+        "hydra/job_logging=colorlog",
+        "hydra/job_logging=colorlog needs a plugin that is not installed: pip install hydra-",
+    ),
+    ("hydra/launcher=nonesuch", "unknown choice hydra/launcher=nonesuch: choose one of basic"),
     ("launcher=nonesuch", "unknown choice launcher=nonesuch"),
 ]
 CONVERSION = [
     ("+algorithm.backbone.layers=2", "unknown config key 'algorithm.backbone.layers'"),
-    ("+colour=red", "unknown config key 'colour'"),
+    ("+colour=red", "unknown config key 'colour': choose one of algorithm, dataset, experiment, trainer, logger, "),
+    ("~algorithm.name", "config key 'algorithm.name' has no value: set it"),
+    ("algorithm.decoder.temperature=nan", "algorithm.decoder.temperature is nan: it must be a finite number"),
+    ("callbacks.line_every_seconds=-1", "callbacks.line_every_seconds is -1: it must be at least 0"),
+    ("experiment.tasks=[training,test,training]", "experiment.tasks names 'training' twice: leave one of them out"),
+    ("seed=9223372036854775808", "seed is 9223372036854775808: it must be at most 4294967295"),
+    ("experiment.training.batch_size=1000000000000", "experiment.training.batch_size is 1000000000000, for which"),
+    ("algorithm.backbone.n_embd=100000000", "GB of memory would not be enough, and there are"),
+    ("experiment.sampling.length=10000000000000", "experiment.sampling.length is 10000000000000, for which"),
+    ("+trainer.fast_dev_run=true", "trainer.fast_dev_run is decided by debug=smoke: set that instead"),
+    ("trainer.devices=0", "trainer.devices is 0: give how many"),
+    ("trainer.precision=17", "trainer.precision is '17': choose one of auto, 32-true"),
+    ("algorithm.backbone.block_size=60000", "split val has 1"),
     ("experiment.training.max_steps=many", "'experiment.training.max_steps' has a wrong value"),
     ("experiment.training.max_steps=true", "'experiment.training.max_steps' has a wrong value"),
-    ("experiment.sampling.prompt=true", "'experiment.sampling.prompt' has a wrong value: it must be a valid string"),
     ("+logger.log_every=5", "unknown config key 'logger.log_every': did you mean 'logger.log_every_steps'?"),
     ("algorithm.optimizer.lr=null", "'algorithm.optimizer.lr' has a wrong value"),
     ("experiment.training.batch_size=0", "experiment.training.batch_size is 0: it must be at least 1"),
@@ -38,7 +62,7 @@ CONVERSION = [
     ("experiment.sampling.prompt='THE Σ'", "experiment.sampling.prompt: the vocabulary of"),
     ("trainer.accelerator=mps", "trainer.accelerator=mps, but"),
     ("+trainer.max_steps=3", "trainer.max_steps is decided by experiment.training.max_steps"),
-    ("dataset.path=nowhere.txt", "dataset.path=nowhere.txt does not exist: check the spelling"),
+    ("dataset.path=nowhere.txt", "/nowhere.txt does not exist: check the spelling"),
     ("hydra.run.dir=corpus.txt/run", "Not a directory: corpus.txt/run; give a place that can be written to"),
     ("load=corpus.txt", "corpus.txt is not a checkpoint"),
     ("resume=nowhere", "there is no run folder or checkpoint at nowhere"),
@@ -65,7 +89,6 @@ MASKED = [
     ("algorithm.decoder.chunk_len=0", "algorithm.decoder.chunk_len is 0: it must be at least 1"),
     ("algorithm.decoder.chunk_len=66", "algorithm.decoder.chunk_len is 66: the window holds 65"),
     ("algorithm.decoder.context_len=65", "algorithm.decoder.context_len is 65"),
-    (f"experiment.sampling.prompt={'a' * 66}", "the prompt has 66 tokens, the window 65"),
     ("experiment.sampling.prompt=a_king", "experiment.sampling.prompt: the vocabulary of"),
     ("algorithm.objective=mean", "algorithm.objective is 'mean': choose one of"),
 ]
@@ -74,7 +97,7 @@ MASKED = [
 @pytest.mark.parametrize(("override", "sentence"), COMPOSITION + CONVERSION)
 def test_one_sentence_and_no_work(smoke: Main, override: str, sentence: str) -> None:
     """Catches a traceback, a silent default, or a mistake found only after training."""
-    Path("corpus.txt").write_text("no checkpoint")
+    Path("corpus.txt").write_text("no checkpoint", encoding="utf-8")
     outcome = smoke(override)
     assert outcome.status == 1
     assert outcome.err.startswith("error: ") and outcome.err.count("\n") == 1
@@ -102,7 +125,7 @@ def test_text_between_two_texts(smoke: Main) -> None:
         "hydra.run.dir=run",
     )
     assert outcome.status == 0, outcome.err
-    record = json.loads(Path("run/samples/samples.json").read_text())
+    record = json.loads(Path("run/samples/samples.json").read_text(encoding="utf-8"))
     assert all(t.startswith("king") and t.endswith("queen") and len(t) == 4 + 32 + 5 for t in record["texts"])
     assert record["tokens_per_forward"] == 1.0
 
@@ -124,10 +147,12 @@ def test_levels_out_of_range(smoke: Main) -> None:
     assert outcome.status == 1 and "sampling_timesteps" in outcome.err and "--- training" not in outcome.out
 
 
-def test_an_average_of_split_weights_is_refused(smoke: Main) -> None:
-    """Catches weights that are averaged shard by shard, or a failure inside Lightning after the data is prepared."""
-    outcome = smoke("trainer.strategy=fsdp", "experiment.training.ema_decay=0.9")
-    assert outcome.status == 1 and "say trainer=ddp" in outcome.err and outcome.err.count("\n") == 1
+@pytest.mark.parametrize("asked", ["trainer=fsdp", "trainer.strategy=fsdp", "trainer.strategy=deepspeed_stage_3"])
+def test_split_weights_are_refused(smoke: Main, asked: str) -> None:
+    """Catches a strategy under which clipping, decay groups and logged norms would be those of one shard."""
+    outcome = smoke(asked)
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert f"{asked} splits a model over devices" in outcome.err and "4 billion parameters in 80 GB" in outcome.err
 
 
 @pytest.mark.parametrize(
@@ -140,6 +165,13 @@ def test_an_average_of_split_weights_is_refused(smoke: Main) -> None:
         (
             ["algorithm/decoder=full_sequence", "algorithm.decoder.chunk_size=null", "experiment.sampling.length=80"],
             "algorithm.decoder: 80 tokens in flight do not fit the context of 64",
+        ),
+        (["algorithm.diffusion.cum_snr_decay=2"], "algorithm.diffusion.cum_snr_decay is 2: it must be at most 1"),
+        (["algorithm.diffusion.snr_clip=0"], "algorithm.diffusion.snr_clip is 0: it must be above 0"),
+        (["algorithm.decoder.ddim_eta=2"], "algorithm.decoder.ddim_eta is 2: it must be at most 1"),
+        (
+            ["algorithm.backbone.block_size=1"],
+            "must be below the 1 tokens of a text: raise algorithm.backbone.block_size",
         ),
         (["algorithm.decoder.schedule=piramid"], "algorithm.decoder.schedule is 'piramid': did you mean 'pyramid'?"),
         (["algorithm.streams.max_window=64"], "algorithm.streams.max_window is 64: it must be below the 64 tokens"),
@@ -174,9 +206,9 @@ def test_a_checkpoint_of_another_kind(smoke: Main, main: Main) -> None:
     run = ["load=run", "experiment.tasks=[sampling]"]
     assert "holds algorithm=gpt, not df_lm: say algorithm=gpt" in smoke("algorithm=df_lm", *run).err
     assert "say algorithm.backbone.n_layer=1" in main(*run, "algorithm.backbone.n_layer=2").err
-    Path("other.txt").write_text("0123456789 " * 2000)
+    Path("other.txt").write_text("0123456789 " * 2000, encoding="utf-8")
     other = ["load=run", "dataset=text_file", "dataset.path=other.txt", "experiment.tasks=[validation]"]
-    assert "say dataset=text_file dataset.tokenizer=char" in main(*other).err
+    assert "say dataset.tokenizer=loaded to keep that of the checkpoint" in main(*other).err
 
 
 def test_a_folder_in_use_is_left_alone(smoke: Main) -> None:
@@ -210,7 +242,7 @@ def test_a_full_disk_while_training(smoke: Main, monkeypatch: pytest.MonkeyPatch
     outcome = smoke()
     assert outcome.status == 1 and outcome.err.count("\n") == 1
     assert "cannot write" in outcome.err and "No space left on device" in outcome.err
-    assert "Traceback" in next(Path("outputs").glob("*/*/error.log")).read_text()
+    assert "Traceback" in next(Path("outputs").glob("*/*/error.log")).read_text(encoding="utf-8")
 
 
 def test_a_bug_keeps_its_traceback(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,3 +285,41 @@ def test_interrupted_by_the_user(smoke: Main, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(NanGuard, "on_train_batch_end", interrupt)
     outcome = smoke()
     assert outcome.status == 130 and "interrupted: python main.py resume=" in outcome.err
+
+
+def test_a_lack_of_memory_is_one_sentence(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a traceback where a batch is too large for the memory that is left."""
+    from experiments.language_modeling import LanguageModeling
+
+    for error in (
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp] DefaultCPUAllocator: can't allocate memory"),
+    ):
+
+        def full(self: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr(LanguageModeling, "training", full)
+        outcome = smoke()
+        assert outcome.status == 1 and outcome.err.count("\n") == 1
+        assert "there is not enough memory: lower experiment.training.batch_size" in outcome.err
+
+
+def test_compiling_without_a_compiler(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches the two hundred lines in which torch says that there is no compiler, and those of one that fails."""
+    from torch._dynamo.exc import BackendCompilerFailed
+
+    from experiments.training import compilation
+
+    monkeypatch.setenv("CXX", "nonesuch++")
+    outcome = smoke("experiment.training.compile=true")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1 and "--- training" not in outcome.out
+    assert "experiment.training.compile needs a C++ compiler, and there is no nonesuch++" in outcome.err
+    with (
+        pytest.raises(
+            ValueError, match=r"torch\.compile fails here .*: say experiment\.training\.compile=false"
+        ) as caught,
+        compilation.compiling(),
+    ):
+        raise BackendCompilerFailed(lambda: None, RuntimeError("line one\nline two"), None)
+    assert "\n" not in str(caught.value)

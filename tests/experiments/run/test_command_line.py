@@ -51,9 +51,9 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
         choices = OmegaConf.to_container(cfg.hydra.runtime.choices)
         plain = {k: v for k, v in OmegaConf.to_container(cfg).items() if k != "hydra"}
         stored = {"hydra": {"runtime": {"choices": choices}}}
-        (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(plain))
-        (path / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored))
-        (path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
+        (path / ".hydra" / "config.yaml").write_text(yaml.safe_dump(plain), encoding="utf-8")
+        (path / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
+        (path / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)), encoding="utf-8")
         if checkpoint:
             (path / "checkpoints").mkdir()
             (path / "checkpoints" / "last.ckpt").write_bytes(b"")
@@ -130,6 +130,34 @@ def test_load_rebuilds_algorithm_and_dataset_and_nothing_else(make_run) -> None:
     assert (cfg.algorithm.name, cfg.algorithm.backbone.n_embd, cfg.dataset.name) == ("gpt", 32, "text8")
     assert cfg.algorithm.optimizer.lr == 3e-4
     assert cfg.seed == 0 and cfg.experiment.training.max_steps > 2
+
+
+def test_paths_of_the_data_are_those_of_the_folder_they_were_said_in(make_run, monkeypatch) -> None:
+    """Catches a relative path that leads to another file on resume=, on load=, or when it is stored."""
+    data = ["dataset=text_file", "dataset.path=a/mine.txt", "dataset.tokenizer_path='~/t.json'"]
+    folder = make_run("run", "algorithm=gpt", *data, "dataset.tokenizer=bpe")  # as older runs stored them
+    stored = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
+    stored["hydra"]["runtime"]["cwd"] = "/began/here"
+    (folder / ".hydra" / "hydra.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
+    tokenizer = str(Path("~/t.json").expanduser())
+    for argv in (["resume=run"], ["load=run"]):
+        dataset = composed(expand(argv)).dataset
+        assert (dataset.path, dataset.tokenizer_path) == ("/began/here/a/mine.txt", tokenizer)
+    Path("elsewhere").mkdir()
+    monkeypatch.chdir("elsewhere")
+    for argv in (["resume=../run", *data], ["load=../run", *data], data):
+        assert composed(expand(argv)).dataset.path == str(Path.cwd() / "a" / "mine.txt")
+
+
+def test_paths_that_hydra_has_yet_to_fill_in(make_run) -> None:
+    """Catches an interpolation that is taken for a folder, and the paths of a sweep for one path."""
+    argv = ["dataset=text_file", "dataset.path=${oc.env:HOME}/mine.txt", "+dataset.path=null"]
+    assert [key_of(a) for a in expand(argv)] == ["dataset", "dataset.path", "dataset.path"]
+    assert composed(expand(argv[:2])).dataset.path == str(Path.home() / "mine.txt")
+    nested = "experiment.judges.overrides=['dataset.path=mine.txt','seed=3']"
+    paths = [f"dataset.path={quote(str(Path.cwd() / 'mine.txt'))}", "seed=3"]
+    assert expand([nested]) == [f"experiment.judges.overrides={quote(paths)}"]
+    assert expand(["-m", "dataset.path=a.txt,b.txt"]) == ["-m", "dataset.path=a.txt,b.txt"]
 
 
 def test_load_yields_to_the_command_line(make_run) -> None:

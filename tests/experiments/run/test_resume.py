@@ -40,7 +40,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, corpus: Path) -> Path:
     command += [",".join(f"{method}:{kill}" for method, kill in CASES), *OVERRIDES, f"dataset.path={corpus}"]
 
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stderr
     statuses = json.loads(done.stdout.splitlines()[-1])
     wrong = {k: v for k, v in statuses.items() if v != (-9 if k.endswith("killed") else 0)}
@@ -58,7 +60,7 @@ def flat(value: Any, name: str = "") -> dict[str, Any]:
 
 
 def curve(folder: Path) -> list[dict[str, str]]:
-    with (folder / "metrics.csv").open() as file:
+    with (folder / "metrics.csv").open(encoding="utf-8") as file:
         return [
             {k: v for k, v in row.items() if k not in ("train/tokens_per_second", "train/seconds")}
             for row in csv.DictReader(file)
@@ -91,5 +93,8 @@ def test_curves_are_equal(runs: Path, method: str, kill: str) -> None:
 @pytest.mark.parametrize(("method", "kill"), CASES)
 def test_figures_are_equal(runs: Path, method: str, kill: str) -> None:
     """Catches a resumed run that tests other weights."""
-    figures = [json.loads((runs / run / "summary.json").read_text())["figures"] for run in (method, f"{method}-{kill}")]
+    figures = [
+        json.loads((runs / run / "summary.json").read_text(encoding="utf-8"))["figures"]
+        for run in (method, f"{method}-{kill}")
+    ]
     assert figures[0] == figures[1] and "test/nll" in figures[0]

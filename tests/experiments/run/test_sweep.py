@@ -13,27 +13,37 @@ from tests.conftest import Main
 def write_job(folder: Path, number: int, overrides: list[str], status: int, figures: dict[str, float]) -> None:
     job = folder / str(number)
     (job / ".hydra").mkdir(parents=True)
-    (job / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides))
-    (job / "job.json").write_text(json.dumps({"exit_status": status, "seconds": 90}))
+    (job / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides), encoding="utf-8")
+    (job / "job.json").write_text(json.dumps({"exit_status": status, "seconds": 90}), encoding="utf-8")
     if figures:
-        summary = {"figures": figures, "likelihood_kind": "bound", "training": {"tokens_per_second": 1234.5}}
-        (job / "summary.json").write_text(json.dumps(summary))
+        summary = {
+            "algorithm": "df_lm_faithful",
+            "figures": figures,
+            "likelihood_kind": "bound",
+            "partial": {"val": "2 of 3"},
+        }
+        summary |= {"training": {"tokens_per_second": 1234.5}}
+        (job / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
 def test_table_of_jobs(tmp_path: Path) -> None:
     """Catches jobs out of order (10 before 2), a failed job that is left out, columns of constants, and a bound that
-    stands among exact likelihoods as if it were one."""
+    stands among exact likelihoods, or a part of a split for the whole, as if it were one."""
+    figures = {"val/nll": 1.5, "val/nll_error": 0.025, "test/nll": 1.75}
     for number in (0, 2, 10):
-        write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, {"val/nll": 1.5, "test/nll": 1.75})
+        write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, figures)
     write_job(tmp_path, 3, ["algorithm=gpt", "seed=3"], 1, {})
     rows = sweep.collect(tmp_path)
     assert [row["job"] for row in rows] == ["0", "2", "3", "10"]
     assert rows[0] == {
         "job": "0",
+        "algorithm": "df_lm_faithful",
         "overrides": "seed=0",
         "val/nll": "1.5000",
+        "val/nll ±": "0.0250",
         "test/nll": "1.7500",
-        "likelihood": "bound",
+        "test/nll ±": "",
+        "likelihood": "bound, partial",
         "tokens/s": "1234",
         "minutes": "1.5",
         "status": "ok",
@@ -49,11 +59,11 @@ def test_a_sweep_survives_a_failed_job(smoke: Main) -> None:
     folder = next(Path("multirun").glob("*/*"))
     assert (folder / "1" / "checkpoints" / "last.ckpt").is_file() and (folder / "results.md").is_file()
     assert (folder / "comparison.png").read_bytes().startswith(b"\x89PNG")
-    with (folder / "results.csv").open() as file:
+    with (folder / "results.csv").open(encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     assert [row["status"] for row in rows] == ["failed (1)", "ok"]
     assert float(rows[1]["val/nll"]) > 0 and rows[1]["overrides"] == "experiment.training.max_steps=1"
-    assert f"group: {folder.name}" in (folder / "1" / ".hydra" / "config.yaml").read_text()
+    assert f"group: {folder.name}" in (folder / "1" / ".hydra" / "config.yaml").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(("status", "figures", "expected"), [(0, {"val/nll": 1.5}, 1.5), (1, {"val/nll": 1.5}, None)])
@@ -63,8 +73,9 @@ def test_what_a_sweeper_gets(
     """Catches an optimiser of hyperparameters that is fed the figure of a failed job, or none."""
     from types import SimpleNamespace
 
-    (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}))
+    (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     monkeypatch.setattr(sweep.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=status))
-    settings = SimpleNamespace(overrides=SimpleNamespace(task=["seed=1"], hydra=[]))
+    overrides = SimpleNamespace(task=["seed=1"], hydra=[])
+    settings = SimpleNamespace(overrides=overrides, launcher={}, job=SimpleNamespace(num=0))
     value = sweep.run_child(settings, tmp_path)
     assert value == expected or (expected is None and value != value)

@@ -121,7 +121,7 @@ def test_weights_arrive(tmp_path: Path) -> None:
         ({"algorithm": "df_lm"}, "holds algorithm=df_lm, not gpt: say algorithm=df_lm"),
         (
             {"tokenizer": CharTokenizer("abcde").state()},
-            r"char, 5 tokens.*3 tokens.*dataset=text8 dataset.tokenizer=char",
+            r"char, 5 tokens.*char, 3 tokens.*say dataset.tokenizer=loaded .*, dataset=text8$",
         ),
         ({"state_dict": {}}, "lacks 'model"),
         ({"state_dict": gpt().state_dict() | {"more": torch.ones(1)}}, "has 'more', which the model lacks"),

@@ -225,7 +225,7 @@ def test_a_state_dict_is_tested_and_sampled(
     main: Main, corpus: Path, file: str, extra_rows: int, chosen: list[str]
 ) -> None:
     """Catches a state dict that loads by itself but not through the program: options, vocabulary, mask, tasks."""
-    rows = len(set(corpus.read_text())) + extra_rows
+    rows = len(set(corpus.read_text(encoding="utf-8"))) + extra_rows
     torch.save(tiny_diffusion(rows, n_embd=16, bottleneck=7 if "flow" in file else None), file)
     command = [f"load={file}", *chosen, "algorithm.backbone.n_head=2", "algorithm.backbone.block_size=24"]
     command += ["dataset=text_file", f"dataset.path={corpus}", "trainer=cpu", "experiment.evaluation.max_batches=1"]
@@ -234,7 +234,7 @@ def test_a_state_dict_is_tested_and_sampled(
     assert (outcome.status, outcome.err) == (0, "") and "test/nll" in outcome.out
     outcome = main(*command, *sampling, "experiment.tasks=[sampling]", "hydra.run.dir=alone")
     assert (outcome.status, outcome.err) == (0, "")
-    samples = [Path(run, "samples", "samples.txt").read_text() for run in ("both", "alone")]
+    samples = [Path(run, "samples", "samples.txt").read_text(encoding="utf-8") for run in ("both", "alone")]
     assert samples[0] == samples[1] and len(samples[0]) > 60
     wrong = [*command, "dataset.tokenizer=byte", "experiment.tasks=[sampling]"]
     assert "say dataset=tiny_shakespeare dataset.tokenizer=char" in main(*wrong).err

@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from experiments.run.build import compose_run
+from experiments.run.composition import composing
 from experiments.run.schema import LoggerConfig
 from experiments.training import loggers
 from experiments.training.loggers import CsvLogger, StepsDoneCsv, build_loggers
 
 
 def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
+    with path.open(encoding="utf-8", newline="") as file:
         return list(csv.DictReader(file))
 
 
@@ -68,7 +70,7 @@ def test_a_resumed_file_is_cut_at_the_checkpoint(path: Path) -> None:
     logger = CsvLogger(path)
     for step in (3, 6, 9, 12):
         log(logger, step, a=step / 3, b=step)
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write("1")
     resumed = CsvLogger(path, resume_step=9)
     log(resumed, 12, a=40.0, c=1.0)
@@ -101,9 +103,9 @@ def no_login(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
 def test_wandb_is_offline_without_a_login(no_login: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a run that waits for an account, or one with an account that stays offline."""
     assert not loggers._logged_in()
-    (no_login / ".netrc").write_text("machine elsewhere.org login a password b\n")
+    (no_login / ".netrc").write_text("machine elsewhere.org login a password b\n", encoding="utf-8")
     assert not loggers._logged_in()
-    (no_login / ".netrc").write_text("machine api.wandb.ai login user password made-up\n")
+    (no_login / ".netrc").write_text("machine api.wandb.ai login user password made-up\n", encoding="utf-8")
     assert loggers._logged_in()
     monkeypatch.setenv("WANDB_MODE", "offline")
     assert not loggers._logged_in()
@@ -113,9 +115,40 @@ def test_wandb_is_offline_without_a_login(no_login: Path, monkeypatch: pytest.Mo
     assert loggers._logged_in()
 
 
+def test_runs_are_filed_by_what_they_are() -> None:
+    """Catches names that say nothing, and runs of the faithful recipe in the group of another method."""
+
+    def filed(*overrides: str) -> dict:
+        with composing():
+            return loggers.filed_under(compose_run(["logger=wandb", *overrides]))
+
+    assert filed("algorithm=df_lm_faithful", "seed=3") == {
+        "name": "df_lm_faithful-shakespeare-seed3",
+        "group": "df_lm_faithful-shakespeare",
+        "job_type": "shakespeare",
+        "tags": ["df_lm_faithful", "shakespeare", "tiny_nanogpt"],
+    }
+    own = ("name=mine", "logger.group=g", "logger.wandb.job_type=j", "logger.wandb.tags=[a]")
+    assert filed(*own) == {"name": "mine", "group": "g", "job_type": "j", "tags": ["a"]}
+    assert filed("logger.wandb.tags=[]")["tags"] == []
+
+
 def test_a_missing_package_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches an import error in the middle of training."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     run: Any = SimpleNamespace(logger=LoggerConfig(tensorboard=True))
     with pytest.raises(ValueError, match="pip install tensorboard"):
         build_loggers(run, tmp_path, None)
+
+
+def test_tensorboard_compares_finished_runs(tmp_path: Path) -> None:
+    """Catches a page HPARAMS without the likelihoods that runs are compared by, or with a placeholder for them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    logger = loggers.StepsDoneTensorBoard(save_dir=str(tmp_path), name="tensorboard", version="")
+    logger.log_hyperparams({"seed": 0, "algorithm": {"name": "gpt"}})
+    loggers.close([logger], {"val/nll": 1.5, "test/nll": 1.75, "test/ppl": 5.75, "likelihood_kind": "exact"})
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert {tag: events.Scalars(tag)[0].value for tag in events.Tags()["scalars"]} == {"val/nll": 1.5, "test/nll": 1.75}
+    shown = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert b"algorithm/name" in shown and b"val/nll" in shown and b"test/nll" in shown

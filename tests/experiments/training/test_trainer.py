@@ -1,18 +1,22 @@
 """The trainer's settings, and the callbacks that watch it, on a module of one weight."""
 
+import csv
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning import LightningModule
+from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 
-from experiments.run.schema import EvaluationConfig, TrainingConfig
-from experiments.training.callbacks import NanGuard, ProgressLine, Speed
+from algorithms.common.base_algorithm import BaseAlgorithm
+from experiments.run.schema import TrainingConfig
+from experiments.training.callbacks import ExponentialMovingAverage, NanGuard, ProgressLine, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.loggers import StepsDoneCsv
-from experiments.training.trainer import build_trainer, check_settings
+from experiments.training.trainer import build_trainer, check_settings, remarks
 
 CPU = {"accelerator": "cpu", "devices": 1, "precision": "32-true"}
 CONFIGS = Path(__file__).parents[3] / "configs" / "trainer"
@@ -61,7 +65,6 @@ def fit(model: Line, folder: Path, *, progress: bool = False, log_every: int = 2
         CPU,
         run_dir=folder,
         training=config,
-        evaluation=EvaluationConfig(),
         watchers=[*watchers, keep],
         loggers=[StepsDoneCsv(folder / "metrics.csv")],
         log_every_steps=log_every,
@@ -121,7 +124,7 @@ def test_a_weight_of_nan_is_not_written(tmp_path: Path) -> None:
 def test_speed_and_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Catches tokens that are miscounted, and a flood of control characters in a log file."""
     fit(Line(), tmp_path, max_steps=4, accumulate_grad_batches=2, progress=True)
-    lines = (tmp_path / "metrics.csv").read_text().splitlines()
+    lines = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()
     row = dict(zip(lines[0].split(","), lines[2].split(","), strict=True))
     assert row["step"] == "4" and row["train/tokens"] == str(4 * 2 * 2 * 4)
     assert row["train/lr"] == "0.01" and float(row["train/grad_norm"]) > 0
@@ -146,27 +149,106 @@ def test_every_trainer_config_is_accepted_or_names_its_device(path: Path) -> Non
         assert check_settings(settings)["precision"] in ("32-true", "bf16-mixed")
 
 
+def test_what_lightning_refuses_is_one_sentence(tmp_path: Path) -> None:
+    """Catches a traceback of Lightning for a precision that cannot be."""
+    with pytest.raises(ValueError, match="the trainer cannot be built") as caught:
+        build_trainer(CPU | {"precision": "nonesuch"}, run_dir=tmp_path, training=TrainingConfig())
+    assert "\n" not in str(caught.value)
+
+
+# ---- several processes ----
+
+
+def launched(monkeypatch: pytest.MonkeyPatch, world_size: int, local: int) -> None:
+    """The environment of the first of so many processes, `local` of them on each node."""
+    for key, value in {"RANK": 0, "WORLD_SIZE": world_size, "LOCAL_RANK": 0, "LOCAL_WORLD_SIZE": local}.items():
+        monkeypatch.setenv(key, str(value))
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+
+
+@pytest.mark.parametrize("asked", [{}, {"devices": 2}, {"num_nodes": 3}, {"devices": 2, "num_nodes": 3}])
+def test_a_launcher_says_how_many_processes_there_are(monkeypatch: pytest.MonkeyPatch, asked: dict) -> None:
+    """Catches a launch of six processes that the trainer takes for one."""
+    launched(monkeypatch, 6, 2)
+    settings = check_settings(CPU | asked)
+    assert (settings["devices"], settings["num_nodes"]) == (2, 3)
+
+
 @pytest.mark.parametrize(
-    ("settings", "sentence"),
+    ("launch", "settings", "sentence"),
     [
-        ({"acelerator": "cpu"}, "unknown config key 'trainer.acelerator': did you mean 'accelerator'"),
-        ({"accelerator": "cup"}, "trainer.accelerator is 'cup': did you mean 'cpu'"),
-        ({"max_steps": 3}, "is decided by experiment.training.max_steps"),
+        (
+            (6, 2),
+            {"devices": 4},
+            "trainer.devices=4 on trainer.num_nodes=1, but torchrun started 2 processes on each of 3",
+        ),
+        ((2, 2), {"num_nodes": 2}, "but torchrun started 2 processes on each of 1 nodes"),
+        (None, {"num_nodes": 2}, "trainer.num_nodes is 2, but this process was started alone"),
+        (None, {"strategy": "ddp_spawn"}, "trainer.strategy is 'ddp_spawn': choose one of auto, ddp"),
+        (None, {"strategy": "fsdp2"}, "splits a model over devices, which is not supported"),
     ],
 )
-def test_wrong_settings_are_one_sentence(settings: dict[str, Any], sentence: str) -> None:
-    """Catches a trainer key that silently fights with a key of ours."""
+def test_processes_that_do_not_fit_are_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, launch: tuple[int, int] | None, settings: dict, sentence: str
+) -> None:
+    """Catches a run that waits for processes that nobody started."""
+    if launch:
+        launched(monkeypatch, *launch)
     with pytest.raises(ValueError, match=sentence):
-        check_settings(settings)
+        check_settings(CPU | settings)
 
 
-def test_what_lightning_refuses_is_one_sentence(tmp_path: Path) -> None:
-    """Catches a traceback of Lightning for a precision or strategy that cannot be."""
-    with pytest.raises(ValueError, match="the trainer cannot be built") as caught:
-        build_trainer(
-            CPU | {"strategy": "nonesuch"},
-            run_dir=tmp_path,
-            training=TrainingConfig(),
-            evaluation=EvaluationConfig(),
-        )
-    assert "\n" not in str(caught.value)
+def test_more_processes_than_cores_are_remarked_on() -> None:
+    """Catches processes that wait for each other's core in silence."""
+    (said,) = remarks(CPU | {"devices": 1000})
+    assert "trainer.devices=1000" in said and "CPU cores" in said
+    assert remarks(CPU) == []
+
+
+def test_buffers_stay_those_of_the_process(tmp_path: Path) -> None:
+    """Catches a copy of the first process's buffers at every forward: what others have observed would be lost."""
+    trainer = build_trainer(CPU | {"devices": 2}, run_dir=tmp_path, training=TrainingConfig())
+    assert isinstance(trainer.strategy, DDPStrategy) and not trainer.strategy._ddp_kwargs["broadcast_buffers"]
+
+
+def test_the_average_follows_the_module_to_its_device() -> None:
+    """Catches an average that stays on the CPU: every step would copy all weights there."""
+    model, average = Line(), ExponentialMovingAverage(0.9)
+    average.setup(SimpleNamespace(), model, "fit")
+    average.on_fit_start(SimpleNamespace(), model.to("meta"))
+    assert {p.device.type for p in average._average_model.parameters()} == {"meta"}
+
+
+def test_the_logged_loss_is_the_mean_of_its_micro_batches(tmp_path: Path) -> None:
+    """Catches the loss of the last micro-batch given out for that of the step."""
+
+    class Batches(BaseAlgorithm):
+        """Its loss is the first id of a batch, and a weight's square."""
+
+        def __init__(self) -> None:
+            super().__init__(None, vocabulary_size=9, total_steps=9, seed=0)
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def loss(self, ids: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+            return {"loss": ids[0, 0] + self.weight.square().sum(), "part": ids[0, 0].float()}
+
+        def nll(self, ids: torch.Tensor, generator: Any) -> torch.Tensor:
+            return torch.ones(ids[:, 1:].shape)
+
+        configure_optimizers = Line.configure_optimizers
+
+    class Numbered:
+        def __iter__(self):
+            return (torch.full((1, 2), number) for number in range(12))
+
+    trainer = build_trainer(
+        CPU,
+        run_dir=tmp_path,
+        training=TrainingConfig(max_steps=4, val_every_steps=9, accumulate_grad_batches=3),
+        loggers=[StepsDoneCsv(tmp_path / "metrics.csv")],
+        log_every_steps=2,
+    )
+    trainer.fit(Batches(), Numbered())
+    with (tmp_path / "metrics.csv").open() as file:
+        logged = [(row["step"], float(row["train/loss"]), float(row["train/part"])) for row in csv.DictReader(file)]
+    assert logged == [("2", 4.0, 4.0), ("4", 10.0, 10.0)]

@@ -11,7 +11,7 @@ from algorithms.common.metrics.text import character_entropy, distinct_n, mask_r
 from tests.algorithms.common.metrics.measured import of_texts
 from tests.golden.values import FOLDER
 
-GOLDEN = json.loads((FOLDER / "text_metrics.json").read_text())
+GOLDEN = json.loads((FOLDER / "text_metrics.json").read_text(encoding="utf-8"))
 NAMES = {  # ours -> the other program's
     "text_length": "text_len",
     "distinct_2": "distinct_2",

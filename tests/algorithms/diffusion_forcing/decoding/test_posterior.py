@@ -243,19 +243,19 @@ def passes_of(backbone: torch.nn.Module, call) -> tuple[Generation, list[int]]:
 @pytest.mark.parametrize("make", [shifted, two_stream])
 @pytest.mark.parametrize("style", ["nanogpt", "rope"])
 @pytest.mark.parametrize("steps", [1, 8, 16])
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_one_token_in_flight_is_the_gpt(monkeypatch, make, style, steps, temperature):
+@pytest.mark.parametrize("setting", [{}, {"temperature": 0.6, "top_k": 4, "top_p": 0.8}, {"temperature": 0.0}], ids=str)
+def test_one_token_in_flight_is_the_gpt(monkeypatch, make, style, steps, setting):
     """Catches another distribution, another context far beyond block_size, or more work than the GPT's decoder: with
     its uniforms the same tokens come, at one pass for each however many levels it goes through."""
     model, length = orthogonal(make, style), 3 * BLOCK
     prompt, gpt = some_ids(3, 2), GPT(GPTConfig(model.config.backbone), vocabulary_size=V)
-    gpt.model, sampling = model.denoiser.model, Autoregressive(temperature=temperature)
+    gpt.model, sampling = model.denoiser.model, Autoregressive(**setting)
     backbone = gpt.model.backbone
     theirs, their_passes = passes_of(
         backbone, lambda: gpt.generate(asked(prompt, length=length, seeds=[4, 5, 6]), sampling)
     )
     monkeypatch.setattr(decoders, "RowRandom", draws_of_the_gpt(length))
-    decoder = MatrixDecoder(sampling_timesteps=steps, temperature=temperature, chunk_size=7)
+    decoder = MatrixDecoder(sampling_timesteps=steps, chunk_size=7, **setting)
     ours, our_passes = passes_of(
         backbone, lambda: write(model, prompt, length=length, seeds=[4, 5, 6], decoder=decoder)
     )
@@ -327,6 +327,26 @@ def test_a_suffix_is_seen_by_what_reads_to_the_left(make, streams, schedule):
         texts.append(out[:, 3:5])
     differs = (texts[0] != texts[1]).any(dim=0).tolist()
     assert differs == [reads_right and schedule == "full_sequence", reads_right]
+
+
+@pytest.mark.parametrize("setting", [{"temperature": 0.0}, {"top_k": 1}, {"top_p": 0.1}], ids=str)
+def test_known_text_in_flight_need_not_be_probable(monkeypatch, setting):
+    """Catches a chain that goes on from the most probable token where another one is given."""
+    model, told = model_of(two_stream), []
+    plain = type(model.denoiser).left
+
+    def left(self, tokens, known):
+        told.append(tokens)
+        return plain(self, tokens, known)
+
+    monkeypatch.setattr(type(model.denoiser), "left", left)
+    decoder = MatrixDecoder(schedule="full_sequence", sampling_timesteps=1, token_draw="chain", **setting)
+    ids = some_ids(8, 5)
+    is_given = torch.tensor([[True, False, True, False, True]]).expand(8, -1)
+    out = model.generate(Request(ids, is_given, range(8)), decoder)
+    assert torch.equal(out.ids[is_given], ids[is_given])
+    chain = torch.cat(told, dim=1)  # of the one step, the tokens before positions 2, 3 and 4
+    assert torch.equal(chain, out.ids[:, 1:4])
 
 
 def test_what_reads_to_the_left_reads_as_far_as_its_windows():

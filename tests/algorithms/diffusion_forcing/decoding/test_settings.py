@@ -29,8 +29,15 @@ from tests.algorithms.diffusion_forcing.tiny_models import MEAN, asked, faithful
         ({"guidance_scale": 1.0, "token_draw": "mean"}, "set both or neither"),
         ({"keyword": "king", "guidance_scale": 1.0}, "token_draw=mean"),
         ({"chunk_size": 0}, "chunk_size"),
-        ({"temperature": 0.0}, "temperature"),
-        ({"temperature": 0.5, "token_draw": "mean"}, "temperature has no effect"),
+        ({"temperature": -0.1}, "algorithm.decoder.temperature is -0.1: it must be at least 0"),
+        ({"temperature": float("nan")}, "algorithm.decoder.temperature is nan: it must be a finite number"),
+        ({"top_p": 0.0}, "algorithm.decoder.top_p is 0.0: it must be above 0"),
+        (
+            {"temperature": 0.5, "token_draw": "mean"},
+            "algorithm.decoder.temperature has no effect with token_draw=mean",
+        ),
+        ({"top_k": 1, "token_draw": "mean"}, "algorithm.decoder.top_k has no effect with token_draw=mean"),
+        ({"top_p": 0.5, "token_draw": "mean"}, "algorithm.decoder.top_p has no effect with token_draw=mean"),
         ({"uncertainty_scale": -1.0}, "uncertainty_scale is -1.0"),
         ({"sliding": True, "use_cache": False}, "set use_cache=true"),
     ],
@@ -154,7 +161,10 @@ def test_a_stop_token_ends_a_text():
     """Catches tokens behind the first stop token, which count for nothing."""
     model = two_stream()
     request = asked(some_ids(20, 2), length=6, seeds=range(20))
-    plain, stopped = model.generate(request, MEAN), model.generate(replace(request, stop_id=3), MEAN)
+    plain, stopped = (
+        model.generate(request, MEAN),
+        model.generate(replace(request, stop=lambda generated: generated[-1] == 3), MEAN),
+    )
     for text, cut in zip(plain.texts, stopped.texts, strict=True):
         ends = [place for place, token in enumerate(text) if token == 3 and place >= 2]
         assert cut == (text[: ends[0] + 1] if ends else text)

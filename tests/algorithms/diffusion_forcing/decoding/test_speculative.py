@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig
-from algorithms.common.sampling import context_start
+from algorithms.common.sampling import context_start, target_logits
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
 from algorithms.diffusion_forcing.decoding import speculative
-from algorithms.diffusion_forcing.decoding.settings import Speculative
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder, Speculative
 from algorithms.diffusion_forcing.decoding.speculative import accept
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models import StreamConfig
@@ -41,10 +41,10 @@ def tiny(parameterisation: str = "two_stream", style: str = "rope") -> DFLM:
     return model.double().eval()
 
 
-def next_probabilities(model: DFLM, ids: torch.Tensor, temperature: float = 1.0) -> torch.Tensor:
+def next_probabilities(model: DFLM, ids: torch.Tensor, **setting: float) -> torch.Tensor:
     """Probabilities (B, V) of the token after ids (B, T), in the context that a GPT has here."""
     context = ids[:, context_start(ids.size(1), BLOCK) :]
-    return (model.denoiser.model(context)[:, -1] / temperature).softmax(-1)
+    return target_logits(model.denoiser.model(context)[:, -1], **setting).softmax(-1)
 
 
 @given(
@@ -112,15 +112,15 @@ def test_every_distribution_verified_by_is_the_networks_own(monkeypatch, paramet
     for p, drafts, limit, count, token in judged:
         for i in range(int(limit) + 1):
             so_far = torch.cat([text, drafts[:, :i]], dim=1)
-            torch.testing.assert_close(p[:, i], next_probabilities(model, so_far, 0.7), rtol=0, atol=1e-9)
+            torch.testing.assert_close(p[:, i], next_probabilities(model, so_far, temperature=0.7), rtol=0, atol=1e-9)
         text = torch.cat([text, drafts[:, : int(count)], token[:, None]], dim=1)
     assert torch.equal(text[:, :19], out.ids)
     assert max(int(count) for _, _, _, count, _ in judged) > 0
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("temperature", [1.0, 0.6])
-def test_texts_are_distributed_as_one_token_after_the_other(temperature):
+@pytest.mark.parametrize("setting", [{}, {"temperature": 0.6, "top_k": 2}], ids=str)
+def test_texts_are_distributed_as_one_token_after_the_other(setting):
     """Catches draws that are not independent of each other, such as a uniform used twice: the texts of three tokens
     that 6,000 seeds give, across the end of the context, follow the enumerated
     distribution."""
@@ -130,13 +130,24 @@ def test_texts_are_distributed_as_one_token_after_the_other(temperature):
     expected = torch.ones(len(texts), dtype=torch.double)
     for i in range(3):
         so_far = torch.cat([prompt.expand(len(texts), -1), texts[:, :i]], dim=1)
-        expected *= next_probabilities(model, so_far, temperature).gather(1, texts[:, i : i + 1])[:, 0]
-    decoder = Speculative(draft_tokens=2, temperature=temperature)
+        expected *= next_probabilities(model, so_far, **setting).gather(1, texts[:, i : i + 1])[:, 0]
+    decoder = Speculative(draft_tokens=2, **setting)
     out = write(model, prompt.expand(N, -1), length=3, seeds=range(N), decoder=decoder)
     code = (out.ids[:, 3:] * torch.tensor([9, 3, 1])).sum(1)
     seen = torch.bincount(code, minlength=27).double()
+    possible = expected > 0
+    assert not seen[~possible].any() and int(possible.sum()) == (8 if setting else 27)
+    seen, expected, freedom = seen[possible], expected[possible], int(possible.sum()) - 1
     chi_squared = float(((seen - N * expected) ** 2 / (N * expected)).sum())
-    assert chi_squared < 26 + 4 * math.sqrt(2 * 26)  # 26 degrees of freedom
+    assert chi_squared < freedom + 4 * math.sqrt(2 * freedom)
+
+
+def test_the_most_probable_text_is_that_of_one_token_after_the_other():
+    """Catches drafts that are taken though another token is the most probable one."""
+    model, prompt = tiny(), torch.tensor([[0, 1], [2, 2], [1, 0]])
+    decoders = Speculative(draft_tokens=2, temperature=0.0), MatrixDecoder(temperature=0.0)
+    fast, slow = (write(model, prompt, length=17, seeds=[0, 1, 2], decoder=decoder) for decoder in decoders)
+    assert torch.equal(fast.ids, slow.ids)
 
 
 def test_a_batch_gives_each_row_what_it_gets_alone():
@@ -167,10 +178,16 @@ def test_costs_and_traces_are_what_the_backbone_was_asked_for():
 
 @pytest.mark.parametrize(
     ("settings", "words"),
-    [({"draft_tokens": 0}, "at least 1"), ({"temperature": 0.0}, "above 0")],
+    [
+        ({"draft_tokens": 0}, "draft_tokens is 0: it must be at least 1"),
+        ({"temperature": -1.0}, "temperature is -1.0: it must be at least 0"),
+        ({"temperature": float("nan")}, "temperature is nan"),
+        ({"top_k": 0}, "top_k is 0: it must be at least 1"),
+        ({"top_p": 1.5}, "top_p is 1.5: it must be at most 1"),
+    ],
 )
 def test_bad_settings_are_named(settings, words):
-    """Catches settings that would draft nothing or divide by nothing."""
+    """Catches settings that would draft nothing or allow no token."""
     with pytest.raises(ValueError, match=words):
         build(Speculative, settings, "algorithm.decoder")
 

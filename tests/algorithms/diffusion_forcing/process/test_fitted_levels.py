@@ -144,7 +144,7 @@ def test_a_fit_moves_the_levels_and_forgets():
     levels = InformationLevels(16, 65)
     first = levels.snr.clone()
     levels.observe(torch.arange(15), torch.ones(15))  # the last one has not been seen
-    levels.fit(levels.nats, levels.count)
+    levels.fit()
     assert torch.equal(levels.snr, first) and not levels.count.any() and not levels.nats.any()
 
     def curve(snr: torch.Tensor) -> torch.Tensor:
@@ -154,7 +154,7 @@ def test_a_fit_moves_the_levels_and_forgets():
     away = [float((curve(levels.snr) - wanted).abs().max())]
     for _ in range(8):
         levels.observe(torch.arange(16).repeat(3), curve(levels.snr).repeat(3))
-        levels.fit(levels.nats, levels.count)
+        levels.fit()
         assert not levels.count.any() and not levels.nats.any()
         away.append(float((curve(levels.snr) - wanted).abs().max()))
     assert away[0] > 0.3 and away[-1] < 0.01

@@ -1,0 +1,156 @@
+"""Two methods against each other: likelihoods of one name and kind, and texts made with as many forwards, paired.
+
+Only like is held against like, so that a report of a single change, such as a flow, answers whether it helps.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from experiments.analysis import blind_review, paired
+from experiments.analysis.likelihood import BOUND
+from experiments.analysis.metrics import BY_KEY, QUALITY, SPEED, shown_in
+from experiments.analysis.report import naming, tables
+from experiments.analysis.report.comparison import REAL, Comparison, Setting
+from experiments.analysis.report.document import Block, Cell, Code, Table, note, say
+
+SURE = 2.0  # standard errors from which on a gap is called one
+TEXT = tuple(name for name in shown_in(SPEED) if name in QUALITY)
+
+
+class Held(NamedTuple):
+    """One thing held against the same of the other method; `ahead` is who has the lower likelihood or is nearer to real
+    text, blank where no difference is seen and None where nothing can be said."""
+
+    what: str
+    values: tuple[str, str]
+    difference: str
+    interval: str
+    ahead: str | None
+    verdict: str
+
+
+def section(comparison: Comparison) -> Iterator[Block]:
+    """What the pair of the comparison differs in."""
+    a, b = comparison.pair or ("", "")
+    yield say(
+        f"{b} minus {a}, like against like: likelihoods of one name and kind over the same windows, and texts of "
+        "settings that took as many forwards, paired by sampling seed. A text is better the nearer it is to real text; "
+        "a lower value alone is no quality."
+    )
+    held = [*likelihoods(comparison), *texts(comparison)]
+    if held:
+        header = ["compared", a, b, f"{b} - {a}", "what it says"]
+        rows = [
+            [Cell(each.what), *map(Cell, each.values), Cell(each.difference, each.interval), Cell(each.verdict)]
+            for each in held
+        ]
+        yield Table(header, rows)
+        yield note(
+            f"± is the standard error over windows; a gap counts from {SURE:g} on. Small beside a difference of "
+            f"texts stands its {paired.LEVEL:.0%} bootstrap interval over seeds; it counts where that leaves out 0. "
+            "Of two bounds the lower does not prove the better model. Among many rows some differences come by chance."
+        )
+    else:
+        yield note("Nothing was measured of both that may be held against each other.")
+    if (comparison.folder / blind_review.PAGE).is_file():
+        yield say(
+            "Whether a reader prefers one is asked by a blind review: give ",
+            *(
+                Code(blind_review.PAGE),
+                " (or ",
+                Code(blind_review.SHEET),
+                ") to readers, and nothing else of this folder; ",
+            ),
+            *("score what they fill in by ", Code(_score(comparison)), "."),
+        )
+
+
+def finding(comparison: Comparison) -> str:
+    """The same in a few sentences; blank where there is no pair, or nothing of it."""
+    if comparison.pair is None:
+        return ""
+    said = [f"{each.what}: {each.verdict} ({each.difference})" for each in likelihoods(comparison) if each.verdict]
+    found = texts(comparison)
+    for name in TEXT:
+        of_metric = [
+            each.ahead for each in found if each.what.startswith(BY_KEY[name].label) and each.ahead is not None
+        ]
+        if of_metric:
+            ahead = [f"{of_metric.count(who)} for {who}" for who in comparison.pair]
+            said.append(
+                f"{BY_KEY[name].label}, nearer to real text at as many forwards: {naming.listed(ahead)}, no difference "
+                f"seen in {of_metric.count('')}"
+            )
+    return "; ".join(said) + "." if said else ""
+
+
+def likelihoods(comparison: Comparison) -> list[Held]:
+    """Those that both have under one name and kind."""
+    a, b = comparison.pair or ("", "")
+    found = []
+    for first in comparison.likelihoods:
+        for second in comparison.likelihoods:
+            alike = (first.name, first.kind, first.split) == (second.name, second.kind, second.split)
+            if (first.method, second.method) != (a, b) or not alike:
+                continue
+            gap = tables.gap(comparison, first, second)
+            if gap is None:
+                continue
+            mean, error = gap
+            known = error == error  # NaN: a single window
+            ahead = None if not known else "" if abs(mean) <= SURE * error else b if mean < 0 else a
+            bound = "'s bound" * (first.kind == BOUND)
+            verdict = "" if ahead is None else f"{ahead}{bound} is lower" if ahead else "no difference seen"
+            values = (naming.nats(first), naming.nats(second))
+            difference = f"{mean:+.4f}" + (f" ± {error:.4f}" if known else "")
+            found.append(Held(f"{first.name} ({first.kind})", values, difference, "", ahead, verdict))
+    return found
+
+
+def texts(comparison: Comparison) -> list[Held]:
+    """Metrics of texts at every number of forwards that a setting of each took."""
+    a, b = comparison.pair or ("", "")
+    found = []
+    for name in TEXT:
+        for forwards, settings in _at_equal_forwards(comparison, a, b):
+            held = _texts(comparison, name, forwards, settings)
+            found += [] if held is None else [held]
+    return found
+
+
+def _texts(comparison: Comparison, name: str, forwards: float, settings: tuple[Setting, Setting]) -> Held | None:
+    metric, estimates = BY_KEY[name], [comparison.estimate(setting, name) for setting in settings]
+    rows = [[row for row in comparison.rows if (row["method"], row["setting"]) == setting] for setting in settings]
+    difference = paired.difference(rows[0], rows[1], name)
+    if difference is None or None in estimates:
+        return None
+    means = [estimate.mean for estimate in estimates if estimate]
+    low, high, real = difference["low"], difference["high"], comparison.estimate(REAL, name)
+    ahead, verdict = None, paired.TOO_FEW
+    if low is not None:
+        ahead, verdict = "", paired.NO_DIFFERENCE
+        if not low <= 0 <= high and real is not None:
+            distances = [abs(mean - real.mean) for mean in means]
+            ahead = settings[distances[1] < distances[0]][0]
+            verdict = f"{ahead} is nearer to real text ({real.mean:{metric.form}})"
+        elif not low <= 0 <= high:
+            ahead, verdict = None, f"{settings[difference['mean'] < 0][0]} is lower; there is no real text beside it"
+    interval = "" if low is None else f"{low:+{metric.form}} to {high:+{metric.form}}"
+    shown = (format(means[0], metric.form), format(means[1], metric.form))
+    what = f"{metric.label}, {forwards:,.0f} forwards"
+    return Held(what, shown, f"{difference['mean']:+{metric.form}}", interval, ahead, verdict)
+
+
+def _at_equal_forwards(comparison: Comparison, a: str, b: str) -> list[tuple[float, tuple[Setting, Setting]]]:
+    """Numbers of forwards, falling, with the first setting of either that took as many."""
+    speed = {method.label: method.speed for method in comparison.methods}
+    took: list[dict[float, Setting]] = [{}, {}]
+    for found, method in zip(took, (a, b), strict=True):
+        for label, (estimate,) in comparison.measured(speed[method], method, "forwards"):
+            found.setdefault(estimate.mean, (method, label))
+    return [(count, (took[0][count], took[1][count])) for count in sorted({*took[0]} & {*took[1]}, reverse=True)]
+
+
+def _score(comparison: Comparison) -> str:
+    key: Sequence[str] = ("FILLED_SHEET", str(comparison.folder / blind_review.KEY))
+    return f"python -m experiments.analysis.blind_review score {' '.join(key)}"
