@@ -21,7 +21,7 @@ from datasets.corpora import DocumentCorpus, TextCorpus, load_corpus
 from datasets.corpora.text import unwritable
 from datasets.tokenizers import END_OF_TEXT, TOKENIZERS, BPETokenizer, Tokenizer, pieces, tokenizer_from_state
 
-FORMAT = 2  # raise it when the meaning of prepared files changes: older folders are then no longer found
+FORMAT = 3  # raise it when the meaning of prepared files changes: older folders are then no longer found
 SAMPLE_CHARACTERS = 20_000_000  # a bpe vocabulary is learned from at most so much of the train split
 PIECE_CHARACTERS = 250_000
 BATCH_CHARACTERS = 1_000_000  # encoded at once; with the bpe sample it bounds the memory of a stream

@@ -5,7 +5,10 @@ Here is what any experiment needs: the checks before work, the weights to start 
 
 import logging
 import shutil
+import signal
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
@@ -13,6 +16,7 @@ from typing import Any, ClassVar
 import torch
 from lightning import Trainer
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.strategies.launchers import _SubprocessScriptLauncher
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.run import transcript, unused
@@ -20,6 +24,7 @@ from experiments.run.console import is_rank_zero, print_rank_zero
 from experiments.run.errors import near_miss
 from experiments.run.files import read_json, write_json
 from experiments.run.folder import checkpoint_of
+from experiments.run.interrupts import Interrupted
 from experiments.run.registry import EXPERIMENTS, look_up
 from experiments.run.schema import RunConfig
 from experiments.run.summary import describe_machine
@@ -30,13 +35,30 @@ from experiments.training.trainer import build_trainer, remarks
 OPTIMIZED_METRIC = "val/nll"  # what a sweeper of Hydra gets to see
 
 
-def run_experiment(run: RunConfig, run_dir: Path) -> float | None:
-    """Run the tasks of `run` in `run_dir`; the optimised metric, if a task measured it."""
+def run_experiment(run: RunConfig, run_dir: Path, begin: Callable[[], None]) -> float | None:
+    """Run the tasks of `run` in `run_dir`; the optimised metric, if a task measured it.
+
+    Nothing is written there before `begin` is called, when all checks have passed.
+    """
     logging.getLogger("matplotlib").setLevel(logging.WARNING)
     experiment = look_up(EXPERIMENTS, run.experiment.name, "experiment.name")(run, run_dir)
     for note in unused.notes(run, unused.OWN_METHOD if experiment.needs_weights else unused.NO_METHOD):
         print_rank_zero(note)
-    experiment.run_tasks()
+    try:
+        experiment.check_processes()
+        experiment.prepare()
+        begin()
+        experiment.begin()
+        experiment.run_tasks()
+    except Interrupted:
+        if not experiment.begun and run.resume is None:
+            begin()
+        experiment.end_early("interrupted")
+        raise
+    except Exception:
+        if experiment.begun:
+            experiment.end_early("failed")
+        raise
     return experiment.summary["figures"].get(OPTIMIZED_METRIC)
 
 
@@ -71,6 +93,8 @@ class BaseExperiment:
             if self.resumed and "global_step" not in self.checkpoint:
                 raise ValueError(f"{self.source} is another program's: load= takes its weights into a new run")
         self._check_folder()
+        self.trainers: list[Trainer] = []  # made so far
+        self.begun = False
         self.summary = self._begin_summary()
 
     @property
@@ -94,7 +118,9 @@ class BaseExperiment:
     @cached_property
     def evaluator(self) -> Trainer:
         """A Trainer that only evaluates: its figures go to the summary and not into the curve."""
-        return build_trainer(self.run.trainer, run_dir=self.run_dir, training=self.config.training)
+        trainer = build_trainer(self.run.trainer, run_dir=self.run_dir, training=self.config.training)
+        self.trainers.append(trainer)
+        return trainer
 
     @property
     def device(self) -> torch.device:
@@ -106,11 +132,16 @@ class BaseExperiment:
             loggers.log_media(self.loggers, self.run_dir, **media)
 
     def prepare(self) -> None:
-        """Build what the tasks share, and check it. Called once, before the first task."""
+        """Build what the tasks share, and check it. Called once, before the first task; writes nothing."""
+
+    def begin(self) -> None:
+        """The first to be written, once all checks have passed."""
+        self.begun = True
+        for name in self.folders:
+            (self.run_dir / name).mkdir(parents=True, exist_ok=True)
 
     def run_tasks(self) -> None:
-        """Prepare, then run each task of the config in turn; the summary is written after each."""
-        self.prepare()
+        """Run each task of the config in turn; the summary is written after each."""
         self.write_summary("running")
         if is_rank_zero():
             transcript.write_to(self.run_dir / "main.log")
@@ -128,6 +159,29 @@ class BaseExperiment:
     def write_summary(self, status: str) -> None:
         self.summary["status"] = status
         write_json(self.run_dir / "summary.json", self.summary | describe_machine())
+
+    @rank_zero_only
+    def end_early(self, status: str) -> None:
+        """Say in the summary that the run is "interrupted" or "failed"."""
+        path = self.run_dir / "summary.json"
+        with suppress(OSError):  # of a full disk, which is told by the error at hand
+            if self.begun or not self.resumed:
+                self.write_summary(status)
+            else:
+                write_json(path, read_json(path) | {"status": status})
+        for trainer in self.trainers:
+            if status == "interrupted" and isinstance(trainer.strategy.launcher, _SubprocessScriptLauncher):
+                trainer.strategy.launcher.kill(signal.SIGKILL)  # they wait for this one and hold nothing
+
+    def check_processes(self) -> None:
+        """ValueError if a resumed training would go on with another number of processes, and so with other batches."""
+        before = self.checkpoint.get("processes") if self.resumed and self.trains and self.checkpoint else None
+        if before is not None and before != (now := self.evaluator.world_size):
+            raise ValueError(
+                f"trainer.devices: the run was begun with {before} process{'es' if before > 1 else ''} and would go on "
+                f"with {now}, which would be another run (each has batches of its own): take as many, or begin a new "
+                f"run, with load={self.run_dir} for its weights"
+            )
 
     def _begin_summary(self) -> dict[str, Any]:
         fresh = {
@@ -156,9 +210,7 @@ class BaseExperiment:
 
     def _check_folder(self) -> None:
         """The run folder takes files. (How much room the checkpoints need is known once the model is.)"""
-        for name in self.folders:
-            (self.run_dir / name).mkdir(parents=True, exist_ok=True)
-        probe = self.run_dir / self.folders[0] / ".probe.tmp"
+        probe = self.run_dir / ".probe.tmp"
         probe.write_bytes(b"x")
         probe.unlink(missing_ok=True)
 

@@ -84,6 +84,9 @@ class Comparison(BaseExperiment):
         self.assignment = Assignment(tuple(prompt.ids), prompt.text, sampling.length, sampling.n_samples)
         untrained = {method.label: method.fresh(tokenizer.vocabulary_size) for method in self.methods}
         self._decoding_sweep(untrained, None).check(self.plan, "experiment.methods")
+
+    def begin(self) -> None:
+        super().begin()
         self._write_manifest()
 
     @rank_zero_only

@@ -60,7 +60,8 @@ class Decoding(LanguageModeling):
         super().prepare()
         if judges is not None:
             judges.check_writer(self.tokenizer)
-        assert self.data is not None
+        if self.data is None:  # sampling alone, from weights that are there
+            return
         method = run.chosen("algorithm")
         self.decoding_sweep = DecodingSweep(
             self.run_dir,

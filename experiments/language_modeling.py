@@ -19,6 +19,7 @@ from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.samples import Prompt, encoded, read_prompts, read_samples, readable, stop_of, write_samples
+from experiments.run import interrupts
 from experiments.run.build import keys_below
 from experiments.run.console import print_rank_zero
 from experiments.run.processes import first_process_first
@@ -26,7 +27,7 @@ from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
-from experiments.training.checkpoints import load_weights, read_checkpoint, trained_on_other_data
+from experiments.training.checkpoints import load_weights, place_of, read_checkpoint, trained_on_other_data
 from experiments.training.compilation import check_compiler, compiling
 from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
@@ -75,8 +76,9 @@ class LanguageModeling(BaseExperiment):
             with keys_below("dataset", self.run.dataset), first_process_first("data"):
                 self.data.prepare()
             self.tokenizer = self.data.tokenizer
+        other_data = self._check_data(begun_with=self.summary.get("dataset_fingerprint"))
+        if self.data is not None:
             self.summary["dataset_fingerprint"] = self.data.fingerprint
-        other_data = self._other_data()
         self.prompts, self.suffix, self.stop = [Prompt("", [self.tokenizer.start_id])], [], None
         if any(task in self.generating_tasks for task in self.config.tasks):
             sampling = self.config.sampling
@@ -90,6 +92,7 @@ class LanguageModeling(BaseExperiment):
         if self.checkpoint is not None and self.source is not None:
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
             self._check_average()
+            self._check_steps()
             if not self.resumed:
                 self.summary["weights_dataset_fingerprint"] = self.checkpoint.get("dataset")
             if other_data and not self.trains:
@@ -124,7 +127,7 @@ class LanguageModeling(BaseExperiment):
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            with compiling():
+            with interrupts.postponed("the run is saved after this step"), compiling():
                 trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
@@ -168,9 +171,8 @@ class LanguageModeling(BaseExperiment):
         for name, (kind, mean, error) in measured.write(self.run_dir, split).items():
             self.summary["figures"] |= {f"{split}/{name}": mean, f"{split}/{name}_error": error}
             self.summary["kinds"][f"{split}/{name}"] = kind
-            print_rank_zero(
-                f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({', '.join(filter(None, (kind, part)))})"
-            )
+            kinds = f"{kind}, partial: {part}" if part else kind
+            print_rank_zero(f"{split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kinds})")
 
     @rank_zero_only
     def sampling(self) -> None:
@@ -240,14 +242,18 @@ class LanguageModeling(BaseExperiment):
             )
         return block_size
 
-    def _other_data(self) -> str | None:
-        """What loaded weights were trained on, where it is not the data at hand; ValueError where a run is resumed."""
+    def _check_data(self, begun_with: str | None) -> str | None:
+        """What the weights were trained on, where it is not the data at hand.
+
+        Raises ValueError where a run is resumed that was `begun_with` data of another fingerprint; None stands for the
+        data of its checkpoint.
+        """
         if self.checkpoint is None or self.data is None or self.source is None:
             return None
-        other = trained_on_other_data(
-            self.checkpoint, self.source, dataset=self.run.plain["dataset"], fingerprint=self.data.fingerprint
-        )
-        if other and self.resumed:
+        dataset, found = self.run.plain["dataset"], self.data.fingerprint
+        other = trained_on_other_data(self.checkpoint, self.source, dataset=dataset, fingerprint=found)
+        if self.resumed and (other if begun_with is None else begun_with != found):
+            other = other or f"{self.run_dir} was begun with other data than {place_of(dataset)}"
             raise ValueError(
                 f"{other}: resume= continues a run on the data that it began with; bring these back, or train on "
                 f"others in a new run with load={self.source} dataset.tokenizer=loaded"
@@ -261,6 +267,12 @@ class LanguageModeling(BaseExperiment):
             what = "with" if averaged else "without"
             raise ValueError(f"the run was begun {what} an average of the weights: resume it with the same ema_decay")
 
+    def _check_steps(self) -> None:
+        assert self.checkpoint is not None
+        done, steps = self.checkpoint.get("global_step", 0), self.config.training.max_steps
+        if self.resumed and self.trains and done > steps:
+            raise ValueError(f"experiment.training.max_steps is {steps}, and the run has done {done} steps: raise it")
+
     def _trainer(self) -> Trainer:
         """The Trainer of the training task, with everything that watches it."""
         kept = {  # in every checkpoint: what rebuilds the model
@@ -271,7 +283,7 @@ class LanguageModeling(BaseExperiment):
             "tokenizer": self.tokenizer.state(),
             "dataset": self.data.fingerprint if self.data else None,
         }
-        return build_trainer(
+        trainer = build_trainer(
             self.run.trainer,
             run_dir=self.run_dir,
             training=self.config.training,
@@ -279,6 +291,8 @@ class LanguageModeling(BaseExperiment):
             loggers=self.loggers,
             log_every_steps=self.run.logger.log_every_steps,
         )
+        self.trainers.append(trainer)
+        return trainer
 
     def _evaluate(self, split: str) -> None:
         assert self.data is not None
@@ -290,7 +304,7 @@ class LanguageModeling(BaseExperiment):
         self._add_figures(figures)
         kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
         part = self._part(split)
-        print_rank_zero("  ".join(with_errors(figures)) + f"{kind}{f' ({part})' if part else ''}")
+        print_rank_zero("  ".join(with_errors(figures)) + f"{kind}{f' (partial: {part})' if part else ''}")
 
     def _part(self, split: str) -> str:
         """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
@@ -298,7 +312,7 @@ class LanguageModeling(BaseExperiment):
         batches, limit = self.data.batches_of(split), self.config.evaluation.max_batches
         if limit is None or limit >= batches:
             return ""
-        part = f"partial: the first {limit} of {batches} batches"
+        part = f"the first {limit} of {batches} batches"
         self.summary.setdefault("partial", {})[split] = part
         return part
 

@@ -84,7 +84,7 @@ def test_decoders_run(name: str) -> None:
 def test_backbones_build(name: str, method: str) -> None:
     """Catches sizes that do not fit together."""
     algorithm = make(composed(f"algorithm={method}", f"algorithm/backbone={name}"))
-    assert sum(p.numel() for p in algorithm.parameters()) > 1e5
+    assert sum(p.numel() for p in algorithm.parameters()) > 1e4
 
 
 # Groups whose files fill a class, named in the file's comment; the others hold settings of several groups or of Hydra.

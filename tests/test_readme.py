@@ -149,6 +149,7 @@ class Reader:
     def __init__(self, main: Main, here: Path, corpus: Path) -> None:
         self.main, self.here, self.corpus = main, here, corpus
         self.runs: dict[str, Path] = {}  # what the newest run is, or has -> its folder
+        self.trained: list[Path] = []
 
     def type(self, command: str) -> None:
         if command.startswith(ANALYSIS):
@@ -206,12 +207,12 @@ class Reader:
             if (run / name).exists():
                 self.runs[name] = run
         if (run / "metrics.csv").exists():
-            self.runs["metrics.csv"] = run
+            self.trained.append(run)
 
     def _analyse(self, command: str) -> None:
         """Run a module of experiments.analysis on the folders that are there."""
         module, *words = shlex.split(command.removeprefix(ANALYSIS), comments=True)
-        run = self.runs[READ_BY[module]]
+        run = self.trained[-1] if module == "curves" else self.runs[READ_BY[module]]
         if module == "blind_review":
             run = self.runs["flow_comparison"]
             sheet = (run / "blind_samples.csv").read_text(encoding="utf-8")
@@ -223,6 +224,7 @@ class Reader:
             setting = f"{rows[0]['method']}: {rows[0]['setting']}"
         places = {"FILLED_SHEET": "filled.csv", "SETTING": setting, "FOLDER": "drawn"}
         places |= dict.fromkeys(("RUN", "RUN_A", "RUN_B"), str(run))
+        places |= {"RUN_B": str(self.trained[-2])} if module == "curves" else {}
         words = [places.get(word, word.replace("RUN/", f"{run}/")) for word in words]
         name = f"experiments.analysis.{module}" + (".__main__" if module in ("report", "animation") else "")
         assert importlib.import_module(name).main(words) == 0, command
@@ -232,7 +234,7 @@ class Reader:
 
 LEFT_BEHIND = {  # by experiment (blank: any) and task
     ("", "training"): ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "plots/training_curve.png"),
-    ("comparison", "training"): ("methods", "judges"),
+    ("comparison", "training"): ("comparison.json",),  # what is loaded lies elsewhere
     ("", "sampling"): ("samples/samples.txt", "samples/samples.json"),
     ("", "likelihood"): ("likelihood.csv", "likelihood_windows.csv"),
     ("comparison", "likelihood"): ("likelihood.csv", "likelihoods"),

@@ -67,10 +67,10 @@ class DFLMConfig:
         found: dict[str, str] = {}
         if self.mse_weight == 0:
             found |= dict.fromkeys([f"diffusion.{key}" for key in OF_THE_SQUARED_ERROR], "mse_weight")
-        if self.ce_weight == 0:
-            found["streams.weight"] = "ce_weight"
         if self.parameterisation != "two_stream":
             found["streams"] = "parameterisation"
+        elif self.ce_weight == 0:
+            found["streams.weight"] = "ce_weight"
         if isinstance(self.decoder, MatrixDecoder):
             if self.embedding.norm == "fixed":  # the nearest of equally long vectors has the largest product
                 found["decoder.rounding"] = "embedding.norm"

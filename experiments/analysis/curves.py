@@ -189,7 +189,9 @@ def _panels(run: Path, metrics: records.Metrics) -> dict[str, list[plots.Curve]]
     if len(steps):
         best = int(np.argmin(nll))
         kind = KIND_NAMES.get(records.summary_text(run, "likelihood_kind") or "", "")
-        text = f"validation NLL{kind}\nbest {nll[best]:.3f} at step {steps[best]:,.0f}"
+        errors = dict(zip(*(series.tolist() for series in records.series(metrics, "val/nll_error")), strict=True))
+        known = f" ± {errors[steps[best]]:.3f}" if steps[best] in errors else ""
+        text = f"validation NLL{kind}\nbest {nll[best]:.3f}{known} at step {steps[best]:,.0f}"
         panels.setdefault(NATS, []).append(plots.Curve(steps, nll, text, plots.COLOURS[1], mark=best))
     return panels
 

@@ -34,8 +34,8 @@ def composing() -> Iterator[None]:
         yield
 
 
-def composed(overrides: list[str]) -> Any:
-    """The config of these overrides, or None where they do not compose."""
+def composed(overrides: list[str], *, with_hydra: bool = False) -> Any:
+    """The config of these overrides, with Hydra's own or without, or None where they do not compose."""
     from hydra import compose
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -44,7 +44,7 @@ def composed(overrides: list[str]) -> Any:
     try:
         single = [o for o in overrides if not parser.parse_override(o).is_sweep_override()]
         with composing():
-            return compose("config", overrides=single)
+            return compose("config", overrides=single, return_hydra_config=with_hydra)
     except (HydraException, OmegaConfBaseException):
         return None
 

@@ -34,7 +34,7 @@ WHOLE_MODELS = (
     "gradient and two moments in float32, 20 with ema_decay) beside activations: about 4 billion parameters in 80 GB"
 )
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
-QUOTED = "'experiment.sampling.prompt=\"To be\"'"
+QUOTED = "'KEY=\"A, B\"'"
 
 
 def near_miss(word: str, known: Iterable[str], listed: Iterable[str] | None = None) -> str:
@@ -113,9 +113,8 @@ def _missing_choice(text: str) -> str | None:
         return None
     group, _, choice = missing[1].rpartition("/")
     if missing[1] in PLUGINS:
-        key = (
-            group.removeprefix("hydra/") if (CONFIGS / f"{missing[1].removeprefix('hydra/')}.yaml").is_file() else group
-        )
+        ours = missing[1].removeprefix("hydra/")  # a group of this project's that stands before Hydra's
+        key = ours.rpartition("/")[0] if (CONFIGS / f"{ours}.yaml").is_file() else group
         return f"{key}={choice} needs a plugin that is not installed: pip install {PLUGINS[missing[1]]}"
     if group == "trainer" and choice in ("fsdp", "deepspeed"):
         return f"trainer={choice} {WHOLE_MODELS}"

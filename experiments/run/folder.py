@@ -4,11 +4,17 @@ Nothing heavy is imported here.
 """
 
 import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterable
+from contextlib import suppress
+from enum import Enum, auto
 from pathlib import Path
 
 import yaml
 
+from experiments.run.files import read_json
 from experiments.run.overrides import key_of, with_absolute_paths
 from experiments.run.processes import is_first_process as is_first_process
 
@@ -16,6 +22,33 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
 LATEST = Path("latest-run")
 COMPARISON = "comparison.json"  # marks the folder of a comparison, which goes on without a checkpoint of its own
+SWEEP = "multirun.yaml"  # marks the folder of a sweep
+TRACES = ("metrics.csv", "summary.json", "checkpoints")  # of a run, beside its configuration
+
+
+class State(Enum):
+    """What a folder is to a run that would live in it."""
+
+    FREE = auto()  # nothing of a run is in it
+    BEGUN = auto()  # a run that was stopped before its first checkpoint
+    RESUMABLE = auto()  # a run with a checkpoint, or a comparison
+    FINISHED = auto()  # a run that trained nothing, and is done
+    TAKEN = auto()  # other runs, or something of a run that cannot be told
+
+
+def state_of(folder: Path) -> State:
+    """What is in `folder`, which need not be there."""
+    if (folder / COMPARISON).is_file() or (folder / "checkpoints" / "last.ckpt").is_file():
+        return State.RESUMABLE
+    if (folder / ".hydra" / "overrides.yaml").is_file():
+        finished = read_json(folder / "summary.json").get("status") == "finished"
+        return State.FINISHED if finished else State.BEGUN
+    below = [f"{deep}{mark}" for deep in ("", "*/", "*/*/", "*/*/*/") for mark in (".hydra/overrides.yaml", SWEEP)]
+    if any(next(folder.glob(pattern), None) for pattern in below):
+        return State.TAKEN
+    traces = [folder / trace for trace in TRACES]
+    taken = any(trace.is_file() or (trace.is_dir() and any(trace.iterdir())) for trace in traces)
+    return State.TAKEN if taken else State.FREE
 
 
 def run_folder_of(path: Path) -> Path | None:
@@ -80,11 +113,29 @@ def newest_with_weights() -> Path:
     return max(found, key=lambda file: (file.stat().st_mtime, file)).parent.parent
 
 
-def stored_overrides(folder: Path) -> list[str]:
-    """What was said on the command line of a run, but for load= and resume=; paths as they were meant there."""
-    stored = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
-    told = [o for o in stored if key_of(o) not in ("resume", "load")]
+def clear(folder: Path) -> None:
+    """Remove what grows row by row of a run that was stopped before its first checkpoint; the rest is written over."""
+    (folder / "metrics.csv").unlink(missing_ok=True)
+    shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+
+
+def remove_unused(folder: Path) -> None:
+    """Remove a run folder in which nothing has begun, and those above it in the working folder that are then empty."""
+    here = Path.cwd()
+    with suppress(OSError):  # not empty
+        for path in (folder, *(above for above in folder.parents if here in above.parents)):
+            path.rmdir()
+
+
+def overrides_of(folder: Path) -> list[str]:
+    """What was said on the command line of a run; paths of the data as they were meant there."""
+    told = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
     return with_absolute_paths(told, working_folder_of(folder))
+
+
+def stored_overrides(folder: Path) -> list[str]:
+    """The same but for load= and resume=."""
+    return [o for o in overrides_of(folder) if key_of(o) not in ("resume", "load")]
 
 
 def working_folder_of(folder: Path) -> Path:
@@ -92,3 +143,9 @@ def working_folder_of(folder: Path) -> Path:
     file = folder / ".hydra" / "hydra.yaml"
     stored = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
     return Path(stored.get("hydra", {}).get("runtime", {}).get("cwd") or Path.cwd())
+
+
+def command(*arguments: str) -> str:
+    """A command line of main.py that can be pasted into a shell."""
+    python = "python" if shutil.which("python") == sys.executable else sys.executable
+    return shlex.join([python, sys.argv[0], *arguments])

@@ -183,7 +183,8 @@ def _meet(launch: Launch) -> Any:
         raise ValueError(f"cannot meet {others} ({reason}): set MASTER_ADDR and MASTER_PORT to a free port") from error
     finally:
         notice.cancel()
-    _meeting[:] = [PrefixStore("main.py", store)]
+    attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun keeps its store when it starts anew
+    _meeting[:] = [PrefixStore(f"main.py {attempt}", store)]
     return _meeting[0]
 
 

@@ -14,6 +14,7 @@ from lightning.pytorch.callbacks import Callback, WeightAveraging
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from experiments.run.console import print_rank_zero
 from experiments.training.loggers import StepsDone
 
 MONITOR = "val/nll"
@@ -128,6 +129,24 @@ class Speed(Callback):
     def _restart(self) -> None:
         self._began = time.perf_counter()
         self._tokens_then = self.tokens
+
+
+class OptimizerSettings(Callback):
+    """A restored optimiser has the settings it was saved with: the learning rate and the weight decay become those of
+    the configuration, and the schedule what it would be at this step."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        groups = trainer.optimizers[0].param_groups
+        fresh: Any = pl_module.configure_optimizers()
+        scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
+        before = groups[0]["lr"]
+        for group, new, share in zip(groups, fresh["optimizer"].param_groups, scheduler.lr_lambdas, strict=True):
+            lr = new["initial_lr"] * share(scheduler.last_epoch)
+            group |= {"weight_decay": new["weight_decay"], "initial_lr": new["initial_lr"], "lr": lr}
+        scheduler.base_lrs = [group["initial_lr"] for group in groups]
+        scheduler._last_lr = [group["lr"] for group in groups]
+        if (now := groups[0]["lr"]) != before:
+            print_rank_zero(f"the learning rate goes from {before:.3g} to {now:.3g} at step {trainer.global_step}")
 
 
 class ExponentialMovingAverage(WeightAveraging):

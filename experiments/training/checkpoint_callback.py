@@ -6,13 +6,16 @@ Steps are optimiser steps.
 import math
 import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
 from lightning import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
+from experiments.run import interrupts
 from experiments.run.folder import link_latest
+from experiments.run.interrupts import Interrupted
 from experiments.training.callbacks import MONITOR, check_finite
 from experiments.training.loggers import CsvLogger
 
@@ -21,7 +24,8 @@ class Checkpoints(Checkpoint):
     """Keeps best.ckpt (lowest val/nll) and last.ckpt (newest), and validates once more after the last step.
 
     A checkpoint is written only between optimiser steps, and where a validation is due only after it: so a resumed run
-    neither repeats nor misses one. `extra` goes into each file beside Lightning's own contents.
+    neither repeats nor misses one. A request to stop is answered there, too, by one more checkpoint. `extra` goes into
+    each file beside Lightning's own contents.
     """
 
     def __init__(self, folder: Path, *, every: int, val_every: int, max_steps: int, extra: dict[str, Any]) -> None:
@@ -42,7 +46,7 @@ class Checkpoints(Checkpoint):
         self.best_error = state_dict.get("best_error")  # checkpoints of former versions have none
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        checkpoint.update(self.extra)
+        checkpoint.update(self.extra | {"processes": trainer.world_size})
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -52,8 +56,12 @@ class Checkpoints(Checkpoint):
         step = trainer.global_step
         if step >= self.max_steps:
             trainer.should_stop = True  # makes Lightning validate here, whatever the interval
-        elif step % self.every == 0 and step % self.val_every:
-            self._save(trainer, pl_module, self.folder / "last.ckpt")
+        elif step % self.val_every:
+            asked = self._interrupt(trainer)
+            if asked or step % self.every == 0:
+                self._save(trainer, pl_module, self.folder / "last.ckpt")
+            if asked:
+                raise asked
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if trainer.state.fn != "fit" or trainer.sanity_checking:
@@ -70,6 +78,20 @@ class Checkpoints(Checkpoint):
                 _link(best, last)
         else:
             self._save(trainer, pl_module, last)
+        if (asked := self._interrupt(trainer)) is not None:
+            raise asked
+
+    def _interrupt(self, trainer: Trainer) -> Interrupted | None:
+        """What to raise if the run was asked to stop: it is saved between two steps, after a validation that is due.
+
+        Several processes must agree on the step, which takes a message, so that they do where something is logged."""
+        signum = interrupts.requested()
+        if trainer.world_size > 1:
+            if not trainer.validating and trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+                return None
+            if trainer.strategy.reduce_boolean_decision(signum is not None, all=False):
+                signum = signum or signal.SIGTERM
+        return None if signum is None else Interrupted(signum)
 
     def _save(self, trainer: Trainer, pl_module: LightningModule, path: Path) -> None:
         check_finite(trainer, pl_module)

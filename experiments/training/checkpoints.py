@@ -95,13 +95,13 @@ def trained_on_other_data(
     configuration `dataset` leads to; None where it is, or where the checkpoint does not say."""
     if checkpoint.get("dataset") in (None, fingerprint):
         return None
-    there, here = _place(checkpoint["config"].get("dataset", {})), _place(dataset)
+    there, here = place_of(checkpoint["config"].get("dataset", {})), place_of(dataset)
     if there == here:
         return f"{path} was trained on {there} as it was before its text, split or tokenizer changed"
     return f"{path} was trained on {there}, not on {here}"
 
 
-def _place(dataset: dict[str, Any]) -> str:
+def place_of(dataset: dict[str, Any]) -> str:
     """Where the data of a configuration are: the path of the user's own, else the corpus."""
     return dataset.get("path") or f"dataset={dataset.get('name')}"
 
@@ -173,5 +173,5 @@ def _check_vocabulary(checkpoint: Checkpoint, path: Path, tokenizer: Any) -> Non
         raise ValueError(
             f"{path} has another vocabulary ({stored.kind}, {stored.vocabulary_size} tokens) than the dataset "
             f"({own['kind']}, {tokenizer.vocabulary_size} tokens): say dataset.tokenizer=loaded to keep that of the "
-            f"checkpoint, or take the data that it was trained on, {_place(checkpoint['config'].get('dataset', {}))}"
+            f"checkpoint, or take the data that it was trained on, {place_of(checkpoint['config'].get('dataset', {}))}"
         )

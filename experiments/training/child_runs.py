@@ -5,14 +5,15 @@ A child is an ordinary run, so its command line, kept in `ChildRun.command`, doe
 
 import os
 import shlex
-import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from experiments.run import interrupts
 from experiments.run.devices import share_of_devices
 from experiments.run.files import read_json
 from experiments.run.folder import ROOT, stored_overrides
@@ -58,11 +59,9 @@ class ChildRun:
         return self.folder.with_name(f"{self.folder.name}.log")
 
     def arguments(self) -> list[str]:
-        """The command line of the process: from the start, or from the last checkpoint. A folder that was left before
-        the first checkpoint holds nothing to go on from, and goes."""
-        if (self.folder / "checkpoints" / "last.ckpt").is_file():
+        """The command line of the process: from the start, or to go on with what was begun."""
+        if (self.folder / ".hydra" / "overrides.yaml").is_file():
             return [f"resume={quote(str(self.folder))}"]
-        shutil.rmtree(self.folder, ignore_errors=True)
         return [*self._own, f"hydra.run.dir={quote(str(self.folder))}"]
 
     @property
@@ -72,24 +71,30 @@ class ChildRun:
 
 def train(children: Sequence[ChildRun], *, workers: int, report: Callable[[str], None], every: float) -> None:
     """Run those that are not finished, `workers` at a time with a share of the cores and GPUs each; a line for each
-    `every` so many seconds. Raises ValueError naming the first that fails, once the others were stopped."""
+    `every` so many seconds. Raises ValueError naming the first that fails, once the others were stopped; a request to
+    stop goes on to those that run, and is answered when they have ended."""
     waiting = [child for child in children if not child.finished]
     running: list[tuple[ChildRun, subprocess.Popen]] = []
     slots: dict[str, int] = {}  # of those that run: each has its own share of the GPUs
     said = time.monotonic()
-    try:
-        while waiting or running:
-            while waiting and len(running) < workers:
+    with ExitStack() as stack:
+        stack.enter_context(interrupts.postponed("the trainings end at their next step"))
+        stack.callback(_stop, running)
+        while running or (waiting and not interrupts.requested()):
+            while waiting and len(running) < workers and not interrupts.requested():
                 child = waiting.pop(0)
                 slot = min({*range(workers)} - {*slots.values()})
                 slots[child.label] = slot
                 running.append((child, _start(child, slot, workers)))
+                stack.enter_context(interrupts.forwarded(running[-1][1]))
             time.sleep(POLL_SECONDS)
             for child, process in list(running):
                 if process.poll() is None:
                     continue
                 running.remove((child, process))
                 del slots[child.label]
+                if interrupts.requested():
+                    continue
                 if process.returncode or not child.finished:
                     reason = last_line(child.log).removeprefix("error: ")
                     raise ValueError(f"the training of '{child.label}' failed ({reason}): see {child.log}")
@@ -98,15 +103,17 @@ def train(children: Sequence[ChildRun], *, workers: int, report: Callable[[str],
                 error = figures.get("test/nll_error")  # a single window has none
                 known = "" if error is None else f" ± {error:.4f}"
                 report(f"{child.label}: test/nll {figures['test/nll']:.4f}{known}")
-            if time.monotonic() - said >= every:
+            if time.monotonic() - said >= every and not interrupts.requested():
                 said = time.monotonic()
                 for child, _ in running:
                     report(f"{child.label}: {last_line(child.log)}")
-    finally:
-        for _, process in running:
-            process.terminate()
-        for _, process in running:
-            process.wait()
+
+
+def _stop(running: Sequence[tuple[ChildRun, subprocess.Popen]]) -> None:
+    for _, process in running:
+        process.terminate()
+    for _, process in running:
+        process.wait()
 
 
 def last_line(log: Path) -> str:
@@ -127,4 +134,4 @@ def _start(child: ChildRun, slot: int, workers: int) -> subprocess.Popen:
     environment |= share_of_devices(environment, slot, workers)
     command = [sys.executable, str(ROOT / "main.py"), *arguments]
     with child.log.open("ab") as log:
-        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        return subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT, **interrupts.OWN_GROUP)

@@ -74,13 +74,15 @@ def build_trainer(
     for logger in trainer.loggers:
         if isinstance(logger, StepsDone):
             logger.trainer = trainer
+    # Requests to stop are experiments/run/interrupts.py's: Lightning would end between micro-batches, unsaved.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
 def training_callbacks(run: RunConfig, training: TrainingConfig, run_dir: Path, kept: dict[str, Any]) -> list[Callback]:
     """Everything that watches a training; `kept` goes into each of its checkpoints."""
     every = run.logger.log_every_steps
-    watchers: list[Callback] = [callbacks.NanGuard(every), callbacks.Speed(every)]
+    watchers: list[Callback] = [callbacks.NanGuard(every), callbacks.OptimizerSettings(), callbacks.Speed(every)]
     if training.ema_decay is not None:
         watchers.append(callbacks.ExponentialMovingAverage(training.ema_decay))
     if run.callbacks.progress:

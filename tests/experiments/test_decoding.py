@@ -133,7 +133,7 @@ def test_what_cannot_be_expanded_is_refused(options: dict, sentence: str) -> Non
             "experiment.baseline=greedy",
             "experiment.baseline is 'greedy', which is no setting here: choose from autoreg",
         ),
-        ("experiment.judge=3", "experiment.judge is 3: give a run folder, a list of them, or null"),
+        ("experiment.judge=3", "experiment.judge: there is no run folder or checkpoint at 3"),
         ("experiment.judge=nowhere", "experiment.judge: there is no run folder or checkpoint at nowhere"),
     ],
 )
@@ -328,6 +328,17 @@ def test_a_killed_sweep_goes_on_where_it_was(gpt: str, main: Main, monkeypatch: 
     calls = 0
     assert main("resume=killed", "experiment.seeds=[0,1,2]").status == 0
     assert calls == 0 and len(rows_of("killed")) == 9
+
+
+def test_a_sweep_goes_on_with_its_own_data(gpt: str, main: Main, corpus: Path) -> None:
+    """Catches rows of two corpora in one table, and a sweep on other data than the model's that cannot go on."""
+    Path("other.txt").write_text(corpus.read_text(encoding="utf-8")[::-1], encoding="utf-8")
+    sizes = ["experiment.sampling.length=8", "experiment.sampling.n_samples=1", *ONE]
+    outcome = main("hydra.run.dir=run", f"load={gpt}", "experiment=decoding", "dataset.path=other.txt", *sizes)
+    assert outcome.status == 0 and "likelihoods here are of the latter" in outcome.out
+    assert main("resume=run").status == 0
+    outcome = main("resume=run", f"dataset.path={corpus}")
+    assert outcome.status == 1 and f"was begun with other data than {corpus}: resume= continues" in outcome.err
 
 
 def test_a_folder_with_other_results_is_left_alone(gpt: str, main: Main) -> None:

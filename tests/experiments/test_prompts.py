@@ -67,6 +67,8 @@ def test_a_list_of_prompts_and_a_text_to_stop_at(smoke: Main, main: Main) -> Non
     for prompt, text, ended in zip(found["prompts"], found["texts"], found["ended"], strict=True):
         assert text.startswith(prompt) and " " not in text.removeprefix(prompt)
         assert ended or len(text) == len(prompt) + 60
+    alone = main("load=run", "experiment=decoding", "experiment.tasks=[sampling]", "hydra.run.dir=more", *SIZES)
+    assert alone.status == 0 and len(samples("more")["texts"]) == 2, alone.err
     for task, key in (("sweep", "prompt=[a,b]"), ("visualize", "prompt_file=x")):
         refused = main("load=run", "experiment=decoding", f"experiment.tasks=[{task}]", f"experiment.sampling.{key}")
         assert refused.status == 1 and refused.err.count("\n") == 1

@@ -39,12 +39,11 @@ def section(comparison: Comparison) -> Iterator[Block]:
     )
     held = [*likelihoods(comparison), *texts(comparison)]
     if held:
-        header = ["compared", a, b, f"{b} - {a}", "what it says"]
+        header = ["compared", "what it says", a, b, f"{b} - {a}"]
         rows = [
-            [Cell(each.what), *map(Cell, each.values), Cell(each.difference, each.interval), Cell(each.verdict)]
-            for each in held
+            [*map(Cell, (each.what, each.verdict, *each.values)), Cell(each.difference, each.interval)] for each in held
         ]
-        yield Table(header, rows)
+        yield Table(header, rows, labels=2)
         yield note(
             f"± is the standard error over windows; a gap counts from {SURE:g} on. Small beside a difference of "
             f"texts stands its {paired.LEVEL:.0%} bootstrap interval over seeds; it counts where that leaves out 0. "
@@ -76,10 +75,12 @@ def finding(comparison: Comparison) -> str:
             each.ahead for each in found if each.what.startswith(BY_KEY[name].label) and each.ahead is not None
         ]
         if of_metric:
-            ahead = [f"{of_metric.count(who)} for {who}" for who in comparison.pair]
+            counts = {who: of_metric.count(who) for who in comparison.pair} | {
+                "no difference seen": of_metric.count("")
+            }
+            shown = naming.listed([f"{what} at {count}" for what, count in counts.items() if count])
             said.append(
-                f"{BY_KEY[name].label}, nearer to real text at as many forwards: {naming.listed(ahead)}, no difference "
-                f"seen in {of_metric.count('')}"
+                f"{BY_KEY[name].label}, of {len(of_metric)} pairs of as many forwards nearer to real text: {shown}"
             )
     return "; ".join(said) + "." if said else ""
 

@@ -138,6 +138,7 @@ def test_training_shows_both_metrics_with_units(tmp_path: Path, drawn: dict[str,
         "train/loss": [4.0, 3.0, 2.0, 2.5],
         "train/tokens": [80, 160, 240, 320],
         "val/nll": [3.5, 2.25, 2.75],
+        "val/nll_error": [0.1, 0.05, 0.1],
     }
     run = run_folder(tmp_path / "run", columns, likelihood_kind="bound")
     curves.plot_training(run / "metrics.csv", tmp_path / "curve.png")
@@ -145,7 +146,7 @@ def test_training_shows_both_metrics_with_units(tmp_path: Path, drawn: dict[str,
     raw, smooth, validation, best = points(ax)
     assert raw == smooth == [[10, 4.0], [20, 3.0], [30, 2.0], [40, 2.5]]
     assert validation == [[10, 3.5], [20, 2.25], [30, 2.75]] and best == [[20, 2.25]]
-    assert "validation NLL (upper bound)\nbest 2.250 at step 20" in said(ax)
+    assert "validation NLL (upper bound)\nbest 2.250 ± 0.050 at step 20" in said(ax)
     assert "training loss\nat the end 2.500" in said(ax)
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("training steps", "nats per token")
     drawn["curve.png"].draw_without_rendering()  # which brings the axis of tokens to that of steps

@@ -596,6 +596,8 @@ def test_head_to_head_pairs_texts_of_as_many_forwards(run: Path) -> None:
         "4-gram divergence, 8 forwards",
     ]
     assert held[0].ahead == "masked" and held[0].verdict.startswith("masked is nearer to real text (3.0")
+    said = "judge, of 1 pairs of as many forwards nearer to real text: masked at 1; "
+    assert said in dict(summary.findings(comparison).items)["masked against gpt"]
     assert held[0].difference == "+1.950" and held[0].interval == "+1.950 to +1.950"
     folder.write_rows(run, [row for row in rows if row["seed"] < 2])
     assert [each.verdict for each in versus.texts(read_comparison(run))] == ["open: an interval needs 3 seeds"] * 3

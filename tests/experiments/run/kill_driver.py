@@ -1,4 +1,4 @@
-"""Runs training several times over, some of them killed by SIGKILL, and resumes those. Started by test_resume.py.
+"""Runs an experiment several times over, some of them killed, and resumes those. Started by test_resume.py.
 
 Each run is a fork, so that imports are paid once; the parent never trains, as autograd's threads do not survive forks.
 """
@@ -9,6 +9,7 @@ import signal
 import sys
 from collections.abc import Callable
 
+from datasets import prepare
 from experiments import language_modeling, launch
 from experiments.training import callbacks
 from experiments.training import checkpoints as checkpoint
@@ -66,10 +67,32 @@ def in_validation(number: int) -> Callable[[], None]:
         def on_validation_batch_end(self, trainer, *rest):
             nonlocal count
             count += 1
-            if count == 2 * number:  # debug=smoke validates two batches
+            if count == number:  # one batch each
                 die()
 
         callbacks.NanGuard.on_validation_batch_end = on_validation_batch_end
+
+    return arm
+
+
+def interrupted(number: int) -> Callable[[], None]:
+    """Be asked to stop, by a scheduler, in the given micro-step."""
+
+    def arm() -> None:
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx + 1 == number:
+                os.kill(os.getpid(), signal.SIGTERM)
+
+        callbacks.NanGuard.on_train_batch_start = on_train_batch_start
+
+    return arm
+
+
+def in_call(owner: object, name: str) -> Callable[[], None]:
+    """Die where a function is called."""
+
+    def arm() -> None:
+        setattr(owner, name, lambda *arguments, **named: die())
 
     return arm
 
@@ -80,6 +103,10 @@ KILLS: dict[str, Callable[[], None]] = {
     "after_a_checkpoint_of_training": at_save(2, "after"),
     "after_best_before_last": at_save(3, "after"),
     "in_validation": in_validation(2),
+    "interrupted": interrupted(13 * 2 - 1),  # steps 13 and 24 are no multiples of what is logged, saved or validated
+    "before_the_first_checkpoint": in_step(2 * 2),
+    "in_preparation": in_call(prepare, "check_not_empty"),
+    "in_sampling": in_call(language_modeling, "write_samples"),
 }
 
 
@@ -100,12 +127,12 @@ def main() -> None:
     folder, cases, *overrides = sys.argv[1:]
     statuses: dict[str, int] = {}
     for method, kill in (case.split(":") for case in cases.split(",")):
-        given = [f"algorithm={method}", *overrides]
+        given = [f"algorithm={method}", "resume=auto", *overrides]
         if method not in statuses:
             statuses[method] = run([*given, f"hydra.run.dir={folder}/{method}"])
-        place = f"{folder}/{method}-{kill}"
-        statuses[f"{method}-{kill} killed"] = run([*given, f"hydra.run.dir={place}"], KILLS[kill])
-        statuses[f"{method}-{kill} resumed"] = run([f"resume={place}"])
+        place = [f"hydra.run.dir={folder}/{method}-{kill}", f"dataset.cache_dir={folder}/{kill}"]
+        statuses[f"{method}-{kill} killed"] = run([*given, *place], KILLS[kill])
+        statuses[f"{method}-{kill} resumed"] = run([*given, *place])
     print(json.dumps(statuses))
 
 

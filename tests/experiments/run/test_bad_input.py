@@ -45,7 +45,7 @@ CONVERSION = [
     ("+trainer.fast_dev_run=true", "trainer.fast_dev_run is decided by debug=smoke: set that instead"),
     ("trainer.devices=0", "trainer.devices is 0: give how many"),
     ("trainer.precision=17", "trainer.precision is '17': choose one of auto, 32-true"),
-    ("algorithm.backbone.block_size=60000", "split val has 1"),
+    ("algorithm.backbone.block_size=60000", "one window takes 60001: lower experiment.block_size to at most"),
     ("experiment.training.max_steps=many", "'experiment.training.max_steps' has a wrong value"),
     ("experiment.training.max_steps=true", "'experiment.training.max_steps' has a wrong value"),
     ("+logger.log_every=5", "unknown config key 'logger.log_every': did you mean 'logger.log_every_steps'?"),
@@ -273,18 +273,6 @@ def test_a_missing_launcher_names_its_package(smoke: Main, monkeypatch: pytest.M
     text = "In 'launcher/joblib': Could not find 'hydra/launcher/joblib'\n\nAvailable options in ...:\n\tbasic"
     said = errors.sentence(MissingConfigException(message=text, missing_cfg_file=None), [])
     assert said == "launcher=joblib needs a plugin that is not installed: pip install hydra-joblib-launcher"
-
-
-def test_interrupted_by_the_user(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches Ctrl+C that ends in a traceback, or hides how to go on."""
-    from experiments.training.callbacks import NanGuard
-
-    def interrupt(self: object, *arguments: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(NanGuard, "on_train_batch_end", interrupt)
-    outcome = smoke()
-    assert outcome.status == 130 and "interrupted: python main.py resume=" in outcome.err
 
 
 def test_a_lack_of_memory_is_one_sentence(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:

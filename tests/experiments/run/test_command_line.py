@@ -62,8 +62,8 @@ def make_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     return make
 
 
-def expand(argv: list[str]) -> list[str]:
-    return command_line.expand(argv, describe)
+def expand(argv: list[str], say=print) -> list[str]:
+    return command_line.expand(argv, describe, say)
 
 
 def set_to(key: str, folder: str) -> str:
@@ -116,11 +116,52 @@ def test_the_latest_run_is_one_with_weights_of_its_own(make_run) -> None:
     assert Path("latest-run").resolve() == Path("outputs/d/1-a").resolve()
 
 
-def test_resume_auto_without_a_run_starts_one(make_run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_auto_without_a_run_starts_one(make_run) -> None:
     """Catches `resume=auto` in a job script that fails on its first submission."""
     make_run("outputs/d/1-a", "seed=9")
-    assert expand(["resume=auto", "seed=3"]) == ["seed=3"]
-    assert "starting a new one" in capsys.readouterr().err
+    said: list[str] = []
+    assert expand(["resume=auto", "seed=3"], said.append) == ["seed=3"]
+    assert "starting a new one" in said[0]
+
+
+@pytest.mark.parametrize("place", ["here", "here/${seed}"])
+def test_resume_auto_is_the_folder_that_is_given(make_run, place: str) -> None:
+    """Catches the line of a preemptible job that starts anew over its own checkpoints."""
+    line = ["resume=auto", f"hydra.run.dir={place}", "algorithm=gpt", "seed=3"]
+    folder, said = place.replace("${seed}", "3"), []
+    assert expand(line, said.append) == line[1:] and f"{folder} holds no run yet" in said[-1]
+    make_run(folder, "algorithm=gpt", "seed=3", checkpoint=False)
+    assert expand(line, said.append) == line[1:] and "before its first checkpoint" in said[-1]
+    (Path(folder) / "checkpoints").mkdir()
+    (Path(folder) / "checkpoints" / "last.ckpt").write_bytes(b"")
+    assert expand(line, said.append) == [set_to("resume", folder), *line[1:]] and "continuing" in said[-1]
+
+
+def test_a_run_that_was_stopped_early_starts_again_as_it_was(make_run) -> None:
+    """Catches a run without a checkpoint that can only be begun by hand, or that forgets what it was to load."""
+    make_run("run", "algorithm=gpt", "load=/x.ckpt", checkpoint=False)
+    assert expand(["resume=run"]) == ["algorithm=gpt", "load=/x.ckpt", set_to("hydra.run.dir", "run")]
+
+
+def test_a_resumed_run_keeps_the_defaults_of_its_time(make_run) -> None:
+    """Catches a newer version of the code whose defaults change a run that goes on."""
+    run = make_run("run", "algorithm=gpt", "seed=3")
+    config = (run / ".hydra" / "config.yaml").read_text()
+    (run / ".hydra" / "config.yaml").write_text(config.replace("warmup_steps: 100", "warmup_steps: 50") + "gone: 1\n")
+    assert "++algorithm.optimizer.warmup_steps=50" in expand(["resume=run"])
+    assert expand(["resume=run", "algorithm.optimizer.warmup_steps=20"])[-1] == "algorithm.optimizer.warmup_steps=20"
+
+
+def test_a_sweep_goes_on_with_its_own_command_line(make_run) -> None:
+    """Catches a sweep that can only be begun anew, or whose jobs are changed on the way."""
+    make_run("multirun/a/0", "seed=0")
+    overrides = {"task": ["algorithm=gpt", "seed=0,1"], "hydra": ["hydra.sweep.dir=multirun/a", "hydra.mode=MULTIRUN"]}
+    stored = {"hydra": {"overrides": overrides, "runtime": {"choices": {"hydra/sweeper": "basic"}}}}
+    Path("multirun/a/multirun.yaml").write_text(yaml.safe_dump(stored), encoding="utf-8")
+    place = set_to("hydra.sweep.dir", "multirun/a")
+    assert expand(["resume=multirun/a"]) == ["--multirun", "algorithm=gpt", "seed=0,1", place]
+    with pytest.raises(ValueError, match="only launcher= can be changed"):
+        expand(["resume=multirun/a", "seed=2"])
 
 
 def test_load_rebuilds_algorithm_and_dataset_and_nothing_else(make_run) -> None:
@@ -193,17 +234,27 @@ def test_flags_may_stand_among_overrides(make_run) -> None:
         (["load=run", "resume=run"], "exclude each other"),
         (["resume=nowhere"], "no run folder or checkpoint at nowhere"),
         (["load=nowhere"], "no run folder or checkpoint at nowhere"),
-        (["resume=unfinished"], "unfinished holds no checkpoints/last.ckpt"),
+        (["resume=done"], "done is finished, and trained nothing to go on from"),
+        (["resume=auto", "hydra.run.dir=done"], "done already holds a run: choose another hydra.run.dir$"),
+        (["resume=auto", "hydra.run.dir=."], r"\. holds other runs, or parts of one"),
+        (["resume=run", "hydra.run.dir=other"], "goes on in its own folder: leave out hydra.run.dir=other"),
+        (["--multirun", "resume=auto"], "a sweep goes on with resume=multirun/DATE/TIME"),
         (["load=unfinished"], "unfinished holds no checkpoints/best.ckpt or last.ckpt"),
         (["resume=loose.ckpt"], "does not lie in the folder of a run"),
         (["--multirun", "resume=run"], "for a job of a sweep give its folder"),
-        (["hydra.run.dir=run"], r"run already holds a run \(checkpoints\)"),
+        (["hydra.run.dir=run"], "run already holds a run: choose another hydra.run.dir, or resume=run"),
+        (["hydra.run.dir=${name}", "name=run"], "run already holds a run"),
+        (["hydra.run.dir=unfinished"], "unfinished already holds a run"),
+        (["hydra.run.dir=."], r"\. holds other runs"),
+        (["--multirun", "hydra.sweep.dir=."], r"\. holds other runs"),
     ],
 )
 def test_impossible_requests_are_one_sentence(make_run, argv: list[str], sentence: str) -> None:
     """Catches a wrong path or combination that reaches Hydra, or overwrites another run."""
     make_run("run", "algorithm=gpt")
     make_run("unfinished", "algorithm=gpt", checkpoint=False)
+    done = make_run("done", "algorithm=gpt", checkpoint=False)
+    (done / "summary.json").write_text('{"status": "finished"}')
     Path("loose.ckpt").write_bytes(b"")
     with pytest.raises((ValueError, OSError), match=sentence):
         expand(argv)

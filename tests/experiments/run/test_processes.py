@@ -1,11 +1,13 @@
 """Which process this is, by what launchers leave in the environment, and one command line for all of them."""
 
+import os
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from torch.distributed import TCPStore
 
 from experiments import launch
 from experiments.run import processes
@@ -115,7 +117,7 @@ def test_impossible_launches_are_one_sentence(environment: dict[str, str], sente
 
 def shared(folder: Path) -> tuple[list[str], list[str]]:
     """The command line that this process gets, and who was the first to work."""
-    found = find_launch(processes.os.environ)
+    found = find_launch(os.environ)
     assert found is not None
 
     def read() -> list[str]:
@@ -133,7 +135,7 @@ def shared(folder: Path) -> tuple[list[str], list[str]]:
 
 
 def failing() -> int:
-    found = find_launch(processes.os.environ)
+    found = find_launch(os.environ)
 
     def read() -> list[str]:
         raise ValueError("a wrong key")
@@ -154,6 +156,25 @@ def test_all_processes_get_the_command_line_of_the_first(tmp_path: Path) -> None
     assert first == ["algorithm=gpt", "hydra.run.dir='x'"] and second == third
     assert second == [*first, "hydra.output_subdir=null", "hydra/job_logging=disabled"] and starter == ["0"]
     assert in_processes(ranks(2), failing) == [1, 11]
+
+
+def attempt() -> list[str]:
+    """The command line of this attempt of torchrun."""
+    found, name = find_launch(os.environ), "TORCHELASTIC_RESTART_COUNT"
+    assert found is not None
+    return processes.shared_command_line(found, lambda: [f"attempt={os.environ[name]}"])[:1]
+
+
+@forks
+def test_a_restarted_launch_reads_its_own_command_line() -> None:
+    """Catches ranks that take what the first attempt left in torchrun's store, which outlives it: one would go on from
+    a checkpoint and another start anew."""
+    places = ranks(2)
+    store = TCPStore("127.0.0.1", int(places[0]["MASTER_PORT"]), is_master=True, wait_for_workers=False)
+    for number in ("0", "1"):
+        agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": number}
+        assert in_processes([place | agent for place in places], attempt) == [[f"attempt={number}"]] * 2
+    del store
 
 
 def test_a_sweep_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:

@@ -10,11 +10,13 @@ from experiments.run import sweep
 from tests.conftest import Main
 
 
-def write_job(folder: Path, number: int, overrides: list[str], status: int, figures: dict[str, float]) -> None:
-    job = folder / str(number)
-    (job / ".hydra").mkdir(parents=True)
-    (job / ".hydra" / "overrides.yaml").write_text(json.dumps(overrides), encoding="utf-8")
-    (job / "job.json").write_text(json.dumps({"exit_status": status, "seconds": 90}), encoding="utf-8")
+def write_job(sweep_folder: Path, number: int, overrides: list[str], status: int | None, figures: dict) -> None:
+    job = sweep_folder / "jobs" / f"{number}.json"
+    job.parent.mkdir(exist_ok=True)
+    place = sweep_folder.parent / f"elsewhere-{number}"
+    place.mkdir()
+    record = {"folder": str(place), "overrides": overrides, "exit_status": status, "seconds": 90}
+    job.write_text(json.dumps(record))
     if figures:
         summary = {
             "algorithm": "df_lm_faithful",
@@ -23,20 +25,24 @@ def write_job(folder: Path, number: int, overrides: list[str], status: int, figu
             "partial": {"val": "2 of 3"},
         }
         summary |= {"training": {"tokens_per_second": 1234.5}}
-        (job / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+        (place / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
 
 
 def test_table_of_jobs(tmp_path: Path) -> None:
-    """Catches jobs out of order (10 before 2), a failed job that is left out, columns of constants, and a bound that
-    stands among exact likelihoods, or a part of a split for the whole, as if it were one."""
+    """Catches jobs elsewhere or out of order, a failed one left out, columns of constants, and a bound that stands
+    among exact likelihoods as if it were one."""
+    tmp_path = tmp_path / "sweep"
+    tmp_path.mkdir()
     figures = {"val/nll": 1.5, "val/nll_error": 0.025, "test/nll": 1.75}
     for number in (0, 2, 10):
         write_job(tmp_path, number, ["algorithm=gpt", f"seed={number}"], 0, figures)
     write_job(tmp_path, 3, ["algorithm=gpt", "seed=3"], 1, {})
+    write_job(tmp_path, 4, ["algorithm=gpt", "seed=4"], 130, {})
+    write_job(tmp_path, 5, ["algorithm=gpt", "seed=5"], None, {})
     rows = sweep.collect(tmp_path)
-    assert [row["job"] for row in rows] == ["0", "2", "3", "10"]
+    assert [Path(row["job"]).name for row in rows] == [f"elsewhere-{number}" for number in (0, 2, 3, 4, 5, 10)]
     assert rows[0] == {
-        "job": "0",
+        "job": str(tmp_path.parent / "elsewhere-0"),
         "algorithm": "df_lm_faithful",
         "overrides": "seed=0",
         "val/nll": "1.5000",
@@ -49,6 +55,7 @@ def test_table_of_jobs(tmp_path: Path) -> None:
         "status": "ok",
     }
     assert (rows[2]["val/nll"], rows[2]["status"]) == ("", "failed (1)")
+    assert rows[3]["status"] == rows[4]["status"] == "interrupted"
 
 
 def test_a_sweep_survives_a_failed_job(smoke: Main) -> None:
@@ -73,9 +80,9 @@ def test_what_a_sweeper_gets(
     """Catches an optimiser of hyperparameters that is fed the figure of a failed job, or none."""
     from types import SimpleNamespace
 
-    (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
-    monkeypatch.setattr(sweep.subprocess, "run", lambda *a, **k: SimpleNamespace(returncode=status))
+    (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}))
+    monkeypatch.setattr(sweep, "_wait_for", lambda *a: status)
+    monkeypatch.setenv(sweep.FOLDER, str(tmp_path))
     overrides = SimpleNamespace(task=["seed=1"], hydra=[])
-    settings = SimpleNamespace(overrides=overrides, launcher={}, job=SimpleNamespace(num=0))
-    value = sweep.run_child(settings, tmp_path)
+    value = sweep.run_child(SimpleNamespace(overrides=overrides, launcher={}, job=SimpleNamespace(num=0)), tmp_path)
     assert value == expected or (expected is None and value != value)

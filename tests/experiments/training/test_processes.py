@@ -79,7 +79,7 @@ def test_processes_train_what_one_trains(tmp_path: Path, methods: list[str], num
     depend on how many processes share a batch, and an evaluation that needs as many batches as processes: here the
     split has two windows for three of them."""
     text = tmp_path / "text.txt"
-    text.write_text("".join(f"{number} speak, hear me speak.\n" for number in range(40)))
+    text.write_text("".join(f"{number} speak, hear me speak.\n" for number in range(40)), encoding="utf-8")
     results = {}
     for number in (1, *numbers):
         out = tmp_path / str(number)

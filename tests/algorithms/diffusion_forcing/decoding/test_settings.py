@@ -39,6 +39,7 @@ from tests.algorithms.diffusion_forcing.tiny_models import MEAN, asked, faithful
         ({"top_k": 1, "token_draw": "mean"}, "algorithm.decoder.top_k has no effect with token_draw=mean"),
         ({"top_p": 0.5, "token_draw": "mean"}, "algorithm.decoder.top_p has no effect with token_draw=mean"),
         ({"uncertainty_scale": -1.0}, "uncertainty_scale is -1.0"),
+        ({"ddim_eta": 1.5}, "ddim_eta is 1.5: it must be at most 1"),
         ({"sliding": True, "use_cache": False}, "set use_cache=true"),
     ],
 )
@@ -55,7 +56,6 @@ def test_bad_decoders_are_named(changes, words):
         ({"use_cache": False}, "20 tokens at once do not fit the window of 8: set chunk_size to at most 8"),
         ({"sampling_timesteps": 17}, "sampling_timesteps must be 1 to timesteps = 16"),
         ({"stabilization_level": 17}, "stabilization_level must be 0 to timesteps = 16"),
-        ({"ddim_eta": 1.5}, "ddim_eta must be from 0 to 1"),
         ({"keyword": "9", "guidance_scale": 1.0}, "token 9 of the keyword is outside the vocabulary of 5 tokens"),
         ({"keyword": "", "guidance_scale": 1.0}, "the keyword of the guidance is empty"),
     ],
