@@ -145,7 +145,7 @@ class DeviceGenerator(torch.Generator):
     """A generator that says which device it is on. Its numbers are the CPU's."""
 
     def __new__(cls, device: Any = "cpu") -> "DeviceGenerator":
-        return super().__new__(cls, "cpu")
+        return super().__new__(cls, "cpu")  # type: ignore[call-arg]
 
     def __init__(self, device: Any = "cpu") -> None:
         self.named = torch.device(device)
@@ -425,4 +425,4 @@ def _register() -> list[torch.library.Library]:
 
 
 _LIBRARIES = _register()
-torch.Generator = DeviceGenerator  # type: ignore[misc]
+torch.Generator = DeviceGenerator
