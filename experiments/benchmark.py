@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 
 from algorithms.common.backbone import Backbone
 from algorithms.common.decoder import Generation, Request
+from algorithms.common.device import now
 from algorithms.common.fields import STRICT, Count
 from algorithms.diffusion_forcing.process.snr_weights import snr_weights
 from experiments.language_modeling import LanguageModeling
@@ -67,21 +68,21 @@ class Stopwatch(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if trainer.global_step == self.warmup:
-            self.began = _now()
+            self.began = now(pl_module.device)
         elif trainer.global_step == trainer.max_steps:
-            self.seconds = _now() - self.began
+            self.seconds = now(pl_module.device) - self.began
 
 
 @contextmanager
-def timed_backbones(model: torch.nn.Module) -> Iterator[list[float]]:
+def timed_backbones(model: LightningModule) -> Iterator[list[float]]:
     """A list that gets the seconds of every pass of the model's backbones while entered."""
     passes: list[float] = []
 
     def begin(*_: Any) -> None:
-        passes.append(-_now())
+        passes.append(-now(model.device))
 
     def end(*_: Any) -> None:
-        passes[-1] += _now()
+        passes[-1] += now(model.device)
 
     backbones = [module for module in model.modules() if isinstance(module, Backbone)]
     hooks = [one.register_forward_pre_hook(begin) for one in backbones]
@@ -133,10 +134,8 @@ class Benchmark(LanguageModeling):
             def generate(rows: slice) -> tuple[torch.Tensor, float, float]:
                 """Ids, seconds, and the share of the backbone's time that everything else took."""
                 passes.clear()
-                began = _now()
-                ids = model.generate(self._asked(seeds[rows], model.device)).ids
-                seconds = _now() - began
-                return ids, seconds, seconds / sum(passes) - 1
+                out = model.generate(self._asked(seeds[rows], model.device))
+                return out.ids, out.seconds, out.seconds / sum(passes) - 1
 
             pairs, overheads = [], []
             for _ in range(self.config.rounds + 1):
@@ -211,8 +210,8 @@ class Benchmark(LanguageModeling):
                 torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
             optimizer.step()
             if step + 1 == self.config.warmup_steps:
-                began = _now()
-        return _now() - began
+                began = now(self.device)
+        return now(self.device) - began
 
     def _record(self, task: str, pairs: list[tuple[float, float]], ours: str, other: str) -> None:
         ratios = [a / b for a, b in pairs]
@@ -241,16 +240,9 @@ def loop_weights(snr: torch.Tensor, *, snr_clip: float, decay: float) -> torch.T
 
 
 def _rate(call: Callable[[], Any], times: int) -> float:
-    """Calls per second, after one that is not counted."""
+    """Calls on the CPU per second, after one that is not counted."""
     call()
-    began = _now()
+    began = time.perf_counter()
     for _ in range(times):
         call()
-    return times / (_now() - began)
-
-
-def _now() -> float:
-    """The clock, once the device has done what it was told."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    return time.perf_counter()
+    return times / (time.perf_counter() - began)

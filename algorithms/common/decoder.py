@@ -5,7 +5,6 @@ Prompts, infilling and free generation differ in the given positions alone. B te
 states.
 """
 
-import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -15,6 +14,7 @@ import torch
 from pydantic.dataclasses import dataclass as settings
 from torch import Tensor
 
+from algorithms.common.device import now
 from algorithms.common.fields import STRICT, Count, NonNegative, PositiveShare
 from algorithms.common.sampling import sample_tokens, target_logits
 
@@ -269,10 +269,11 @@ class Decoder(ABC):
     def generate(self, model: Any, request: Request) -> Generation:
         """Decide the texts of `request` with `model`; raises as `check` does."""
         self.check(model, request)
-        began = time.perf_counter()
+        device = request.ids.device
+        began = now(device)
         parts = [(rows, self.decode(model, group)) for rows, group in request.by_shape()]
         found = parts[0][1] if len(parts[0][0]) == len(request.seeds) else _joined(request, parts)
-        return _cut(request, replace(found, seconds=time.perf_counter() - began))
+        return _cut(request, replace(found, seconds=now(device) - began))
 
     @abstractmethod
     def decode(self, model: Any, request: Request) -> Generation:

@@ -7,6 +7,8 @@ V vocabulary.
 import torch
 from torch import Tensor
 
+from algorithms.common.device import float64_device
+
 COLDEST = 1e-30  # divides logits without overflow; below it a temperature is 0 to every purpose
 
 
@@ -55,9 +57,8 @@ def sample_tokens(
     Inverse-CDF draw in float64 from the distribution of `target_logits`.
     """
     device = logits.device
-    if device.type == "mps":  # has no float64
-        logits = logits.cpu()
-    logits = target_logits(logits.double(), temperature=temperature, top_k=top_k, top_p=top_p)
+    logits = logits.to(float64_device(device)).double()
+    logits = target_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
     cdf = logits.softmax(-1).cumsum(-1)
     target = uniform.to(cdf) * cdf[..., -1]
     return (cdf <= target[..., None]).sum(-1).to(device)

@@ -82,7 +82,7 @@ class DiffusionFlow(MaskedDiffusion):
         elif trainer is not None and trainer.world_size > 1:  # DDP waits for every parameter's gradient
             loss = loss + 0 * sum(p.sum() for p in self.flow.parameters())
         if self.latest_flow_loss is not None:  # flow steps and logged steps need not coincide
-            parts["flow"] = self.latest_flow_loss
+            parts["flow"] = self.latest_flow_loss.to(loss.device)  # that of a checkpoint is on the CPU
         return {
             "loss": loss,
             **parts,

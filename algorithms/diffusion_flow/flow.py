@@ -89,7 +89,8 @@ class PlateauSwitch:
         self.losses.append(loss.detach())
         if len(self.losses) < self.window:
             return
-        mean = float(torch.stack(self.losses).mean())
+        losses = torch.stack([one.to(loss.device) for one in self.losses])  # those of a checkpoint are on the CPU
+        mean = float(losses.mean())
         if self.previous is not None:
             gain = (self.previous - mean) / max(abs(self.previous), 1e-12)
             self.stale = self.stale + 1 if gain < self.improvement else 0

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
+from algorithms.common.device import exact_product
 from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Positive
 from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
@@ -66,7 +67,7 @@ class PosteriorFlow(nn.Module):
         embedded = model.wte(x) + shown * (x == self.mask_id)[..., None]
         logits = model.lm_head(model.backbone(model.backbone.add_positions(embedded)))[..., : self.mask_id]
         evidence = s / (1 - s).clamp(min=1e-2).square()
-        return logits + evidence * (latents @ self.codes().T)  # a position's own latent, by Bayes' rule
+        return logits + evidence * exact_product(latents, self.codes().T)  # a position's own latent, by Bayes' rule
 
     def loss(
         self,
@@ -95,7 +96,7 @@ class PosteriorFlow(nn.Module):
         end. Once the share left is at or below flow_until, masked positions are plain masks again."""
 
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
-            memory, left = state.memory, state.open.sum(1).float()  # (R,)
+            memory, left = state.memory, state.open.sum(1).to(x.device, torch.float32)  # (R,)
             if "latents" not in memory:
                 rows = state.rows.tolist()
                 memory["latents"] = random.normal(x.size(1), self.config.code_dim, rows=rows).to(x.device)

@@ -105,7 +105,7 @@ class VelocityFlow(nn.Module):
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
             hidden = model.hidden(x)[:, chunk]  # (R, K, C)
             logits = model.lm_head(hidden)  # (R, K, V + 1)
-            remaining = state.remaining.to(x.device).float()  # (R,)
+            remaining = state.remaining.float().to(x.device)  # (R,)
             if bool((remaining > decoder.flow_until).any()):
                 velocity = self.velocity(hidden, 1 - remaining)
                 embedded = model.wte(x[:, chunk])

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from algorithms.common.device import float64_device, full_precision
 from algorithms.common.randomness import Source, normal, uniform
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
 
@@ -33,7 +34,7 @@ def ancestral_bound(
     step = snr[(levels - 1).clamp(min=0)] - snr[levels]  # (B, T), 0 at level 0
     diffusion = 0.5 * step * (x0 - x0_hat).square().sum(-1)
     logits = channel_logits(x, process.alphas_cumprod[levels], table)
-    reconstruction = F.cross_entropy(logits.transpose(1, 2), ids, reduction="none")
+    reconstruction = F.cross_entropy(full_precision(logits).transpose(1, 2), ids, reduction="none")
     term = reconstruction.where(levels == 0, diffusion)
     abar = process.alphas_cumprod[-1]
     per_channel = -abar - (1 - abar).log()  # sigma² - 1 - log sigma²
@@ -74,7 +75,7 @@ def path_bound(
 
     `squared_norm` is that of the embeddings, `table` (V, C).
     """
-    snr = process.snr.double()
+    snr = process.snr.to(float64_device(process.snr.device)).double()
     finer = len(snr) // 4
     finer += -(len(snr) + finer) % in_flight  # so that the tokens in flight share all cells equally
     top = torch.linspace(1, 0, finer + 1, device=snr.device)[:-1].double()
@@ -124,7 +125,7 @@ def path_excess(
         channel = channel_logits(x, abar, table)  # (B, T, V)
         errors = [(clean - (logits + channel).softmax(-1) @ table).square().sum(-1) for logits in (shown, alone)]
         excess = excess + 0.5 * widths[cell] * (errors[0] - errors[1])
-    return PathExcess(F.cross_entropy(alone.transpose(1, 2), ids[:, 1:], reduction="none"), excess)
+    return PathExcess(F.cross_entropy(full_precision(alone).transpose(1, 2), ids[:, 1:], reduction="none"), excess)
 
 
 def staggered_passes(

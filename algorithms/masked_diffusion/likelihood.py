@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from algorithms.common.device import float64_device
 from algorithms.common.randomness import Source, draw_rows
 from algorithms.masked_diffusion.decoding import ChunkState, MaskedDecoder, Prediction
 from algorithms.masked_diffusion.masking import counted_masks, stratified_shares
@@ -56,13 +57,15 @@ def decoder_likelihood(network: Network, ids: Tensor, *, mask_id: int, decoder: 
     The decoder's order has to follow from the text alone: its commit rule is asked, step by step, which tokens of the
     true text it would decide, and these are scored given those decided before.
     """
-    targets = ids[:, 1:]
-    nats = torch.zeros(targets.shape, device=ids.device)
+    home = float64_device(ids.device)
+    targets = ids[:, 1:].to(home)
+    nats = torch.zeros(targets.shape, device=home)
     state = ChunkState.start(targets, torch.zeros_like(targets, dtype=torch.bool), mask_id=mask_id, window=ids.size(1))
     state.memory.update(decoder.begin(state, nats.double()))
     while bool(state.open.any()):
-        logits = decoder.tempered(network(torch.cat([ids[:, :1], state.tokens], dim=1))[:, 1:])
+        x = torch.cat([ids[:, :1], state.tokens.to(ids.device)], dim=1)
+        logits = decoder.tempered(network(x)[:, 1:].to(home))
         following = decoder.commit(state, Prediction.of(logits, targets, decoder.top_k))
         nats += token_nats(logits, targets) * (state.open & ~following.open)
         state = following
-    return nats
+    return nats.to(ids.device)

@@ -60,9 +60,8 @@ def measure(
         tokens.append(np.full(ids.size(0), ids.size(1) - 1))
         for name, likelihood in likelihoods.items():
             with context():
-                nats[name].append(
-                    likelihood.nll(ids, RowRandom.of_windows(windows, ids.device)).double().sum(1).cpu().numpy()
-                )
+                nll = likelihood.nll(ids, RowRandom.of_windows(windows, ids.device))  # (B, T)
+            nats[name].append(nll.cpu().double().sum(1).numpy())
         now = time.monotonic()
         if now - reported >= REPORT_EVERY:
             reported = now

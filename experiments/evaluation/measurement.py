@@ -3,7 +3,6 @@
 B texts of one seed, P prompt tokens.
 """
 
-import time
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Request
+from algorithms.common.device import now
 from algorithms.common.metrics.adversaries import CONTROLS
 from algorithms.common.metrics.corpus import CorpusReference
 from algorithms.common.metrics.mauve import PieceFeatures
@@ -148,10 +148,3 @@ class TextEvaluator:
                 for draw in range(REAL_SEED, REAL_SEED + REAL_DRAWS)
             ]
         return self._ranges[assignment]
-
-
-def now(device: torch.device) -> float:
-    """The clock, once the device has done what it was told."""
-    if device.type != "cpu":
-        torch.get_device_module(device).synchronize()
-    return time.perf_counter()

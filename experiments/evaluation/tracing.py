@@ -42,7 +42,7 @@ def record_trace(
     out = algorithm.generate(request, setting.decoder)
     assert out.trace is not None
     ids = out.trace.tokens[:, 0].cpu().numpy()  # (S, L)
-    levels = out.trace.levels[:, 0].double().cpu().numpy().round(6)  # (S, L)
+    levels = out.trace.levels[:, 0].cpu().double().numpy().round(6)  # (S, L)
     given = request.given[0].cpu().numpy()  # (L,)
     forwards = out.trace.forwards.numpy()  # (S,)
     if forwards[0] > 0:

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from algorithms.common.device import float64_device
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_forcing.decoding.posterior import MatrixStep, Posterior
 from algorithms.diffusion_forcing.process.gaussian import Sampler, Score
@@ -33,6 +34,7 @@ class TokenDraws:
 
     def __init__(self, random: RowRandom, like: Tensor, levels: int, *, normal: bool, uniform: bool) -> None:
         self.random, self.like, self.levels = random, like, levels
+        self.home = float64_device(like.device)  # of the uniforms
         self.has_normal, self.has_uniform = normal and levels > 1, uniform
         self.normals: dict[int, Tensor] = {}  # (B, S - 1, C), by position: the step to level 0 has no noise
         self.uniforms: dict[int, Tensor] = {}  # (B, S)
@@ -41,7 +43,7 @@ class TokenDraws:
         if self.has_normal:
             self.normals[position] = self.random.normal(self.levels - 1, self.like.size(2)).to(self.like)
         if self.has_uniform:
-            self.uniforms[position] = self.random.uniform(self.levels).to(self.like.device)
+            self.uniforms[position] = self.random.uniform(self.levels).to(self.home)
 
     def end(self, position: int) -> None:
         self.normals.pop(position, None)
@@ -56,6 +58,7 @@ class TokenDraws:
         """Uniforms (B, W) of the step from levels (B, W), if any are drawn."""
         if not self.has_uniform:
             return None
+        levels = levels.to(self.home)
         return self._drawn(self.uniforms, window, levels - 1, levels.new_zeros(len(levels), dtype=torch.float64))
 
     def _drawn(self, numbers: dict[int, Tensor], window: slice, index: Tensor, nothing: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from algorithms.common.backbone.masks import attention_mask, two_stream_mask, windows_behind
 from algorithms.common.decoder import Ends, Generation, Request, TraceRecorder
+from algorithms.common.device import float64_device
 from algorithms.common.randomness import RowRandom
 from algorithms.common.sampling import context_start, sample_tokens
 from algorithms.diffusion_forcing.models import ShiftedDenoiser
@@ -100,13 +101,15 @@ class Speculation:
         drafts = self.drafts[index]
         clean, seen = self._pass(index, drafts)
         p = self._probabilities(self.denoiser.model.lm_head(clean))  # (R, n + 1, V)
+        here = index.to(p.device)
         uniform = self.random.uniform(2 * n + 1, rows=rows).to(p.device)
         if self.q is None:
             self.q = torch.ones_like(p[:, :n])
-            limit = torch.zeros_like(index)
+            limit = torch.zeros_like(here)
         else:
-            limit = torch.tensor([self._limit(row) for row in rows], device=index.device)
-        count, token = accept(p, self.q[index], drafts, limit, uniform[:, : n + 1])
+            limit = torch.tensor([self._limit(row) for row in rows], device=here.device)
+        found = accept(p, self.q[here], drafts.to(here.device), limit, uniform[:, : n + 1])
+        count, token = (one.to(index.device) for one in found)
         for row, taken, draft, new in zip(rows, count.tolist(), drafts, token, strict=True):
             end = self.lengths[row] + taken
             self.ids[row, self.lengths[row] : end] = draft[:taken]
@@ -116,7 +119,7 @@ class Speculation:
         window = seen.view(len(rows), n + 1, n, -1)[torch.arange(len(rows), device=index.device), count]
         places = torch.arange(n, device=index.device)
         window = self.denoiser.refine(window, places, torch.zeros_like(places))
-        self.drafts[index], self.q[index] = self._draft(window, token, uniform[:, n + 1 :])
+        self.drafts[index], self.q[here] = self._draft(window, token, uniform[:, n + 1 :])
 
     def _move_contexts(self, rows: list[int]) -> None:
         """Read anew the contexts of rows that have outgrown them, or that have none yet."""
@@ -176,15 +179,13 @@ class Speculation:
         for i in range(self.n):
             left = self.denoiser.left(drafts[-1], torch.ones_like(drafts[-1], dtype=torch.bool))
             q = self._probabilities(self.denoiser.head(window[:, i : i + 1], None, left))
-            drafts.append(sample_tokens(q.log(), uniform[:, i : i + 1]))
+            drafts.append(sample_tokens(q.log(), uniform[:, i : i + 1]).to(token.device))
             found.append(q)
         return torch.cat(drafts[1:], dim=1), torch.cat(found, dim=1)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         """Distributions to verify or to draft by, in float64."""
-        if logits.device.type == "mps":  # has no float64
-            logits = logits.cpu()
-        return self.target(logits.double()).softmax(-1)
+        return self.target(logits.to(float64_device(logits.device)).double()).softmax(-1)
 
     def _record(self) -> None:
         """Keep a state for the trace: levels are 0 decided, 1 not."""

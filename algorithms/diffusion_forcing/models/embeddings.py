@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
+from algorithms.common.device import exact_product
 from algorithms.common.fields import STRICT, Count, Number
 
 
@@ -53,7 +54,7 @@ class TokenTable(nn.Module):
 
 def token_logits(x0: Tensor, table: Tensor) -> Tensor:
     """Log-density, up to a constant, of a unit Gaussian around x0 (B, T, C) at each token: (B, T, V)."""
-    return x0 @ table.T - 0.5 * table.square().sum(-1)
+    return exact_product(x0, table.T) - 0.5 * table.square().sum(-1)
 
 
 def round_to_tokens(x0: Tensor, table: Tensor, rounding: str = "nearest") -> Tensor:

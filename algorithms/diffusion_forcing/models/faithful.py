@@ -14,6 +14,7 @@ from algorithms.common.backbone import Backbone
 from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.masks import two_stream_mask
 from algorithms.common.backbone.noise_conditioning import NoiseConditioning
+from algorithms.common.device import full_precision
 from algorithms.common.randomness import Source, integers
 from algorithms.diffusion_forcing.bounds import ancestral_bound
 from algorithms.diffusion_forcing.models.base import Denoiser
@@ -70,7 +71,7 @@ class FaithfulDenoiser(Denoiser):
         noise = process.draw_noise(x0.shape, generator)
         pred_x0, weighted_mse = process.weighted_error(self, x0, levels, noise)
         logits = token_logits(pred_x0 - self.positions(ids.size(1)), self.table())
-        return {"mse": weighted_mse.mean(), "ce": F.cross_entropy(logits.flatten(0, 1), ids.flatten())}
+        return {"mse": weighted_mse.mean(), "ce": F.cross_entropy(full_precision(logits).flatten(0, 1), ids.flatten())}
 
     def estimate(self, process: GaussianProcess, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
         pred_x0 = process.predictions(self, x, levels)[1]

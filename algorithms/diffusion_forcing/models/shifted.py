@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from algorithms.common.backbone import LanguageModel
 from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.noise_conditioning import NoiseConditioning
+from algorithms.common.device import full_precision
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.randomness import Source
 from algorithms.diffusion_forcing.bounds import path_bound
@@ -75,7 +76,7 @@ class ShiftedDenoiser(Denoiser):
         prior = self._prior(ids, x, levels, abar, channel)
         if self.conditions_itself(generator):
             prior = self._prior(ids, x, levels, abar, channel, estimate=prior.detach())
-        nats = F.cross_entropy(prior.transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T)
+        nats = F.cross_entropy(full_precision(prior).transpose(1, 2), ids[:, 1:], reduction="none")  # (B, T)
         posterior = prior + channel[:, 1:]
         process.observe(levels[:, 1:], posterior, ids[:, 1:])
         parts = {"ce": nats.mean()}

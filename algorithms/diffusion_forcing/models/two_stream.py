@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from algorithms.common.backbone import Backbone, BackboneConfig
 from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.masks import window_mask
+from algorithms.common.device import full_precision
 from algorithms.common.fields import STRICT, Natural, NonNegative, PositiveShare, Share
 from algorithms.common.randomness import draw_rows, uniform
 from algorithms.diffusion_forcing.models.base import NeighbourStates
@@ -106,7 +107,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
             belief = channel + self.head(past).detach()
             clean, seen, past = self._states(ids, self.read_noisy(x, abar, belief), positions, begins)
         logits = self.model.lm_head(clean)  # (B, T, V)
-        clean_ce = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
+        clean_ce = F.cross_entropy(full_precision(logits).flatten(0, 1), ids[:, 1:].flatten())
 
         # The tokens of the windows, then those behind each window, which see it from the left alone.
         right = self.read_right(noisy, positions, begins)
@@ -114,7 +115,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         targets = torch.cat([tokens, ids[:, start + width : start + N + 1 : width]], dim=1)  # (B, N + N / width)
         behind = self._left(tokens[:, ends], None, 1, generator)
         logits = torch.cat([self.head(past, right, left), self.head(seen[:, ends], None, behind)], dim=1)
-        nats = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none")
+        nats = F.cross_entropy(full_precision(logits).transpose(1, 2), targets, reduction="none")
         if self.right_layers is None:
             nats = nats[:, F.pad(~first, (0, N // width), value=True)]  # the clean stream predicts the others
         noisy_ce = nats.mean()

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.common.artifact import Artifact
+from algorithms.common.device import full_precision
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
 from algorithms.diffusion_forcing.process.schedules import process_tables
 
@@ -67,7 +68,7 @@ class InformationLevels(nn.Module):
 
     def betas(self, squared_norm: float) -> Tensor:
         """Variance added at each level, float64, where embeddings have this squared norm."""
-        snr = self.snr.double().cpu() / squared_norm
+        snr = self.snr.cpu().double() / squared_norm
         abar = snr / (1 + snr)
         return 1 - abar / torch.cat([abar.new_ones(1), abar[:-1]])
 
@@ -89,8 +90,8 @@ class InformationLevels(nn.Module):
         """Move the levels to where they are uniform in the nats observed, and forget these. Nothing moves while a level
         has not been seen."""
         if bool((self.count > 0).all()):
-            mean = (self.nats / self.count).double().cpu().numpy()
-            snr = uniform_levels(self.snr.double().cpu().numpy(), mean, len(mean))
+            mean = (self.nats / self.count).cpu().double().numpy()
+            snr = uniform_levels(self.snr.cpu().double().numpy(), mean, len(mean))
             self.snr.copy_(torch.tensor(snr, dtype=torch.float32))
         self.forget()
 
@@ -112,7 +113,9 @@ class FittedProcess(GaussianProcess):
         """In rows as they are trained on: a level is as far from the next as a token comes in a step, by its own noise
         falling and by its neighbours'."""
         if self.training:
-            self.levels.observe(levels, F.cross_entropy(logits.detach().transpose(1, 2), ids, reduction="none"))
+            self.levels.observe(
+                levels, F.cross_entropy(full_precision(logits.detach()).transpose(1, 2), ids, reduction="none")
+            )
 
     @torch.no_grad()
     def gather(self, total: Callable[[Tensor], Tensor]) -> None:

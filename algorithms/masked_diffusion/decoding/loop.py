@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.decoder import DrawingDecoder, Ends, Generation, Request, TraceRecorder
+from algorithms.common.device import float64_device
 from algorithms.common.fields import STRICT, Count, Natural
 from algorithms.common.randomness import RowRandom, StepUniforms
 from algorithms.common.sampling import COLDEST
@@ -122,7 +123,7 @@ class MaskedDecoder(DrawingDecoder):
         it, shows all that is given or decided in it, and holds masks elsewhere, beyond L too. Rows whose chunk is
         decided leave the batch until the next one, and for good once `ends` says that their text has ended.
         """
-        home = torch.device("cpu") if ids.device.type == "mps" else ids.device  # mps has no float64
+        home = float64_device(ids.device)
         B, L = ids.shape
         given = given.to(home)
         text = ids.to(home).masked_fill(~given, mask_id)

@@ -64,7 +64,7 @@ class ChunkState:
             self,
             tokens=self.tokens[index],
             status=self.status[index],
-            memory={key: value[index] for key, value in self.memory.items()},
+            memory={key: value[index.to(value.device)] for key, value in self.memory.items()},
             rows=self.rows[index],
         )
 
