@@ -254,21 +254,18 @@ def words_of(one: ChildRun) -> list[str]:
 
 
 def test_children_are_begun_resumed_or_left_alone(stub: Path) -> None:
-    """Catches a finished training that runs again, a stopped one that begins anew, and leftovers that block a start."""
-    new, stopped, done, broken = (child(stub, name, "seed=1") for name in ("new", "stopped", "done", "broken"))
-    (stopped.folder / "checkpoints").mkdir(parents=True)
-    (stopped.folder / "checkpoints" / "last.ckpt").write_bytes(b"x")
+    """Catches a finished training that runs again, and a stopped one that begins anew."""
+    new, stopped, done = (child(stub, name, "seed=1") for name in ("new", "stopped", "done"))
+    (stopped.folder / ".hydra").mkdir(parents=True)
+    (stopped.folder / ".hydra" / "overrides.yaml").write_text("[seed=1]", encoding="utf-8")
     done.folder.mkdir(parents=True)
     (done.folder / "summary.json").write_text('{"status": "finished"}', encoding="utf-8")
-    broken.folder.mkdir(parents=True)
-    (broken.folder / "metrics.csv").write_text("step\n", encoding="utf-8")
     said: list[str] = []
-    train([new, stopped, done, broken], workers=2, report=said.append, every=100.0)
+    train([new, stopped, done], workers=2, report=said.append, every=100.0)
     assert words_of(new) == ["seed=1", "logger.group='group'", f"hydra.run.dir='{new.folder}'"]
     assert words_of(stopped) == [f"resume='{stopped.folder}'"]
     assert "words" not in json.loads((done.folder / "summary.json").read_text(encoding="utf-8"))
-    assert words_of(broken)[0] == "seed=1" and not (broken.folder / "metrics.csv").exists()
-    assert sorted(said) == [f"{name}: test/nll 1.5000" for name in ("broken", "new", "stopped")]
+    assert sorted(said) == [f"{name}: test/nll 1.5000" for name in ("new", "stopped")]
     assert new.command == "python main.py seed=1" and "threads" in new.log.read_text(encoding="utf-8")
 
 

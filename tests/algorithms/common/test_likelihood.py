@@ -2,7 +2,6 @@
 
 import math
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,7 +14,7 @@ def test_mean_is_by_token_not_by_window():
     nats, tokens = torch.tensor([16.0, 16.0, 16.0, 16.0, 72.0]), torch.tensor([8, 8, 8, 8, 2])
     mean, error = mean_per_token(nats, tokens)
     assert mean == pytest.approx((32 * 2 + 2 * 36) / 34)
-    assert (mean, error) == pytest.approx(mean_of_files(np.array(nats), np.array(tokens)))
+    assert (mean, error) == pytest.approx(mean_of_files(nats.numpy(), tokens.numpy()))
     assert math.isnan(mean_per_token(nats[:1], tokens[:1])[1])
 
 
