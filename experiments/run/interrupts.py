@@ -1,4 +1,4 @@
-"""Being asked to stop: by Ctrl-C, by a scheduler (SIGTERM, SIGUSR1), or by a terminal that closes (SIGHUP).
+"""Being asked to stop: by Ctrl-C, by a scheduler (SIGTERM, SIGUSR1, SIGUSR2), or by a terminal that closes (SIGHUP).
 
 The first request ends the process from wherever it is by the exception Interrupted, except inside of `postponed()`,
 where the work at hand asks `requested()` and ends by itself, at a point from which it can go on. A second Ctrl-C leaves
@@ -15,7 +15,8 @@ from typing import Any
 
 from experiments.run.processes import is_first_process
 
-SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
+NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
+SIGNALS = [getattr(signal, name) for name in NAMES if hasattr(signal, name)]  # Windows has fewer
 EXIT_STATUSES = [128 + number for number in SIGNALS]  # as a shell reports them: 130 for Ctrl-C, 143 for SIGTERM
 SILENT = "INTERRUPTS_TOLD_BY_PARENT"  # in the environment of a child, which leaves what is said to its parent
 OWN_GROUP: dict[str, Any] = {"process_group": 0} if os.name == "posix" else {}  # of Popen: see `forwarded`

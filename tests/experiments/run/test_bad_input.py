@@ -106,6 +106,13 @@ def test_one_sentence_and_no_work(smoke: Main, override: str, sentence: str) -> 
     assert not list(Path.cwd().glob("outputs/*/*/metrics.csv"))
 
 
+def test_a_misspelling_beside_resume_auto(smoke: Main) -> None:
+    """Catches a new run that is announced where there will be none."""
+    outcome = smoke("resume=auto", "algorithm=gtp")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert "did you mean 'gpt'" in outcome.err and "starting" not in outcome.err
+
+
 @pytest.mark.parametrize(("overrides", "sentence"), MASKED)
 def test_decoders_that_cannot_work_are_refused(smoke: Main, overrides: str, sentence: str) -> None:
     """Catches a setting of a decoder that is found out only when the training is done."""
