@@ -11,6 +11,7 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -124,8 +125,8 @@ def alone(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def shared_command_line(launch: Launch, read: Callable[[], list[str]]) -> list[str]:
-    """What `read` makes of the command line in the first process, in all of them; what the others leave to it, such as
-    writing .hydra, is added for these.
+    """What `read` makes of the command line in the first process, in all of them; the others do not log what Hydra
+    says.
 
     Exits with status 1 where the first process fails, which says why.
     """
@@ -139,16 +140,17 @@ def shared_command_line(launch: Launch, read: Callable[[], list[str]]) -> list[s
             words = read()
         finally:
             store.set("command line", json.dumps(words))
-            store.wait([f"read by {rank}" for rank in range(1, launch.world_size)], PATIENCE)  # it ends with this one
+            others = [f"read by {rank}" for rank in range(1, launch.world_size)]
+            _hearing(lambda: store.wait(others, PATIENCE))  # the store ends with this process
         return words
     try:
-        words = json.loads(store.get("command line"))
+        words = json.loads(_hearing(lambda: store.get("command line")))
         store.set(f"read by {launch.rank}", "yes")
     except RuntimeError:  # the first process is gone
         words = None
     if words is None:
         raise SystemExit(1)
-    return [*words, "hydra.output_subdir=null", "hydra/job_logging=disabled"]
+    return [*words, "hydra/job_logging=disabled"]
 
 
 @contextmanager
@@ -159,7 +161,7 @@ def first_process_first(what: str) -> Iterator[None]:
         return
     (store,) = _meeting
     if not is_first_process():
-        store.wait([what], PATIENCE)
+        _hearing(lambda: store.wait([what], PATIENCE))
         yield
         return
     try:
@@ -172,12 +174,14 @@ def _meet(launch: Launch) -> Any:
     """A store that all processes have joined, at the address where torch's process group will meet."""
     from torch.distributed import PrefixStore, rendezvous  # torch: only where processes are many
 
-    others = f"the other {launch.world_size - 1} processes of {launch.launcher} at {launch.address}:{launch.port}"
+    number = launch.world_size - 1
+    who = "the other process" if number == 1 else f"the other {number} processes"
+    others = f"{who} of {launch.launcher} at {launch.address}:{launch.port}"
     notice = threading.Timer(SILENCE, print, [f"waiting for {others}"], {"file": sys.stderr, "flush": True})
     notice.daemon = True
     notice.start()
     try:
-        store, _, _ = next(rendezvous("env://", timeout=PATIENCE))
+        store, _, _ = _hearing(lambda: next(rendezvous("env://", timeout=PATIENCE)))
     except RuntimeError as error:
         reason = str(error).splitlines()[0]
         raise ValueError(f"cannot meet {others} ({reason}): set MASTER_ADDR and MASTER_PORT to a free port") from error
@@ -188,10 +192,27 @@ def _meet(launch: Launch) -> Any:
     return _meeting[0]
 
 
+def _hearing(wait: Callable[[], Any]) -> Any:
+    """What `wait` returns, a call that blocks outside of Python: in a thread, so that the process hears of requests to
+    stop meanwhile."""
+    found: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            found.set_result(wait())
+        except Exception as error:
+            found.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return found.result()
+
+
 def _several(names: Variables, environment: Mapping[str, str]) -> bool:
     """Whether this launcher has started the process, and, but for torchrun, as one of several."""
     if names.rank not in environment or names.world_size not in environment:
         return False
+    if names.launcher == "mpiexec" and names.local_rank not in environment:
+        return False  # srun --mpi=pmi2 sets PMI_RANK and PMI_SIZE, too
     if names.launcher == "srun" and environment.get("SLURM_JOB_NAME") in INTERACTIVE:
         return False
     return names.launcher == "torchrun" or environment[names.world_size] != "1"

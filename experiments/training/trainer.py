@@ -7,7 +7,6 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +18,13 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy
 
 from experiments.run.errors import WHOLE_MODELS
-from experiments.run.processes import Launch, find_launch
+from experiments.run.processes import PATIENCE, Launch, find_launch
 from experiments.run.schema import RunConfig, TrainingConfig
 from experiments.training import callbacks
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import AtomicCheckpointIO
 from experiments.training.loggers import StepsDone
 from experiments.training.trainer_settings import check_arguments
-
-PATIENCE = timedelta(days=1)  # of the other processes while the first one works alone, as at sampling
 
 
 def build_trainer(

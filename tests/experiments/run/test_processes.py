@@ -1,7 +1,9 @@
 """Which process this is, by what launchers leave in the environment, and one command line for all of them."""
 
 import os
+import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 from torch.distributed import TCPStore
 
 from experiments import launch
-from experiments.run import processes
+from experiments.run import interrupts, processes
 from experiments.run.processes import alone, find_launch, first_process_first, is_first_process
 from tests.processes import forks, in_processes, ranks
 
@@ -47,6 +49,7 @@ SUBMITIT = {
     "SUBMITIT_LOCAL_NNODES": "1",
     "SUBMITIT_LOCAL_JOB_ID": "777",
 }
+MPICH = {"PMI_RANK": "1", "PMI_SIZE": "2", "MPI_LOCALRANKID": "1", "MPI_LOCALNRANKS": "2"}
 LIGHTNING = {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "5"}
 
 
@@ -58,6 +61,8 @@ LIGHTNING = {"LOCAL_RANK": "1", "NODE_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADD
         (SLURM | {"MASTER_ADDR": "10.0.0.1"}, ("srun", 2, 4, 0, 2, "10.0.0.1")),
         (SLURM | TORCHRUN, ("torchrun", 3, 4, 1, 2, "a01")),
         (OPEN_MPI, ("mpirun", 1, 2, 1, 2, "127.0.0.1")),
+        (MPICH, ("mpiexec", 1, 2, 1, 2, "127.0.0.1")),
+        (SLURM | {"PMI_RANK": "2", "PMI_SIZE": "4"}, ("srun", 2, 4, 0, 2, "a01")),  # srun --mpi=pmi2
         (SUBMITIT, ("submitit", 1, 2, 1, 2, "127.0.0.1")),
         ({"RANK": "1", "WORLD_SIZE": "2"}, ("torchrun", 1, 2, 1, 2, "127.0.0.1")),
     ],
@@ -151,10 +156,10 @@ def failing() -> int:
 
 @forks
 def test_all_processes_get_the_command_line_of_the_first(tmp_path: Path) -> None:
-    """Catches a folder for each rank, ranks that write .hydra, and ranks that wait for a first one that has failed."""
+    """Catches a folder for each rank, ranks that log for Hydra, and ranks that wait for one that has failed."""
     (first, *_), (second, *_), (third, starter) = in_processes(ranks(3), shared, tmp_path)
     assert first == ["algorithm=gpt", "hydra.run.dir='x'"] and second == third
-    assert second == [*first, "hydra.output_subdir=null", "hydra/job_logging=disabled"] and starter == ["0"]
+    assert second == [*first, "hydra/job_logging=disabled"] and starter == ["0"]
     assert in_processes(ranks(2), failing) == [1, 11]
 
 
@@ -175,6 +180,25 @@ def test_a_restarted_launch_reads_its_own_command_line() -> None:
         agent = {"TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": number}
         assert in_processes([place | agent for place in places], attempt) == [[f"attempt={number}"]] * 2
     del store
+
+
+def waiting() -> str:
+    """What ends a process that waits for another one."""
+    found = find_launch(os.environ)
+    assert found is not None
+    threading.Timer(0.5, os.kill, [os.getpid(), signal.SIGTERM]).start()
+    try:
+        with interrupts.listening():
+            processes.shared_command_line(found, list)
+    except interrupts.Interrupted as stop:
+        return str(stop)
+    return "nothing"
+
+
+@forks
+def test_a_process_that_waits_hears_of_requests_to_stop() -> None:
+    """Catches a process that nothing but SIGKILL ends while the others of its launch are missing."""
+    assert in_processes(ranks(2)[:1], waiting) == ["SIGTERM"]
 
 
 def test_a_sweep_under_a_launcher_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture) -> None:
