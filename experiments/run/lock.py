@@ -69,10 +69,7 @@ class RunLock:
             text, written = self.path.read_text(encoding="utf-8"), self.path.stat().st_mtime
         except FileNotFoundError:
             return None
-        try:
-            return json.loads(text)
-        except ValueError:
-            return {"heartbeat": written}
+        return _content(text) or {"heartbeat": written}
 
     def _is_gone(self, holder: dict[str, Any]) -> bool:
         if holder.get("host") == self._own["host"]:
@@ -87,6 +84,7 @@ class RunLock:
             if now is None:
                 return True
             if now["heartbeat"] != holder["heartbeat"]:
+                holder.update(now)  # it was being written, or was taken over by another process
                 return False
         return True
 
@@ -97,8 +95,8 @@ class RunLock:
             self.path.rename(aside)
         except FileNotFoundError:
             return False
-        found = aside.read_text(encoding="utf-8")
-        if holder.get("token", "") not in found:  # another process was faster: it is its file
+        found = _content(aside.read_text(encoding="utf-8"))
+        if found.get("token") != holder.get("token"):  # another process was faster: it is its file
             aside.rename(self.path)
             return False
         aside.unlink()
@@ -110,6 +108,14 @@ class RunLock:
             with suppress(OSError):  # a full disk, or a folder that is gone: the run itself will tell
                 temporary.write_text(json.dumps(self._own | {"heartbeat": time.time()}), encoding="utf-8")
                 temporary.replace(self.path)
+
+
+def _content(text: str) -> dict[str, Any]:
+    """What a lock file says; nothing where it is being written, or was cut short."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return {}
 
 
 def started(pid: int) -> str | None:

@@ -34,6 +34,18 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, changed: dict)
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_lock_that_was_cut_short_is_taken_over_once(tmp_path: Path) -> None:
+    """Catches a fresh lock that is removed for the broken one that lay there before."""
+    (tmp_path / LOCK).write_text('{"host": "a')
+    os.utime(tmp_path / LOCK, (0, 0))
+    broken = RunLock(tmp_path)._read()
+    assert broken is not None and "token" not in broken
+    with RunLock(tmp_path):
+        assert not RunLock(tmp_path)._remove(broken)
+        assert (tmp_path / LOCK).is_file()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_lock_of_another_machine_is_stale_without_beats(tmp_path: Path) -> None:
     """Catches a job that a cluster moved to another machine and that can never go on."""
     write_lock(tmp_path, host="elsewhere", heartbeat=time.time() - lock.STALE_SECONDS - 1)
