@@ -3,6 +3,7 @@
 Everything is kept in files as it is made, and the report is written from these alone (experiments/analysis/report).
 """
 
+import math
 import os
 from functools import cached_property
 from typing import Any
@@ -95,8 +96,9 @@ class Comparison(BaseExperiment):
         GPUs."""
         children = self._children()
         at_once = min(2, os.cpu_count() or 1) if self.device.type == "cpu" else max(1, len(visible_devices(os.environ)))
-        workers = self.config.workers or at_once
-        train(children, workers=workers, report=print_rank_zero, every=self.run.callbacks.line_every_seconds)
+        shown = self.run.callbacks
+        every = shown.line_every_seconds if shown.progress else math.inf
+        train(children, workers=self.config.workers or at_once, report=print_rank_zero, every=every)
         self._write_manifest()
 
     @rank_zero_only

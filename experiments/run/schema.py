@@ -81,7 +81,8 @@ class LanguageModelingConfig:
 
     parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = {  # what only these tasks look at
         "training": ("training",),
-        "evaluation": ("training", "validation", "test", "likelihood"),
+        "evaluation.batch_size": ("training", "validation", "test", "likelihood", "sampling"),
+        "evaluation.max_batches": ("training", "validation", "test", "likelihood"),
         "evaluation.likelihood_split": ("likelihood",),
         "sampling": ("sampling",),
     }

@@ -126,6 +126,10 @@ TOLD = {  # a command line -> the key that makes no difference, and with what; N
         *("experiment.sampling.length", "experiment.tasks=[training]"),
     ),
     "experiment.tasks=[sampling] algorithm.optimizer.lr=1": ("algorithm.optimizer.lr", "experiment.tasks=[sampling]"),
+    "experiment.tasks=[sampling] experiment.evaluation.batch_size=2": None,  # so many texts are written at once
+    "experiment.tasks=[sampling] experiment.evaluation.max_batches=2": (
+        *("experiment.evaluation.max_batches", "experiment.tasks=[sampling]"),
+    ),
     "algorithm=masked_diffusion experiment.tasks=[training] algorithm.masks_per_count=2": (
         *("algorithm.masks_per_count", "experiment.tasks=[training]"),
     ),
