@@ -134,7 +134,7 @@ def _reading(a: str | None, b: str | None) -> str:
         return "; a bound minus an exact value: the true gap may lie far below"
     if (a, b) == (BOUND, EXACT):
         return "; an exact value minus a bound: the true gap may lie far above"
-    return "; of different kinds, which rank nobody"
+    return "; of different kinds, which cannot be ranked"
 
 
 @in_one_sentence

@@ -27,7 +27,6 @@ FRONTS = {
         "seconds against distinct-2, as there is no judge (random characters win it)", ("seconds", "distinct_2")
     ),
 }
-ALIKE = ("n_samples", "length", "prompt", "judge")  # rows that differ in these share no front
 
 
 def fronts(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
@@ -48,10 +47,11 @@ def fronts(groups: Sequence[dict[str, Any]]) -> list[list[str]]:
 
 
 def classes(rows: Sequence[dict[str, Any]]) -> list[list[int]]:
-    """Indices of the rows that may be held against each other, as they are alike in ALIKE; in order of appearance."""
+    """Indices of the rows that may be held against each other, as they are alike in timings.ALIKE; in order of
+    appearance."""
     found: dict[str, list[int]] = {}
     for index, row in enumerate(rows):
-        found.setdefault(json.dumps([row[name] for name in ALIKE]), []).append(index)
+        found.setdefault(json.dumps([row[name] for name in timings.ALIKE]), []).append(index)
     return list(found.values())
 
 

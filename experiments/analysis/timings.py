@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments.analysis.metrics import QUALITY
 
+ALIKE = ("n_samples", "length", "prompt", "judge")  # rows that differ in these are of other texts
 TIMED = ("seconds", "tokens_per_second")
 APART = 2.0  # standard deviations of a difference of two timings, from which on it is more than noise
 
@@ -67,7 +68,7 @@ def _alike(groups: Sequence[Row]) -> list[list[int]]:
         if group["forwards"] is not None:
             spreads = [group[name] for name in ("forwards", *QUALITY)]
             means = [None if spread is None else spread.mean for spread in spreads]
-            shared = [group[name] for name in ("n_samples", "length", "prompt", "judge")]
+            shared = [group[name] for name in ALIKE]
             found.setdefault(json.dumps([*shared, group["seeds"], *means]), []).append(index)
     return list(found.values())
 

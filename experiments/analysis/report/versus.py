@@ -3,7 +3,8 @@
 Only like is held against like, so that a report of a single change, such as a flow, answers whether it helps.
 """
 
-from collections.abc import Iterator, Sequence
+import shlex
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from experiments.analysis import blind_review, paired
@@ -153,5 +154,5 @@ def _at_equal_forwards(comparison: Comparison, a: str, b: str) -> list[tuple[flo
 
 
 def _score(comparison: Comparison) -> str:
-    key: Sequence[str] = ("FILLED_SHEET", str(comparison.folder / blind_review.KEY))
-    return f"python -m experiments.analysis.blind_review score {' '.join(key)}"
+    key = shlex.quote(str(comparison.folder / blind_review.KEY))
+    return f"python -m experiments.analysis.blind_review score FILLED_SHEET {key}"
