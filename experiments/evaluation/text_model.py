@@ -108,7 +108,7 @@ class TextModel:
             torch.tensor([ids], device=device),
             torch.tensor([given], device=device),
             [seed * 1_000_000],
-            encode=lambda text: self.tokenizer.encode(text).tolist(),
+            encode=self.tokenizer.encode,
         )
         (found,) = self.algorithm.generate(request, self._decoder(decoder)).texts
         return "".join(
