@@ -6,7 +6,7 @@ states.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -18,7 +18,7 @@ from algorithms.common.device import now
 from algorithms.common.fields import STRICT, Count, NonNegative, PositiveShare
 from algorithms.common.sampling import sample_tokens, target_logits
 
-Encode = Callable[[str], Sequence[int]]
+Encode = Callable[[str], Iterable[int]]
 Stop = Callable[[Sequence[int]], bool]  # generated ids so far -> whether the text ends with the last of them
 
 
