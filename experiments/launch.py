@@ -19,14 +19,14 @@ from experiments.analysis.files import write
 from experiments.run import errors, interrupts, processes
 from experiments.run.command_line import expand
 from experiments.run.composition import fresh_folder
-from experiments.run.folder import CONFIGS, ROOT, State, clear, command, is_first_process, remove_unused, state_of
+from experiments.run.folder import CONFIGS, ROOT, State, clear, command, remove_unused, state_of
 from experiments.run.former_names import refuse_flags
 from experiments.run.lock import RunLock
 from experiments.run.overrides import is_multirun, quote, value_of
+from experiments.run.processes import is_first_process
 from experiments.run.surroundings import settle_in
 from experiments.run.transcript import recorded
 
-OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
 _failure: list[BaseException] = []
 _begun: list[Path] = []  # the run folder, once it is this run's
 _argv: list[str] = []  # as it was given
@@ -103,9 +103,9 @@ def main() -> int:
 
 
 def _main() -> int:
-    full = os.environ.get("HYDRA_FULL_ERROR") == "1" and OURS not in os.environ
+    full = os.environ.get("HYDRA_FULL_ERROR") == "1" and errors.FULL_ERROR_IS_OURS not in os.environ
     if not full:
-        os.environ |= {"HYDRA_FULL_ERROR": "1", OURS: "1"}  # lets exceptions come up to here
+        os.environ |= {"HYDRA_FULL_ERROR": "1", errors.FULL_ERROR_IS_OURS: "1"}  # lets exceptions come up to here
     try:
         refuse_flags(_argv)
         launch = processes.find_launch(os.environ)

@@ -56,9 +56,10 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def main(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Main:
     """Runs a command line of main.py in this process, in an empty working folder."""
     from experiments import launch
+    from experiments.run import errors
 
     monkeypatch.chdir(tmp_path)
-    for name in ("HYDRA_FULL_ERROR", launch.OURS):
+    for name in ("HYDRA_FULL_ERROR", errors.FULL_ERROR_IS_OURS):
         monkeypatch.delenv(name, raising=False)
 
     def run(*arguments: str) -> Outcome:

@@ -19,9 +19,9 @@ from experiments.run.folder import (
     SWEEP,
     State,
     checkpoint_of,
-    is_first_process,
     overrides_of,
     pointed,
+    read_hydra,
     run_folder_of,
     state_of,
     stored_overrides,
@@ -38,6 +38,7 @@ from experiments.run.overrides import (
     value_of,
     with_absolute_paths,
 )
+from experiments.run.processes import is_first_process
 from experiments.run.texts import as_written
 
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
@@ -165,7 +166,7 @@ def _drifted(folder: Path, stored: list[str], given: set[str]) -> list[str]:
     now = composed(stored)
     if now is None:
         return []
-    config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+    config = read_hydra(folder, "config")
     known = {key for key, _ in leaves(OmegaConf.to_container(now))}  # type: ignore[arg-type]
     said = {key_of(o) for o in stored if not (CONFIGS / key_of(o)).is_dir()}
     kept = {*given, *said, "resume", "load"}
@@ -234,10 +235,9 @@ def _stored_config(
     file = checkpoint_of(path, ["best.ckpt", "last.ckpt"])
     folder = run_folder_of(path)
     if folder is not None:
-        config = yaml.safe_load((folder / ".hydra" / "config.yaml").read_text(encoding="utf-8"))
+        config = read_hydra(folder, "config")
         config = {root: value for root, value in config.items() if root not in given}
-        hydra = yaml.safe_load((folder / ".hydra" / "hydra.yaml").read_text(encoding="utf-8"))
-        choices = hydra["hydra"]["runtime"]["choices"]
+        choices = read_hydra(folder, "hydra")["hydra"]["runtime"]["choices"]
     else:
         asked = composed(overrides_in(argv)) if "algorithm" in given else None
         algorithm: Any = None if asked is None else OmegaConf.to_container(asked.algorithm)

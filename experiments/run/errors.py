@@ -33,6 +33,7 @@ WHOLE_MODELS = (
     "splits a model over devices, which is not supported: trainer=ddp holds it whole, at 16 bytes a parameter (weight, "
     "gradient and two moments in float32, 20 with ema_decay) beside activations: about 4 billion parameters in 80 GB"
 )
+FULL_ERROR_IS_OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
 UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
 QUOTED = "'KEY=\"A, B\"'"
 

@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum, auto
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from experiments.run.files import read_json
 from experiments.run.overrides import key_of, with_absolute_paths
-from experiments.run.processes import is_first_process as is_first_process
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "configs"
@@ -40,7 +40,7 @@ def state_of(folder: Path) -> State:
     """What is in `folder`, which need not be there."""
     if (folder / COMPARISON).is_file() or (folder / "checkpoints" / "last.ckpt").is_file():
         return State.RESUMABLE
-    if (folder / ".hydra" / "overrides.yaml").is_file():
+    if is_begun(folder):
         finished = read_json(folder / "summary.json").get("status") == "finished"
         return State.FINISHED if finished else State.BEGUN
     below = [f"{deep}{mark}" for deep in ("", "*/", "*/*/", "*/*/*/") for mark in (".hydra/overrides.yaml", SWEEP)]
@@ -51,10 +51,15 @@ def state_of(folder: Path) -> State:
     return State.TAKEN if taken else State.FREE
 
 
+def is_begun(folder: Path) -> bool:
+    """Whether a run, or its place in a sweep or a comparison, was begun in `folder`."""
+    return (folder / ".hydra" / "overrides.yaml").is_file()
+
+
 def run_folder_of(path: Path) -> Path | None:
     """The run folder that `path` is, or whose checkpoints/ holds it; None for a file from elsewhere."""
     folder = path if path.is_dir() else path.parent.parent
-    return folder if (folder / ".hydra" / "overrides.yaml").is_file() else None
+    return folder if is_begun(folder) else None
 
 
 def checkpoint_of(path: Path, names: Iterable[str]) -> Path:
@@ -127,9 +132,14 @@ def remove_unused(folder: Path) -> None:
             path.rmdir()
 
 
+def read_hydra(folder: Path, name: str) -> Any:
+    """What .hydra of a run folder holds under `name`: config, hydra or overrides; as plain containers."""
+    return yaml.safe_load((folder / ".hydra" / f"{name}.yaml").read_text(encoding="utf-8"))
+
+
 def overrides_of(folder: Path) -> list[str]:
     """What was said on the command line of a run; paths of the data as they were meant there."""
-    told = yaml.safe_load((folder / ".hydra" / "overrides.yaml").read_text(encoding="utf-8")) or []
+    told = read_hydra(folder, "overrides") or []
     return with_absolute_paths(told, working_folder_of(folder))
 
 
@@ -140,9 +150,8 @@ def stored_overrides(folder: Path) -> list[str]:
 
 def working_folder_of(folder: Path) -> Path:
     """Where a run was started: relative paths in its configuration are seen from there."""
-    file = folder / ".hydra" / "hydra.yaml"
-    stored = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    return Path(stored.get("hydra", {}).get("runtime", {}).get("cwd") or Path.cwd())
+    hydra = read_hydra(folder, "hydra") if (folder / ".hydra" / "hydra.yaml").is_file() else {}
+    return Path(hydra.get("hydra", {}).get("runtime", {}).get("cwd") or Path.cwd())
 
 
 def command(*arguments: str) -> str:

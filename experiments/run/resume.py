@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments.run.composition import composed, leaves
-from experiments.run.folder import run_folder_of, stored_overrides
+from experiments.run.folder import read_hydra, run_folder_of, stored_overrides
 from experiments.run.overrides import quote
 
 
@@ -109,7 +109,7 @@ def begun_with(checkpoint: Path) -> dict[str, Any]:
     folder = run_folder_of(checkpoint)
     assert folder is not None  # resume= was expanded
     today = composed(stored_overrides(folder))
-    stored = OmegaConf.load(folder / ".hydra" / "config.yaml")
+    stored = OmegaConf.create(read_hydra(folder, "config"))
     configs = [OmegaConf.to_container(one, resolve=True) for one in (today, stored) if one is not None]
     return {key: value for config in configs for key, value in leaves(config)}  # type: ignore[arg-type]
 

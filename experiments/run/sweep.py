@@ -20,10 +20,12 @@ from experiments.analysis.decoding_table import render
 from experiments.analysis.files import table_text, write
 from experiments.run import interrupts
 from experiments.run.devices import jobs_at_once, share_of_devices
+from experiments.run.errors import FULL_ERROR_IS_OURS
 from experiments.run.files import read_json, write_json
-from experiments.run.folder import ROOT, command, is_first_process, remove_unused
+from experiments.run.folder import ROOT, command, is_begun, remove_unused
 from experiments.run.lock import RunLock
 from experiments.run.overrides import key_of, quote
+from experiments.run.processes import is_first_process
 
 COLUMNS = ("val/nll", "val/nll ±", "test/nll", "test/nll ±", "likelihood", "tokens/s", "minutes", "status")
 FOLDER = "SWEEP_FOLDER_SET_BY_MAIN"  # in the environment of a launcher's workers
@@ -91,8 +93,8 @@ def run_child(settings: Any, folder: Path) -> float:
         remove_unused(folder)  # which Hydra has made
     elif record.get("exit_status") != 0:
         overrides = list(settings.overrides.task)
-        if record and (folder / ".hydra" / "overrides.yaml").is_file():
-            arguments = [f"resume={folder}"]
+        if record and is_begun(folder):
+            arguments = [f"resume={quote(str(folder))}"]
         else:
             group = [] if any(key_of(o) == "logger.group" for o in overrides) else [f"logger.group={quote(sweep.name)}"]
             arguments = [*overrides, *group, f"hydra.run.dir={quote(str(folder))}"]
@@ -152,7 +154,7 @@ def _stop() -> None:
 def child_environment() -> dict[str, str]:
     """This process's, less what main() has put into it for itself; of requests to stop the parent alone speaks."""
     environment = {name: value for name, value in os.environ.items() if name != FOLDER} | {interrupts.SILENT: "1"}
-    if environment.pop("HYDRA_FULL_ERROR_SET_BY_MAIN", None):
+    if environment.pop(FULL_ERROR_IS_OURS, None):
         del environment["HYDRA_FULL_ERROR"]
     return environment
 

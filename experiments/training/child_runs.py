@@ -16,12 +16,11 @@ from pathlib import Path
 from experiments.run import interrupts
 from experiments.run.devices import share_of_devices
 from experiments.run.files import read_json
-from experiments.run.folder import ROOT, stored_overrides
+from experiments.run.folder import ROOT, is_begun, stored_overrides
 from experiments.run.overrides import quote
 from experiments.run.processes import alone
-from experiments.run.sweep import child_environment
+from experiments.run.sweep import POLL_SECONDS, child_environment
 
-POLL_SECONDS = 0.2
 TAIL_BYTES = 4000
 
 
@@ -45,7 +44,7 @@ class ChildRun:
 
     def check(self) -> None:
         """Raise ValueError if the folder holds a run that was begun with other settings: it would be taken for this."""
-        if not (self.folder / ".hydra" / "overrides.yaml").is_file():
+        if not is_begun(self.folder):
             return
         begun, asked = ({*overrides} for overrides in (stored_overrides(self.folder), self._own))
         if begun != asked:
@@ -60,7 +59,7 @@ class ChildRun:
 
     def arguments(self) -> list[str]:
         """The command line of the process: from the start, or to go on with what was begun."""
-        if (self.folder / ".hydra" / "overrides.yaml").is_file():
+        if is_begun(self.folder):
             return [f"resume={quote(str(self.folder))}"]
         return [*self._own, f"hydra.run.dir={quote(str(self.folder))}"]
 
@@ -128,9 +127,8 @@ def _start(child: ChildRun, slot: int, workers: int) -> subprocess.Popen:
     arguments = child.arguments()
     child.log.parent.mkdir(parents=True, exist_ok=True)
     threads = str(max(1, (os.cpu_count() or 1) // workers))
-    environment = (
-        {"OMP_NUM_THREADS": threads} | alone(child_environment()) | {"PYTHONIOENCODING": "utf-8"}
-    )  # of the log
+    encoding = {"PYTHONIOENCODING": "utf-8"}  # of the log
+    environment = {"OMP_NUM_THREADS": threads} | alone(child_environment()) | encoding
     environment |= share_of_devices(environment, slot, workers)
     command = [sys.executable, str(ROOT / "main.py"), *arguments]
     with child.log.open("ab") as log:
