@@ -1,4 +1,4 @@
-"""What a corpus held in memory looks like, and the helpers that its loaders share."""
+"""What a corpus held in memory looks like, and what its loaders share."""
 
 import codecs
 import os
