@@ -141,14 +141,16 @@ class LanguageModeling(BaseExperiment):
         self._draw_curve()
 
     def validation(self) -> None:
-        """Nats per token, bits per character and perplexity of the validation split, and of the whole."""
+        """Nats per token, bits per character and perplexity of the validation split, and of the whole where there is
+        one."""
         assert self.data is not None
-        for split in ("val", "val_whole"):
-            if split in self.data.splits:
-                self._evaluate(split)
-            if self._part(split):
-                print_rank_zero(f"val_whole is left out: it begins as val does, of which this was {self._part(split)}")
-                break
+        self._evaluate("val")
+        if "val_whole" not in self.data.splits:
+            return
+        if part := self._part("val"):
+            print_rank_zero(f"val_whole is left out: it begins as val does, of which this was {part}")
+        else:
+            self._evaluate("val_whole")
 
     def test(self) -> None:
         """The same on the test split."""

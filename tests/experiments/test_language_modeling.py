@@ -107,6 +107,19 @@ def test_a_part_of_a_split_is_said_to_be_one(smoke: Main) -> None:
     assert figures["figures"]["val_whole/nll"] != figures["figures"]["val/nll"]
 
 
+def test_a_corpus_that_has_no_whole_validation_text(main: Main, corpus: Path) -> None:
+    """Catches documents, and plays held out whole, whose val_whole is asked for."""
+    Path("documents").mkdir()
+    text = corpus.read_text(encoding="utf-8")
+    for number in range(20):
+        Path(f"documents/{number}.txt").write_text(text[number * 50 : number * 50 + 400], encoding="utf-8")
+    data = ["dataset=documents", "dataset.path=documents", "dataset.tokenizer=byte", "dataset.held_out_fraction=0.5"]
+    tasks = ["experiment.tasks=[training,validation]", "experiment.evaluation.max_batches=null"]
+    outcome = main("hydra.run.dir=run", "debug=smoke", *data, *tasks)
+    assert outcome.status == 0, outcome.err
+    assert "val/nll" in summary("run")["figures"] and "val_whole" not in outcome.out
+
+
 def folder_of(out: str) -> Path:
     return Path(out.rpartition("run folder: ")[2].strip())
 
