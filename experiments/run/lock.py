@@ -126,7 +126,9 @@ def started(pid: int) -> str | None:
     except OSError:
         pass  # no process, or no /proc
     if os.name == "nt":  # where a signal 0 would end it
-        listed = subprocess.run(["tasklist", "/FI", f"PID eq {pid}"], capture_output=True, text=True).stdout
+        listed = subprocess.run(
+            ["tasklist", "/FI", f"PID eq {pid}"], capture_output=True, text=True, encoding="utf-8", errors="replace"
+        ).stdout
         return "running" if str(pid) in listed else None
     try:
         os.kill(pid, 0)

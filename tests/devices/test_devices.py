@@ -9,5 +9,5 @@ def test_every_method_runs_on_simulated_devices() -> None:
     """Catches what only a GPU would object to, on machines without one."""
     folder = Path(__file__).parent
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", str(folder / "checks.py")]
-    done = subprocess.run(command, cwd=folder.parents[1], capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder.parents[1], capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr

@@ -146,8 +146,10 @@ def test_a_run_that_was_stopped_early_starts_again_as_it_was(make_run) -> None:
 def test_a_resumed_run_keeps_the_defaults_of_its_time(make_run) -> None:
     """Catches a newer version of the code whose defaults change a run that goes on."""
     run = make_run("run", "algorithm=gpt", "seed=3")
-    config = (run / ".hydra" / "config.yaml").read_text()
-    (run / ".hydra" / "config.yaml").write_text(config.replace("warmup_steps: 100", "warmup_steps: 50") + "gone: 1\n")
+    config = (run / ".hydra" / "config.yaml").read_text(encoding="utf-8")
+    (run / ".hydra" / "config.yaml").write_text(
+        config.replace("warmup_steps: 100", "warmup_steps: 50") + "gone: 1\n", encoding="utf-8"
+    )
     assert "++algorithm.optimizer.warmup_steps=50" in expand(["resume=run"])
     assert expand(["resume=run", "algorithm.optimizer.warmup_steps=20"])[-1] == "algorithm.optimizer.warmup_steps=20"
 
@@ -254,7 +256,7 @@ def test_impossible_requests_are_one_sentence(make_run, argv: list[str], sentenc
     make_run("run", "algorithm=gpt")
     make_run("unfinished", "algorithm=gpt", checkpoint=False)
     done = make_run("done", "algorithm=gpt", checkpoint=False)
-    (done / "summary.json").write_text('{"status": "finished"}')
+    (done / "summary.json").write_text('{"status": "finished"}', encoding="utf-8")
     Path("loose.ckpt").write_bytes(b"")
     with pytest.raises((ValueError, OSError), match=sentence):
         expand(argv)

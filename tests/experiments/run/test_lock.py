@@ -13,7 +13,9 @@ from experiments.run.lock import LOCK, RunLock, started
 
 def write_lock(folder: Path, **changed: object) -> None:
     own = {"host": lock.socket.gethostname(), "pid": os.getpid(), "started": started(os.getpid())}
-    (folder / LOCK).write_text(json.dumps(own | {"token": "theirs", "heartbeat": time.time()} | changed))
+    (folder / LOCK).write_text(
+        json.dumps(own | {"token": "theirs", "heartbeat": time.time()} | changed), encoding="utf-8"
+    )
 
 
 def test_a_lock_holds_and_goes(tmp_path: Path) -> None:
@@ -21,7 +23,7 @@ def test_a_lock_holds_and_goes(tmp_path: Path) -> None:
     with RunLock(tmp_path):
         with pytest.raises(ValueError, match=rf"is in use by process {os.getpid()} on "), RunLock(tmp_path):
             pass
-        assert {"host", "pid", "heartbeat"} <= json.loads((tmp_path / LOCK).read_text()).keys()
+        assert {"host", "pid", "heartbeat"} <= json.loads((tmp_path / LOCK).read_text(encoding="utf-8")).keys()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -36,7 +38,7 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, changed: dict)
 
 def test_a_lock_that_was_cut_short_is_taken_over_once(tmp_path: Path) -> None:
     """Catches a fresh lock that is removed for the broken one that lay there before."""
-    (tmp_path / LOCK).write_text('{"host": "a')
+    (tmp_path / LOCK).write_text('{"host": "a', encoding="utf-8")
     os.utime(tmp_path / LOCK, (0, 0))
     broken = RunLock(tmp_path)._read()
     assert broken is not None and "token" not in broken
@@ -59,14 +61,14 @@ def test_the_lock_of_another_machine_holds_while_it_beats(tmp_path: Path, monkey
     monkeypatch.setattr(lock.time, "sleep", lambda seconds: write_lock(tmp_path, host="elsewhere"))
     with pytest.raises(ValueError, match="in use by process"), RunLock(tmp_path):
         pass
-    assert json.loads((tmp_path / LOCK).read_text())["host"] == "elsewhere"
+    assert json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["host"] == "elsewhere"
 
 
 def test_a_lock_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a time that stands still, by which a long run would be taken for dead."""
     monkeypatch.setattr(lock, "BEAT_SECONDS", 0.001)
     with RunLock(tmp_path):
-        first = json.loads((tmp_path / LOCK).read_text())["heartbeat"]
-        while json.loads((tmp_path / LOCK).read_text())["heartbeat"] == first:
+        first = json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["heartbeat"]
+        while json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["heartbeat"] == first:
             time.sleep(0.001)
     assert list(tmp_path.iterdir()) == []

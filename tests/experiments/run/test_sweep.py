@@ -16,7 +16,7 @@ def write_job(sweep_folder: Path, number: int, overrides: list[str], status: int
     place = sweep_folder.parent / f"elsewhere-{number}"
     place.mkdir()
     record = {"folder": str(place), "overrides": overrides, "exit_status": status, "seconds": 90}
-    job.write_text(json.dumps(record))
+    job.write_text(json.dumps(record), encoding="utf-8")
     if figures:
         summary = {
             "algorithm": "df_lm_faithful",
@@ -80,7 +80,7 @@ def test_what_a_sweeper_gets(
     """Catches an optimiser of hyperparameters that is fed the figure of a failed job, or none."""
     from types import SimpleNamespace
 
-    (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}))
+    (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     monkeypatch.setattr(sweep, "_wait_for", lambda *a: status)
     monkeypatch.setenv(sweep.FOLDER, str(tmp_path))
     overrides = SimpleNamespace(task=["seed=1"], hydra=[])
