@@ -296,9 +296,9 @@ class LanguageModeling(BaseExperiment):
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
         figures = {key: value for key, value in figures.items() if not math.isnan(value) or not key.endswith(ERROR)}
         self._add_figures(figures)
-        kind = "" if self.algorithm.likelihood_kind == "exact" else f" ({self.algorithm.likelihood_kind})"
-        part = self._part(split)
-        print_rank_zero("  ".join(with_errors(figures)) + f"{kind}{f' (partial: {part})' if part else ''}")
+        kind, part = self.algorithm.likelihood_kind, self._part(split)
+        notes = [*([] if kind == "exact" else [kind]), *([f"partial: {part}"] if part else [])]
+        print_rank_zero("  ".join(with_errors(figures)) + (f" ({', '.join(notes)})" if notes else ""))
 
     def _part(self, split: str) -> str:
         """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
