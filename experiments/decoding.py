@@ -154,10 +154,6 @@ class Decoding(LanguageModeling):
     def _settings(self, task: str) -> list[Any]:
         return self.plans[task].settings[self.run.chosen("algorithm")]
 
-    def _check_average(self) -> None:
-        if self.trains:  # a sweep samples from the weights as they are, averaged or not
-            super()._check_average()
-
     def _keep_weights(self) -> None:
         """Put a link to the weights into the run folder: resume= finds them there."""
         link = self.run_dir / "checkpoints" / "last.ckpt"

@@ -91,7 +91,6 @@ class LanguageModeling(BaseExperiment):
             self._check_sampling()
         if self.checkpoint is not None and self.source is not None:
             load_weights(self.algorithm, self.checkpoint, self.source, tokenizer=self.tokenizer)
-            self._check_average()
             self._check_steps()
             if not self.resumed:
                 self.summary["weights_dataset_fingerprint"] = self.checkpoint.get("dataset")
@@ -261,13 +260,6 @@ class LanguageModeling(BaseExperiment):
                 f"others in a new run with load={self.source} dataset.tokenizer=loaded"
             )
         return other
-
-    def _check_average(self) -> None:
-        assert self.checkpoint is not None
-        averaged = "averaging_state" in self.checkpoint
-        if self.resumed and averaged != (self.config.training.ema_decay is not None):
-            what = "with" if averaged else "without"
-            raise ValueError(f"the run was begun {what} an average of the weights: resume it with the same ema_decay")
 
     def _check_steps(self) -> None:
         assert self.checkpoint is not None

@@ -31,6 +31,11 @@ class Outcome(NamedTuple):
 Main = Callable[..., Outcome]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put long tests first."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)
+
+
 @pytest.fixture(autouse=True)
 def restored_state() -> Iterator[None]:
     """Random state, default dtype and environment, as they were before each test."""

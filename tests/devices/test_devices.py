@@ -4,7 +4,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 
+
+@pytest.mark.long
 def test_every_method_runs_on_simulated_devices() -> None:
     """Catches what only a GPU would object to, on machines without one."""
     folder = Path(__file__).parent

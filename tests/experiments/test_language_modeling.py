@@ -230,7 +230,7 @@ def test_an_average_is_kept_or_left_on_resume(smoke: Main, main: Main) -> None:
     """Catches averaged weights that silently become the raw ones when the key is changed."""
     smoke("hydra.run.dir=run", "experiment.tasks=[training]", "experiment.training.ema_decay=0.5")
     outcome = main("resume=run", "experiment.training.max_steps=4", "experiment.training.ema_decay=null")
-    assert outcome.status == 1 and "begun with an average of the weights" in outcome.err
+    assert outcome.status == 1 and "experiment.training.ema_decay was 0.5" in outcome.err
 
 
 def test_overfitting_repeats_its_batches(smoke: Main) -> None:
