@@ -237,6 +237,8 @@ def test_flags_may_stand_among_overrides(make_run) -> None:
     ("argv", "sentence"),
     [
         (["load=run", "resume=run"], "exclude each other"),
+        (["resume="], "resume is empty"),
+        (["hydra.run.dir=''"], "hydra.run.dir is empty"),
         (["resume=nowhere"], "no run folder or checkpoint at nowhere"),
         (["load=nowhere"], "no run folder or checkpoint at nowhere"),
         (["resume=done"], "done is finished, and trained nothing to go on from"),
