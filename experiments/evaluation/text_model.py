@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 
 from algorithms.common.decoder import Decoder, Request
-from algorithms.common.randomness import EVALUATION_SEED
+from algorithms.common.randomness import RowRandom
 from experiments.evaluation.models import load_model
 from experiments.evaluation.samples import Prompt, encoded, read_samples, stop_of
 from experiments.evaluation.settings import ModelSettings, build_settings
@@ -130,11 +130,10 @@ class TextModel:
     def _score(self, text: str, name: str) -> Score:
         ids, T = [self.tokenizer.start_id, *encoded(self.tokenizer, text, name)], self.algorithm.block_size
         device = self.algorithm.device
-        generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
         nats = 0.0
-        for begin in range(0, len(ids) - 1, T):
+        for number, begin in enumerate(range(0, len(ids) - 1, T)):
             window = torch.tensor([ids[begin : begin + T + 1]], device=device)
-            nats += float(self.algorithm.nll(window, generator).sum())
+            nats += float(self.algorithm.nll(window, RowRandom.of_windows([number], device)).sum())
         return Score(nats, len(ids) - 1, len(text), self.algorithm.likelihood_kind)
 
     def _decoder(self, asked: Any) -> Decoder | None:

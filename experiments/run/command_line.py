@@ -57,6 +57,9 @@ def expand(argv: list[str], describe: Describe, say: Callable[[str], None] = pri
     # Overrides go last: a flag between them is more than argparse can take.
     overrides = with_absolute_paths([a for a in argv if is_override(a)], Path.cwd())
     argv = [a for a in argv if not is_override(a)] + overrides
+    for key in ("load", "resume", "hydra.run.dir", "hydra.sweep.dir"):
+        if value_of(argv, key) == "":  # as of a variable of the shell that is not set
+            raise ValueError(f"{key} is empty: give a path, or leave it out")
     resume, load = value_of(argv, "resume"), value_of(argv, "load")
     if resume is not None and load is not None and resume != "auto":
         raise ValueError("load= and resume= exclude each other: load takes weights only, resume continues a run")

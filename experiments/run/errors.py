@@ -34,7 +34,7 @@ WHOLE_MODELS = (
     "gradient and two moments in float32, 20 with ema_decay) beside activations: about 4 billion parameters in 80 GB"
 )
 FULL_ERROR_IS_OURS = "HYDRA_FULL_ERROR_SET_BY_MAIN"  # tells our own HYDRA_FULL_ERROR=1 from one that the user set
-UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR)
+UNWRITABLE = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.ENOTDIR, errno.EEXIST)
 QUOTED = "'KEY=\"A, B\"'"
 
 

@@ -106,6 +106,8 @@ class RunLock:
         while not self._ended.wait(BEAT_SECONDS):
             temporary = self.path.with_name(f".{LOCK}.beat.{self._own['token']}")
             with suppress(OSError):  # a full disk, or a folder that is gone: the run itself will tell
+                if (self._read() or self._own).get("token") != self._own["token"]:
+                    return  # this process stood still for so long that another one has taken over
                 temporary.write_text(json.dumps(self._own | {"heartbeat": time.time()}), encoding="utf-8")
                 temporary.replace(self.path)
 

@@ -64,6 +64,7 @@ LAUNCHERS = (  # the innermost first: torchrun and mpirun may run inside a job o
     ),
 )
 INTERACTIVE = ("bash", "interactive")  # names of Slurm jobs in which a person starts programs by hand
+NO_STEP = (None, "4294967290", "4294967291")  # Slurm's numbers of an interactive shell and of a batch script itself
 _meeting: list[Any] = []  # the store stays open: torch's process group meets at the same address
 
 
@@ -213,6 +214,8 @@ def _several(names: Variables, environment: Mapping[str, str]) -> bool:
         return False
     if names.launcher == "mpiexec" and names.local_rank not in environment:
         return False  # srun --mpi=pmi2 sets PMI_RANK and PMI_SIZE, too
+    if names.launcher == "srun" and environment.get("SLURM_STEP_ID") in NO_STEP:
+        return False  # a script has the numbers of the whole job, and is one process
     if names.launcher == "srun" and environment.get("SLURM_JOB_NAME") in INTERACTIVE:
         return False
     return names.launcher == "torchrun" or environment[names.world_size] != "1"

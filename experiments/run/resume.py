@@ -105,13 +105,20 @@ def changes(before: dict[str, Any], now: dict[str, Any]) -> list[Change]:
 
 
 def begun_with(checkpoint: Path) -> dict[str, Any]:
-    """The configuration of the run that `resume=checkpoint` continues; what it does not say is today's default."""
+    """The configuration of the run that `resume=checkpoint` continues, of the keys of today; what it does not say is
+    today's default."""
     folder = run_folder_of(checkpoint)
     assert folder is not None  # resume= was expanded
     today = composed(stored_overrides(folder))
-    stored = OmegaConf.create(read_hydra(folder, "config"))
-    configs = [OmegaConf.to_container(one, resolve=True) for one in (today, stored) if one is not None]
-    return {key: value for config in configs for key, value in leaves(config)}  # type: ignore[arg-type]
+    stored = _flat(OmegaConf.create(read_hydra(folder, "config")))
+    if today is None:
+        return stored
+    usual = _flat(today)
+    return usual | {key: value for key, value in stored.items() if key in usual}
+
+
+def _flat(config: Any) -> dict[str, Any]:
+    return dict(leaves(OmegaConf.to_container(config, resolve=True)))  # type: ignore[arg-type]
 
 
 def check(before: dict[str, Any], now: dict[str, Any], folder: Path) -> list[str]:

@@ -20,7 +20,7 @@ from experiments.analysis.decoding_table import render
 from experiments.analysis.files import table_text, write
 from experiments.run import interrupts
 from experiments.run.devices import jobs_at_once, share_of_devices
-from experiments.run.errors import FULL_ERROR_IS_OURS
+from experiments.run.errors import FULL_ERROR_IS_OURS, sentence
 from experiments.run.files import read_json, write_json
 from experiments.run.folder import ROOT, command, is_begun, remove_unused
 from experiments.run.lock import RunLock
@@ -64,11 +64,11 @@ class ResultsTable(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         folder = Path(config.hydra.sweep.dir).resolve()
-        folder.mkdir(parents=True, exist_ok=True)
         try:
+            folder.mkdir(parents=True, exist_ok=True)
             _lock.append(RunLock(folder).__enter__())
-        except ValueError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (ValueError, OSError) as error:
+            print(f"error: {sentence(error, sys.argv[1:])}", file=sys.stderr)
             raise SystemExit(1) from error  # Hydra turns any Exception of a callback into a warning
         os.environ[FOLDER] = str(folder)
         (folder / STOP).unlink(missing_ok=True)  # of a sweep that was killed

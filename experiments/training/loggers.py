@@ -4,7 +4,6 @@ All count optimiser steps done: the row of step n is what was measured after n s
 """
 
 import importlib.util
-import json
 import netrc
 import os
 import secrets
@@ -19,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from experiments.analysis.files import read_table, table_text, write
 from experiments.run.console import is_rank_zero
-from experiments.run.files import read_json
+from experiments.run.files import read_json, write_json
 from experiments.run.schema import LoggerConfig, RunConfig
 
 Table = tuple[list[str], list[list[Any]]]  # names of columns, rows
@@ -162,7 +161,7 @@ def _wandb(run: RunConfig, config: LoggerConfig, run_dir: Path) -> WandbLogger:
 
     stored = run_dir / "wandb_id.json"  # a resumed run continues the same one
     run_id = read_json(stored).get("id") or secrets.token_hex(4)
-    stored.write_text(json.dumps({"id": run_id}), encoding="utf-8")
+    write_json(stored, {"id": run_id})
     offline = settings.mode == "offline" or (settings.mode == "auto" and not _logged_in())
     if offline:
         print(f"W&B: offline; send the run later with: wandb sync {run_dir / 'wandb'}/offline-run-*")

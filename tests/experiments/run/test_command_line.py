@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 from experiments.run import command_line
 from experiments.run.folder import CONFIGS, link_latest
 from experiments.run.overrides import key_of, quote
+from experiments.run.resume import begun_with
 from experiments.training.checkpoints import describe
 
 
@@ -144,12 +145,14 @@ def test_a_run_that_was_stopped_early_starts_again_as_it_was(make_run) -> None:
 
 
 def test_a_resumed_run_keeps_the_defaults_of_its_time(make_run) -> None:
-    """Catches a newer version of the code whose defaults change a run that goes on."""
+    """Catches a newer version of the code whose defaults change a run that goes on, or that asks for keys now gone."""
     run = make_run("run", "algorithm=gpt", "seed=3")
     config = (run / ".hydra" / "config.yaml").read_text(encoding="utf-8")
     (run / ".hydra" / "config.yaml").write_text(
-        config.replace("warmup_steps: 100", "warmup_steps: 50") + "gone: 1\n", encoding="utf-8"
+        config.replace("warmup_steps: 100", "warmup_steps: 50\n    gone: 2") + "gone: 1\n", encoding="utf-8"
     )
+    begun = begun_with(run)  # what is gone cannot be asked for
+    assert begun["algorithm.optimizer.warmup_steps"] == 50 and not [key for key in begun if key.endswith("gone")]
     assert "++algorithm.optimizer.warmup_steps=50" in expand(["resume=run"])
     assert expand(["resume=run", "algorithm.optimizer.warmup_steps=20"])[-1] == "algorithm.optimizer.warmup_steps=20"
 
@@ -234,6 +237,8 @@ def test_flags_may_stand_among_overrides(make_run) -> None:
     ("argv", "sentence"),
     [
         (["load=run", "resume=run"], "exclude each other"),
+        (["resume="], "resume is empty"),
+        (["hydra.run.dir=''"], "hydra.run.dir is empty"),
         (["resume=nowhere"], "no run folder or checkpoint at nowhere"),
         (["load=nowhere"], "no run folder or checkpoint at nowhere"),
         (["resume=done"], "done is finished, and trained nothing to go on from"),

@@ -94,12 +94,14 @@ def test_a_launch_of_its_own_meets_elsewhere() -> None:
         LIGHTNING,
         SLURM | {"SLURM_NTASKS": "1", "SLURM_NNODES": "1", "SLURM_PROCID": "0"},
         SLURM | {"SLURM_JOB_NAME": "interactive"},
+        {key: value for key, value in SLURM.items() if key != "SLURM_STEP_ID"},  # a batch script without srun
+        SLURM | {"SLURM_STEP_ID": "4294967291"},
         alone(TORCHRUN),
         alone(SLURM),
     ],
 )
 def test_what_is_no_launch(environment: dict[str, str]) -> None:
-    """Catches a job of one task, or a process of Lightning's own, that waits for others; is a child alone as well?"""
+    """Catches a job of one task, a script without srun, or a process of Lightning's own, that waits for others."""
     assert find_launch(environment) is None
     assert is_first_process(environment) == (environment is not LIGHTNING)
 
