@@ -251,6 +251,7 @@ class Comparison(BaseExperiment):
         batches = len(self.data.eval_dataloader(split))
         return min(batches, self.config.likelihood_batches or batches)
 
+    @rank_zero_only
     def _write_manifest(self) -> None:
         content = manifest.describe(self.run, self.run_dir, self.methods, self.judge_runs, MODELLESS)
         split = self.config.evaluation.likelihood_split
