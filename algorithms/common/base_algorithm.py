@@ -9,14 +9,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
 from lightning import LightningModule
 from torch import Tensor
 
 from algorithms.common.artifact import Artifact
 from algorithms.common.decoder import Decoder, Generation, Request
-from algorithms.common.likelihood import Likelihood, bits_per_character, mean_per_token
+from algorithms.common.likelihood import Likelihood, WindowNats, bits_per_character
 from algorithms.common.optim import OptimizerConfig, make_adamw, warmup_cosine
 from algorithms.common.randomness import BatchGenerator, RowRandom, Source, seed_dropout, step_seed
 
@@ -45,7 +44,6 @@ class BaseAlgorithm(LightningModule, ABC):
         self.total_steps = total_steps
         self.seed = seed
         self._logged: list[Tensor] = []  # parts of the loss in the micro-batches of a step that gets logged
-        self._evaluated: list[Tensor] = []  # nats of this process's windows, batch by batch
         torch.manual_seed(seed)  # every method starts from the same backbone
 
     @property
@@ -105,20 +103,21 @@ class BaseAlgorithm(LightningModule, ABC):
             return value
         return self.trainer.strategy.reduce(value.detach().float(), reduce_op="mean")
 
+    def on_validation_epoch_start(self) -> None:
+        loader: Any = self.trainer.val_dataloaders
+        self.window_nats = WindowNats(torch.from_numpy(loader.lengths), self.device)
+
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        if len(batch):  # more processes than windows leave some without
-            numbers = self.trainer.val_dataloaders.numbers[batch_idx]  # type: ignore[union-attr]
-            nats = self.nll(batch, RowRandom.of_windows(numbers, batch.device))
-            self._evaluated.append(nats.float().sum(1))
+        numbers = self.trainer.val_dataloaders.numbers[batch_idx]  # type: ignore[union-attr]
+        windows = torch.from_numpy(numbers).to(batch.device)
+        if len(batch):
+            self.window_nats.update(windows, self.nll(batch, RowRandom.of_windows(numbers, batch.device)))
+        else:  # more processes than windows leave some without
+            self.window_nats.update(windows, batch)
 
     def on_validation_epoch_end(self) -> None:
         loader: Any = self.trainer.val_dataloaders
-        nats = torch.zeros(len(loader.lengths), device=self.device)
-        if self._evaluated:
-            nats[torch.from_numpy(np.concatenate(loader.numbers)).to(self.device)] = torch.cat(self._evaluated)
-            self._evaluated = []
-        nats = self.trainer.strategy.reduce(nats, reduce_op="sum")  # each from one process
-        nll, error = mean_per_token(nats, torch.from_numpy(loader.lengths))
+        nll, error = self.window_nats.compute()
         bits = bits_per_character(nll, loader.characters_per_token)
         figures = {"nll": nll, "nll_error": error, "bpc": bits, "ppl": math.exp(min(nll, 700.0))}
         self.log_dict({f"{loader.split}/{name}": value for name, value in figures.items()})

@@ -7,7 +7,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+from torchmetrics import Metric
 
 from algorithms.common.randomness import Source
 
@@ -19,6 +21,23 @@ class Likelihood:
 
     kind: str
     nll: Callable[[Tensor, Source], Tensor]
+
+
+class WindowNats(Metric):
+    """Nats per token of windows of `tokens` (W,) and their standard error, where each process measures some windows."""
+
+    def __init__(self, tokens: Tensor, device: torch.device) -> None:
+        super().__init__()
+        self.tokens = tokens
+        self.nats: Tensor
+        self.add_state("nats", torch.zeros(len(tokens), device=device), dist_reduce_fx="sum")  # each from one process
+
+    def update(self, numbers: Tensor, nll: Tensor) -> None:
+        """Take in the nats nll (B, T) of the windows `numbers` (B,), none of them included."""
+        self.nats[numbers] = nll.float().sum(1)
+
+    def compute(self) -> tuple[float, float]:
+        return mean_per_token(self.nats, self.tokens)
 
 
 def mean_per_token(nats: Tensor, tokens: Tensor) -> tuple[float, float]:
