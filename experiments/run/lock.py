@@ -75,10 +75,11 @@ class RunLock:
         if holder.get("host") == self._own["host"]:
             return started(holder["pid"]) is None or started(holder["pid"]) != holder["started"]
         left = holder["heartbeat"] + STALE_SECONDS - time.time()
-        if left > 0:
-            who = f"process {holder.get('pid')} on {holder.get('host')}"
-            print(f"{self.path.parent}: waiting up to {left:.0f} s for a sign of life of {who}", file=sys.stderr)
-        while time.time() - holder["heartbeat"] < STALE_SECONDS:
+        left = min(max(left, 2 * BEAT_SECONDS), STALE_SECONDS)  # the clocks of two machines need not agree
+        who = f"process {holder.get('pid')} on {holder.get('host')}"
+        print(f"{self.path.parent}: waiting up to {left:.0f} s for a sign of life of {who}", file=sys.stderr)
+        ends = time.monotonic() + left
+        while time.monotonic() < ends:
             time.sleep(min(1.0, BEAT_SECONDS))
             now = self._read()
             if now is None:
@@ -107,9 +108,16 @@ class RunLock:
             temporary = self.path.with_name(f".{LOCK}.beat.{self._own['token']}")
             with suppress(OSError):  # a full disk, or a folder that is gone: the run itself will tell
                 if (self._read() or self._own).get("token") != self._own["token"]:
-                    return  # this process stood still for so long that another one has taken over
+                    self._leave()
                 temporary.write_text(json.dumps(self._own | {"heartbeat": time.time()}), encoding="utf-8")
                 temporary.replace(self.path)
+
+    def _leave(self) -> None:
+        """End this process, which stood still for so long that another one has taken over: nothing more is written."""
+        print(
+            f"{self.path.parent} was taken over by another process: leaving it to that one", file=sys.stderr, flush=True
+        )
+        os._exit(1)
 
 
 def _content(text: str) -> dict[str, Any]:

@@ -105,7 +105,8 @@ def run_child(settings: Any, folder: Path) -> float:
         inside = folder.relative_to(sweep) if folder.is_relative_to(sweep) else folder
         record = {"folder": str(inside), "overrides": overrides, "exit_status": None, "seconds": before}
         _keep(place, record)
-        status = _wait_for(arguments, environment, sweep / STOP)
+        ended = arguments[0].startswith("resume=") and read_json(folder / "summary.json").get("status") == "finished"
+        status = 0 if ended else _wait_for(arguments, environment, sweep / STOP)  # it may have ended unrecorded
         record |= {"exit_status": status, "seconds": before + time.time() - began}
         _keep(place, record)
     if interrupts.is_listening() and (signum := interrupts.requested()):

@@ -48,17 +48,23 @@ def test_a_lock_that_was_cut_short_is_taken_over_once(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_lock_of_another_machine_is_stale_without_beats(tmp_path: Path) -> None:
-    """Catches a job that a cluster moved to another machine and that can never go on."""
-    write_lock(tmp_path, host="elsewhere", heartbeat=time.time() - lock.STALE_SECONDS - 1)
+@pytest.mark.parametrize("ahead", [-1000.0, 1000.0])
+def test_the_lock_of_another_machine_is_stale_without_beats(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ahead: float
+) -> None:
+    """Catches a job that a cluster moved to another machine and that can never go on, whatever that machine's clock."""
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
+    monkeypatch.setattr(lock, "STALE_SECONDS", 0.05)
+    write_lock(tmp_path, host="elsewhere", heartbeat=time.time() + ahead)
     with RunLock(tmp_path) as taken:
         assert taken.note is not None and "on elsewhere" in taken.note
 
 
 def test_the_lock_of_another_machine_holds_while_it_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches a run on another machine that is taken for dead since its process number means nothing here."""
-    write_lock(tmp_path, host="elsewhere")
-    monkeypatch.setattr(lock.time, "sleep", lambda seconds: write_lock(tmp_path, host="elsewhere"))
+    """Catches a run on another machine that is taken for dead since its process number means nothing here, or since
+    its clock is slow."""
+    write_lock(tmp_path, host="elsewhere", heartbeat=0.0)
+    monkeypatch.setattr(lock.time, "sleep", lambda seconds: write_lock(tmp_path, host="elsewhere", heartbeat=10.0))
     with pytest.raises(ValueError, match="in use by process"), RunLock(tmp_path):
         pass
     assert json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["host"] == "elsewhere"
@@ -72,3 +78,21 @@ def test_a_lock_beats(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         while json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["heartbeat"] == first:
             time.sleep(0.001)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_run_that_was_taken_over_leaves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches two processes that write into one folder after one of them had stood still."""
+    left: list[int] = []
+
+    def leave(status: int) -> None:
+        left.append(status)
+        raise SystemExit  # ends the thread that beats
+
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.001)
+    monkeypatch.setattr(lock.os, "_exit", leave)
+    with RunLock(tmp_path):
+        write_lock(tmp_path)
+        while not left:
+            time.sleep(0.001)
+    assert left == [1] and json.loads((tmp_path / LOCK).read_text(encoding="utf-8"))["token"] == "theirs"
