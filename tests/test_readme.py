@@ -109,12 +109,11 @@ def named_configs(text: str) -> Iterator[str]:
 
 def clone(folder: Path) -> Path:
     """What somebody has who cloned this checkout: its files, and neither data, runs nor links."""
-    listed = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    names = subprocess.run(listed, cwd=ROOT, capture_output=True, check=True).stdout.decode().split("\0")
-    for name in filter(None, names):
-        if (ROOT / name).is_file() and not name.startswith("tests/"):
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(ROOT / name, folder / name)
+    for room in ("algorithms", "configs", "datasets", "docs", "experiments"):
+        shutil.copytree(ROOT / room, folder / room, ignore=shutil.ignore_patterns("__pycache__"))
+    for file in ROOT.iterdir():
+        if file.is_file() and not file.is_symlink():
+            shutil.copyfile(file, folder / file.name)
     return folder
 
 
