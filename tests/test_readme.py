@@ -257,7 +257,7 @@ COMPOSED = [command for command in COMMANDS if needs(command) in COMPOSED_FOR]
 IN_ORDER = [command for command in COMMANDS if command not in COMPOSED]
 
 
-@pytest.mark.long
+@pytest.mark.slow
 def test_every_command_runs_in_the_order_of_the_page(
     main: Main, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

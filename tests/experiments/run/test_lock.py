@@ -36,8 +36,9 @@ def test_the_lock_of_a_dead_process_is_taken_over(tmp_path: Path, changed: dict)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_lock_that_was_cut_short_is_taken_over_once(tmp_path: Path) -> None:
+def test_a_lock_that_was_cut_short_is_taken_over_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Catches a fresh lock that is removed for the broken one that lay there before."""
+    monkeypatch.setattr(lock, "BEAT_SECONDS", 0.01)
     (tmp_path / LOCK).write_text('{"host": "a', encoding="utf-8")
     os.utime(tmp_path / LOCK, (0, 0))
     broken = RunLock(tmp_path)._read()
