@@ -270,7 +270,7 @@ def locked(folder: Path) -> Iterator[None]:
         rank_zero_only(print)(f"waiting for another process that prepares the same data: {folder}", flush=True)
         lock.acquire()
     except (OSError, NotImplementedError):
-        pass
+        pass  # no locks here
     try:
         yield
     finally:

@@ -17,6 +17,7 @@ from datasets.data_module import TextDataModule
 from datasets.tokenizers import Tokenizer, tokenizer_from_state
 from experiments.analysis import curves, plots
 from experiments.base_experiment import BaseExperiment
+from experiments.evaluation.figures import ERROR, as_line
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.samples import Prompt, encoded, read_prompts, read_samples, readable, stop_of, write_samples
 from experiments.run import interrupts
@@ -32,7 +33,6 @@ from experiments.training.compilation import check_compiler, compiling
 from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
 
-ERROR = "_error"  # the end of the key of a standard error, which stands beside the figure
 SHOWN = 2  # samples printed, of those written
 
 
@@ -296,9 +296,7 @@ class LanguageModeling(BaseExperiment):
         figures = {key: float(value) for key, value in measured.items() if key.startswith(f"{split}/")}
         figures = {key: value for key, value in figures.items() if not math.isnan(value) or not key.endswith(ERROR)}
         self._add_figures(figures)
-        kind, part = self.algorithm.likelihood_kind, self._part(split)
-        notes = [*([] if kind == "exact" else [kind]), *([f"partial: {part}"] if part else [])]
-        print_rank_zero("  ".join(with_errors(figures)) + (f" ({', '.join(notes)})" if notes else ""))
+        print_rank_zero(as_line(figures, kind=self.algorithm.likelihood_kind, part=self._part(split)))
 
     def _part(self, split: str) -> str:
         """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
@@ -343,9 +341,3 @@ class LanguageModeling(BaseExperiment):
             if artifact.in_summary:
                 self.summary[artifact.name] = artifact.values.tolist()
         return drawn
-
-
-def with_errors(figures: dict[str, float]) -> list[str]:
-    """`NAME VALUE` of every figure, with its standard error behind it where it has one."""
-    shown = {key: f"{key} {value:.4f}" for key, value in figures.items() if not key.endswith(ERROR)}
-    return [text + (f" ± {figures[key + ERROR]:.4f}" if key + ERROR in figures else "") for key, text in shown.items()]

@@ -5,7 +5,6 @@ Sources: variational flow matching (arXiv:2406.04843); continuous states at mask
 B batch, R rows, T tokens, W window, K chunk, C channels, D code channels, V vocabulary.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -20,7 +19,7 @@ from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
-from algorithms.masked_diffusion.masking import mean_where
+from algorithms.masked_diffusion.masking import OverProcesses, mean_where
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -70,12 +69,7 @@ class PosteriorFlow(nn.Module):
         return logits + evidence * exact_product(latents, self.codes().T)  # a position's own latent, by Bayes' rule
 
     def loss(
-        self,
-        model: LanguageModel,
-        ids: Tensor,
-        x: Tensor,
-        generator: torch.Generator,
-        over_processes: Callable[[Tensor], Tensor] = lambda count: count,
+        self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator, over_processes: OverProcesses
     ) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""
         progress = draw_progress(self.config, ids.size(0), generator)

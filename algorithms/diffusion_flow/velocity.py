@@ -6,7 +6,6 @@ backbone; in decoding the head sees mask embeddings, which it never saw in train
 B batch, R rows, T tokens, W window, K chunk, C channels, V vocabulary.
 """
 
-from collections.abc import Callable
 from typing import Literal
 
 import torch
@@ -20,7 +19,7 @@ from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
-from algorithms.masked_diffusion.masking import mean_where
+from algorithms.masked_diffusion.masking import OverProcesses, mean_where
 
 BLEND_BASE, BLEND_SLOPE, BLEND_MAX = 0.25, 0.55, 0.8  # share of the flow's logits, by the share still masked
 
@@ -41,17 +40,9 @@ class VelocityFlowConfig(FlowConfig):
         return super().unused() | (own if self.weight == 0 else {})
 
 
-def velocity_error(
-    predicted: Tensor,
-    target: Tensor,
-    counted: Tensor,
-    *,
-    beta: float,
-    over_processes: Callable[[Tensor], Tensor] = lambda count: count,
-) -> Tensor:
-    """Smooth-L1 of velocities (B, T, C), mean over channels, averaged over the positions `counted` (B, T) bool."""
-    error = F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").mean(-1)  # (B, T)
-    return mean_where(error, counted, over_processes)
+def velocity_error(predicted: Tensor, target: Tensor, beta: float) -> Tensor:
+    """Smooth-L1 of velocities (B, T, C), mean over channels: (B, T)."""
+    return F.smooth_l1_loss(predicted, target, beta=beta, reduction="none").mean(-1)
 
 
 def assisted_logits(
@@ -82,12 +73,7 @@ class VelocityFlow(nn.Module):
         return self.head(hidden + self.time(progress[:, None])[:, None])
 
     def loss(
-        self,
-        model: LanguageModel,
-        ids: Tensor,
-        x: Tensor,
-        generator: torch.Generator,
-        over_processes: Callable[[Tensor], Tensor] = lambda count: count,
+        self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator, over_processes: OverProcesses
     ) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W)."""
         clean = model.wte(ids).detach()  # (B, W, C)
@@ -97,7 +83,7 @@ class VelocityFlow(nn.Module):
         predicted = self.velocity(model.backbone(model.backbone.add_positions(noisy)), progress)
         counted = x == self.mask_id if self.config.masked_only else torch.ones_like(x, dtype=torch.bool)
         beta = self.config.huber_beta
-        return velocity_error(predicted, clean - noise, counted, beta=beta, over_processes=over_processes)
+        return mean_where(velocity_error(predicted, clean - noise, beta), counted, over_processes)
 
     def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
         """The network with the flow's help while the share of the window that is masked is above flow_until."""

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from algorithms.common.randomness import Source, uniform
 
+OverProcesses = Callable[[Tensor], Tensor]  # the mean of a value over the processes of a training
+
 
 def stratified_shares(count: int, generator: torch.Generator, *, rows: int = 1) -> Tensor:
     """Uniform draws on (0, 1], one in each of `count` equal cells: (rows, count). Low discrepancy, no draw is 0."""
@@ -40,9 +42,7 @@ def counted_masks(shares: Tensor, length: int, generator: Source) -> tuple[Tenso
     return ranks < counts[:, None], length / counts
 
 
-def mean_where(
-    losses: Tensor, counted: Tensor, over_processes: Callable[[Tensor], Tensor] = lambda count: count
-) -> Tensor:
+def mean_where(losses: Tensor, counted: Tensor, over_processes: OverProcesses) -> Tensor:
     """The mean of losses (B, T) over the positions `counted` (B, T) bool; 0 where none is.
 
     The gradients of several processes are averaged: so each divides by the mean of their counts, which

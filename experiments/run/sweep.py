@@ -93,7 +93,8 @@ def run_child(settings: Any, folder: Path) -> float:
         remove_unused(folder)  # which Hydra has made
     elif record.get("exit_status") != 0:
         overrides = list(settings.overrides.task)
-        if record and is_begun(folder):
+        goes_on = bool(record) and is_begun(folder)
+        if goes_on:
             arguments = [f"resume={quote(str(folder))}"]
         else:
             group = [] if any(key_of(o) == "logger.group" for o in overrides) else [f"logger.group={quote(sweep.name)}"]
@@ -105,8 +106,8 @@ def run_child(settings: Any, folder: Path) -> float:
         inside = folder.relative_to(sweep) if folder.is_relative_to(sweep) else folder
         record = {"folder": str(inside), "overrides": overrides, "exit_status": None, "seconds": before}
         _keep(place, record)
-        ended = arguments[0].startswith("resume=") and read_json(folder / "summary.json").get("status") == "finished"
-        status = 0 if ended else _wait_for(arguments, environment, sweep / STOP)  # it may have ended unrecorded
+        ended = goes_on and read_json(folder / "summary.json").get("status") == "finished"  # while the sweep was killed
+        status = 0 if ended else _wait_for(arguments, environment, sweep / STOP)
         record |= {"exit_status": status, "seconds": before + time.time() - began}
         _keep(place, record)
     if interrupts.is_listening() and (signum := interrupts.requested()):

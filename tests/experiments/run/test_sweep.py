@@ -3,11 +3,16 @@
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from experiments.run import sweep
 from tests.conftest import Main
+
+FIRST_JOB = SimpleNamespace(  # what Hydra tells of it
+    overrides=SimpleNamespace(task=["seed=1"], hydra=[]), launcher={}, job=SimpleNamespace(num=0)
+)
 
 
 def write_job(sweep_folder: Path, number: int, overrides: list[str], status: int | None, figures: dict) -> None:
@@ -78,11 +83,21 @@ def test_what_a_sweeper_gets(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, figures: dict, expected: float | None
 ) -> None:
     """Catches an optimiser of hyperparameters that is fed the figure of a failed job, or none."""
-    from types import SimpleNamespace
-
     (tmp_path / "summary.json").write_text(json.dumps({"figures": figures}), encoding="utf-8")
     monkeypatch.setattr(sweep, "_wait_for", lambda *a: status)
     monkeypatch.setenv(sweep.FOLDER, str(tmp_path))
-    overrides = SimpleNamespace(task=["seed=1"], hydra=[])
-    value = sweep.run_child(SimpleNamespace(overrides=overrides, launcher={}, job=SimpleNamespace(num=0)), tmp_path)
+    value = sweep.run_child(FIRST_JOB, tmp_path)
     assert value == expected or (expected is None and value != value)
+
+
+def test_a_job_that_ended_while_the_sweep_was_killed_is_done(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a finished job, which may have nothing to go on from, that is resumed and counts as failed."""
+    write_job(tmp_path, 0, ["seed=1"], None, {})
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra" / "overrides.yaml").write_text("[seed=1]", encoding="utf-8")
+    summary = {"status": "finished", "figures": {"val/nll": 1.5}}
+    (tmp_path / "summary.json").write_text(json.dumps(summary), encoding="utf-8")
+    monkeypatch.setenv(sweep.FOLDER, str(tmp_path))
+    monkeypatch.setattr(sweep, "_wait_for", lambda *a: pytest.fail("was started again"))
+    assert sweep.run_child(FIRST_JOB, tmp_path) == 1.5
+    assert json.loads((tmp_path / "jobs" / "0.json").read_text(encoding="utf-8"))["exit_status"] == 0
