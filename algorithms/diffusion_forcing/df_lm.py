@@ -74,8 +74,7 @@ class DFLM(BaseAlgorithm):
         loss = self.config.ce_weight * parts["ce"]
         if self.config.mse_weight > 0:
             loss = loss + self.config.mse_weight * parts["mse"]
-        norm = self.denoiser.table().detach().norm(dim=-1).mean()
-        return {"loss": loss, **parts, "embedding_norm": norm}
+        return {"loss": loss, **parts}
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
         return self.denoiser.nll(self.process, ids, generator)
@@ -89,7 +88,8 @@ class DFLM(BaseAlgorithm):
             self.log_levels(batch)
 
     def log_levels(self, ids: Tensor) -> None:
-        """Log rounding accuracy and squared error of x0_hat by noise level, at independent levels, for ids (B, T).
+        """Log the norm of embeddings, and by noise level rounding accuracy and squared error of x0_hat, at independent
+        levels, for ids (B, T).
 
         A diagnosis from the first process's first batch alone.
         """
@@ -102,6 +102,7 @@ class DFLM(BaseAlgorithm):
         ids, levels = ids[:, 1:], levels[:, 1:]
         error = (estimate - F.embedding(ids, table)).square().mean(-1)  # (B, T)
         correct = round_to_tokens(estimate, table) == ids
+        self.log("levels/embedding_norm", table.norm(dim=-1).mean(), rank_zero_only=True)
         for low, high in level_bins(process.timesteps):
             inside = (levels >= low) & (levels < high)
             if inside.any():
