@@ -51,9 +51,18 @@ class BaseAlgorithm(LightningModule, ABC):
         """Tokens of context."""
         return self.config.backbone.block_size
 
-    @abstractmethod
+    def draw(self, ids: Tensor, generator: torch.Generator) -> Any:
+        """All that chance decides in a training step on ids (B, T + 1): what `loss_of` is given."""
+        raise NotImplementedError
+
+    def loss_of(self, ids: Tensor, draws: Any) -> dict[str, Tensor]:
+        """Training loss of ids (B, T + 1) and its draws: "loss", to be minimised, beside its named parts in nats per
+        token. A pure function of weights and arguments, which compiles as one graph."""
+        raise NotImplementedError
+
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """Training loss of ids (B, T + 1): "loss", to be minimised, beside its named parts in nats per token."""
+        """The same with draws from `generator`."""
+        return self.loss_of(ids, self.draw(ids, generator))
 
     @abstractmethod
     def nll(self, ids: Tensor, generator: Source) -> Tensor:

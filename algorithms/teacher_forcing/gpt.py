@@ -6,7 +6,7 @@ controls of a comparison with diffusion: masked inputs are held to be what makes
 """
 
 from dataclasses import field
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -37,21 +37,19 @@ class GPTConfig:
     decoder: Autoregressive = field(default_factory=Autoregressive)
 
 
-def replace_tokens(ids: Tensor, probability: float, vocabulary_size: int, generator: torch.Generator) -> Tensor:
-    """Replace each token of ids (B, T) with `probability` by a uniform draw, which may be the same token again."""
-    replaced = uniform(generator, *ids.shape) < probability
-    return torch.where(replaced, integers(generator, vocabulary_size, *ids.shape), ids)
+class Corruption(NamedTuple):
+    """What chance does to the inputs (B, T) of a step: tokens to be put in, where, and noise on the embeddings."""
+
+    replaced: Tensor | None = None  # (B, T) bool
+    tokens: Tensor | None = None  # (B, T)
+    levels: Tensor | None = None  # (B, T, 1) in [0, 1), 0 in rows that stay clean
+    noise: Tensor | None = None  # (B, T, C)
 
 
-def noise_rows(x: Tensor, share: float, rms: Tensor, generator: torch.Generator) -> Tensor:
-    """Put noise on embeddings x (B, T, C) of root mean square `rms` (); each row is noisy with probability `share`.
-
-    Each token of a noisy row has its own level t, uniform in [0, 1): sqrt(1 - t) x + sqrt(t) rms eps, of the same size.
-    """
-    noisy = uniform(generator, x.size(0), 1, 1) < share
-    t = uniform(generator, *x.shape[:2], 1) * noisy  # (B, T, 1), 0 in clean rows
-    eps = normal(generator, *x.shape)  # (B, T, C)
-    return ((1 - t).sqrt() * x + t.sqrt() * rms * eps).to(x.dtype)
+def add_noise(x: Tensor, levels: Tensor, rms: Tensor, noise: Tensor) -> Tensor:
+    """Embeddings x (B, T, C) of root mean square `rms` () with unit `noise` (B, T, C) at levels t (B, T, 1):
+    sqrt(1 - t) x + sqrt(t) rms eps, of the same size."""
+    return ((1 - levels).sqrt() * x + levels.sqrt() * rms * noise).to(x.dtype)
 
 
 class GPT(BaseAlgorithm):
@@ -67,19 +65,34 @@ class GPT(BaseAlgorithm):
         super().__init__(config, vocabulary_size=vocabulary_size, total_steps=total_steps, seed=seed)
         self.model = LanguageModel(config.backbone, vocabulary_size)
 
-    def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        logits = self.training_logits(ids[:, :-1], generator)  # (B, T, V)
+    def draw(self, ids: Tensor, generator: torch.Generator) -> Corruption:
+        """The corruption of the inputs: each token replaced with probability `token_dropout`, by a uniform draw, which
+        may be the same token again; each row noisy with probability `input_noise`, its tokens at levels of their own,
+        uniform in [0, 1)."""
+        config, (B, T) = self.config, ids[:, :-1].shape
+        replaced = tokens = levels = noise = None
+        if config.token_dropout > 0:
+            replaced = uniform(generator, B, T) < config.token_dropout
+            tokens = integers(generator, self.vocabulary_size, B, T)
+        if config.input_noise > 0:
+            noisy = uniform(generator, B, 1, 1) < config.input_noise
+            levels = uniform(generator, B, T, 1) * noisy
+            noise = normal(generator, B, T, config.backbone.n_embd)
+        return Corruption(replaced, tokens, levels, noise)
+
+    def loss_of(self, ids: Tensor, draws: Corruption) -> dict[str, Tensor]:
+        logits = self.corrupted_logits(ids[:, :-1], draws)  # (B, T, V)
         return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())}
 
-    def training_logits(self, ids: Tensor, generator: torch.Generator) -> Tensor:
-        """Logits (B, T, V) of ids (B, T), corrupted as configured; the network is not told where."""
-        config, model = self.config, self.model
-        if config.token_dropout > 0:
-            ids = replace_tokens(ids, config.token_dropout, self.vocabulary_size, generator)
-        if config.input_noise == 0:
+    def corrupted_logits(self, ids: Tensor, draws: Corruption) -> Tensor:
+        """Logits (B, T, V) of ids (B, T), corrupted as drawn; the network is not told where."""
+        model = self.model
+        if draws.replaced is not None:
+            ids = torch.where(draws.replaced, draws.tokens, ids)
+        if draws.levels is None:
             return model(ids)
         rms = model.wte.weight.detach().square().mean().sqrt()
-        x = noise_rows(model.wte(ids), config.input_noise, rms, generator)  # (B, T, C)
+        x = add_noise(model.wte(ids), draws.levels, rms, draws.noise)  # (B, T, C)
         return model.lm_head(model.backbone(model.backbone.add_positions(x)))
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
