@@ -21,7 +21,8 @@ Network = Callable[[Tensor], Tensor]  # ids with masks (B, T + 1) -> logits (B, 
 
 def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropies (B, T) of targets (B, T) under logits (B, T, V)."""
-    return F.cross_entropy(logits.transpose(1, 2).float(), targets, reduction="none")
+    nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return nats.unflatten(0, targets.shape)
 
 
 def any_order_bound(network: Network, ids: Tensor, *, mask_id: int, passes: int, generator: Source) -> Tensor:
