@@ -5,6 +5,7 @@ B windows a batch, T block size: every batch is int64 (B, T + 1).
 
 from collections.abc import Callable, Iterator
 from itertools import islice
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,6 +16,8 @@ from datasets.config import DatasetConfig
 from datasets.prepare import Prepared, check_lengths, prepare
 from datasets.tokenizers import Tokenizer
 from datasets.windows import evaluation_batches, evaluation_lengths, gather, training_starts
+
+VALIDATION_TOKENS = 2**20  # of a larger val, while training: its likelihood is known to 0.002 nats by then
 
 
 class Batches:
@@ -54,7 +57,8 @@ class TextDataModule(LightningDataModule):
     """Batches of a corpus; batch_size and eval_batch_size are windows per process.
 
     With `overfit_batches` training sees the first so many batches over and over, to see a method memorise. With
-    `max_batches` evaluation covers the windows of a split's first so many batches, however many processes share them.
+    `max_batches` evaluation covers the windows of a split's first so many batches, however many processes share them;
+    "auto" is all of a split, but while training only the windows of its first VALIDATION_TOKENS, at any batch size.
     `tokenizer` is the one that `tokenizer=loaded` stands for. Raises ValueError, FileNotFoundError or OSError in one
     sentence when the data cannot be had.
     """
@@ -68,7 +72,7 @@ class TextDataModule(LightningDataModule):
         eval_batch_size: int,
         seed: int,
         overfit_batches: int | None = None,
-        max_batches: int | None = None,
+        max_batches: int | Literal["auto"] | None = None,
         tokenizer: Tokenizer | None = None,
     ):
         super().__init__()
@@ -142,8 +146,33 @@ class TextDataModule(LightningDataModule):
         """
         if split not in self.splits:
             raise ValueError(f"no split {split!r} in dataset={self.config.name}: it has {', '.join(self.splits)}")
+        return self._evaluation(split, self._lengths(split), rank, world_size)
+
+    def val_dataloader(self) -> EvaluationBatches:
+        """The split that models are selected on, as it is evaluated while training, shared out by the Trainer's
+        processes."""
+        return self._evaluation("val", self._lengths("val", training=True), *self._place())
+
+    def part_of(self, split: str, *, training: bool = False) -> str:
+        """How much of a split is evaluated, in words; blank for all of it."""
+        lengths, whole = self._lengths(split, training=training), self._windows(split)
+        if len(lengths) == len(whole):
+            return ""
+        if self.max_batches == "auto":
+            return f"the first {lengths.sum():,} of {whole.sum():,} tokens"
+        return f"the first {self.max_batches} of {len(evaluation_batches(whole, self.eval_batch_size))} batches"
+
+    def _lengths(self, split: str, *, training: bool = False) -> np.ndarray:
+        """Targets (W,) of the windows of a split that are evaluated."""
+        if self.max_batches != "auto":
+            return self._windows(split, self.eval_batch_size, self.max_batches)
+        return self._windows(split, 1, -(-VALIDATION_TOKENS // self.block_size) if training else None)
+
+    def _windows(self, split: str, batch_size: int = 1, max_batches: int | None = None) -> np.ndarray:
+        return evaluation_lengths(len(self.splits[split]), self.block_size, batch_size, max_batches)
+
+    def _evaluation(self, split: str, lengths: np.ndarray, rank: int, world_size: int) -> EvaluationBatches:
         ids = self.splits[split].view(np.ndarray)
-        lengths = evaluation_lengths(len(ids), self.block_size, self.eval_batch_size, self.max_batches)
         batches = evaluation_batches(lengths, self.eval_batch_size, rank=rank, world_size=world_size)
         return EvaluationBatches(
             lambda: (to_tensor(gather(ids, numbers * self.block_size, t)) for numbers, t in batches),
@@ -152,15 +181,6 @@ class TextDataModule(LightningDataModule):
             split=split,
             characters_per_token=self.characters_per_token[split],
         )
-
-    def batches_of(self, split: str) -> int:
-        """Batches in which one process would evaluate all of a split."""
-        lengths = evaluation_lengths(len(self.splits[split]), self.block_size, self.eval_batch_size)
-        return len(evaluation_batches(lengths, self.eval_batch_size))
-
-    def val_dataloader(self) -> EvaluationBatches:
-        """The split that models are selected on, shared out by the Trainer's processes."""
-        return self.eval_dataloader("val", *self._place())
 
     def training_batches(self, step: int, rank: int = 0, world_size: int = 1) -> Iterator[torch.Tensor]:
         """A process's batches from micro-step `step` on."""

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 def load(path: str | Path, device: str = "cpu") -> "TextModel":
     """The trained model of a run folder or checkpoint; raises ValueError or FileNotFoundError in one sentence."""
+    from experiments.run.threads import wait_politely
+
+    wait_politely()
     from experiments.evaluation.text_model import TextModel  # torch is not needed before a model is
 
     return TextModel(path, device)

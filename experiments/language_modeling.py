@@ -109,7 +109,10 @@ class LanguageModeling(BaseExperiment):
 
     def training(self) -> None:
         """Train to experiment.training.max_steps, then take up the best weights on the validation split."""
+        assert self.data is not None
         config = self.config.training
+        if self.config.evaluation.max_batches == "auto" and (part := self.data.part_of("val", training=True)):
+            print_rank_zero(f"val/nll while training is of {part}: experiment.evaluation.max_batches=null takes all")
         done = self.checkpoint["global_step"] if self.resumed and self.checkpoint else 0
         if done >= config.max_steps:
             print_rank_zero(f"training is complete: {done} steps are done")
@@ -308,14 +311,12 @@ class LanguageModeling(BaseExperiment):
         self._add_figures(figures)
         print_rank_zero(as_line(figures, kind=self.algorithm.likelihood_kind, part=self._part(split)))
 
-    def _part(self, split: str) -> str:
-        """How much of a split evaluation.max_batches leaves, which the summary notes; blank for all of it."""
+    def _part(self, split: str, *, training: bool = False) -> str:
+        """How much of a split the figures are of, which the summary notes; blank for all of it."""
         assert self.data is not None
-        batches, limit = self.data.batches_of(split), self.config.evaluation.max_batches
-        if limit is None or limit >= batches:
-            return ""
-        part = f"the first {limit} of {batches} batches"
-        self.summary.setdefault("partial", {})[split] = part
+        part, noted = self.data.part_of(split, training=training), self.summary.pop("partial", {})
+        noted = {name: other for name, other in noted.items() if name != split} | ({split: part} if part else {})
+        self.summary |= {"partial": noted} if noted else {}
         return part
 
     def _add_figures(self, figures: dict[str, float]) -> None:
@@ -326,7 +327,7 @@ class LanguageModeling(BaseExperiment):
         if math.isfinite(best["best"]):
             error = best.get("best_error")  # checkpoints of former versions have none
             self._add_figures({MONITOR: best["best"]} | ({} if error is None else {f"{MONITOR}{ERROR}": error}))
-            self._part("val")
+            self._part("val", training=True)
         self.summary["training"] = {
             "steps": steps,
             "best_step": best["best_step"],

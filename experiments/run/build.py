@@ -32,7 +32,7 @@ WORDS = {
     "greater than": "above",
     "less than": "below",
 }
-TYPE = re.compile(r"str|bool|list\[.*\]")  # of a union's members, as pydantic names them
+TYPE = re.compile(r"str|bool|constrained-int|literal\[.*\]|list\[.*\]")  # of a union's members, as pydantic names them
 
 
 def build(cls: Any, config: DictConfig | dict[str, Any], where: str) -> Any:

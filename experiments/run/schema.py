@@ -26,10 +26,11 @@ class TrainingConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EvaluationConfig:
-    """Validation, test and likelihood; `max_batches` of None evaluates every token."""
+    """Validation, test and likelihood; `max_batches` of None evaluates every token, and so does "auto", but for a large
+    validation split while training."""
 
     batch_size: Count = 64
-    max_batches: Count | None = None
+    max_batches: Count | Literal["auto"] | None = "auto"
     likelihood_split: Literal["val", "val_whole", "test"] = "test"
 
 

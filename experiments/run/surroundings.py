@@ -1,4 +1,4 @@
-"""What the surroundings of a run may lack: a terminal for every character, a user with a name and a home.
+"""What the surroundings of a run may lack: a terminal for every character, a user with a name and a home, quiet cores.
 
 Nothing heavy is imported here.
 """
@@ -8,6 +8,7 @@ import os
 import tempfile
 
 from experiments.analysis.command_line import show_what_can_be_shown
+from experiments.run.threads import wait_politely
 
 CACHES = ("MPLCONFIGDIR", "TRITON_CACHE_DIR", "XDG_CACHE_HOME", "XDG_DATA_HOME")  # where libraries keep theirs
 
@@ -16,6 +17,7 @@ def settle_in() -> None:
     """Make up for what is missing, before anything else is imported."""
     show_what_can_be_shown()
     _name_the_user()
+    wait_politely()
 
 
 def _name_the_user() -> None:

@@ -160,8 +160,38 @@ class ExponentialMovingAverage(WeightAveraging):
         self._average_model.to(pl_module.device)  # it was made before the module came there
 
 
+class Pace:
+    """Notices, once, that training has become slow: below a share of its best rate in several spans of time in a row,
+    which no pause, compilation or checkpoint is."""
+
+    span = 10.0  # seconds of training
+    spans = 3
+    share = 0.4  # of the best rate; threads that wait politely keep half beside one busy process on two cores
+
+    def __init__(self) -> None:
+        self.best = 0.0  # tokens per second of a span
+        self.slow = 0  # spans in a row
+        self._tokens = 0
+        self._seconds = 0.0
+
+    def add(self, tokens: int, seconds: float) -> float | None:
+        """The rate, where with these it has been low for long enough to be told."""
+        self._tokens += tokens
+        self._seconds += seconds
+        if self._seconds < self.span:
+            return None
+        rate = self._tokens / self._seconds
+        self._tokens, self._seconds = 0, 0.0
+        self.best = max(self.best, rate)
+        if self.slow < self.spans:
+            self.slow = self.slow + 1 if rate < self.share * self.best else 0
+            return rate if self.slow == self.spans else None
+        return None
+
+
 class ProgressLine(Callback):
-    """One line: step, loss, tokens per second, time left. Redrawn on a terminal; elsewhere a line every few seconds."""
+    """One line: step, loss, tokens per second, time left. Redrawn on a terminal; elsewhere a line every few seconds.
+    One more, once, where the machine becomes busy with other things."""
 
     def __init__(self, *, max_steps: int, line_every_seconds: float) -> None:
         self.max_steps = max_steps
@@ -172,16 +202,23 @@ class ProgressLine(Callback):
         self._tokens = 0
         self._rate = 0.0
         self._seconds_per_step = 0.0
+        self._pace = Pace()
+        self._last = 0.0  # time of the last batch, or of the validation behind it
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._shown = time.perf_counter()
+        self._shown = self._last = time.perf_counter()
         self._mark = (self._shown, self._tokens, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._tokens += batch.size(0) * (batch.size(1) - 1) * trainer.world_size
+        tokens = batch.size(0) * (batch.size(1) - 1) * trainer.world_size
+        self._tokens += tokens
         now = time.perf_counter()
+        slow = self._pace.add(tokens, now - self._last)
+        self._last = now
+        if slow is not None:
+            self._write(trainer, busy(slow, self._pace.best, pl_module.device), end="\n")
         if now - self._shown >= self.interval:
             loss = float(outputs["loss"])  # waits for the device, so that the rate below is true
             now = time.perf_counter()
@@ -200,7 +237,8 @@ class ProgressLine(Callback):
         error = float(trainer.callback_metrics.get(f"{MONITOR}_error", math.nan))
         text = f"{MONITOR} {value:.4f}" + ("" if math.isnan(error) else f" ± {error:.4f}")
         self._write(trainer, f"step {trainer.global_step}/{self.max_steps}  {text}", end="\n")
-        self._mark = (time.perf_counter(), self._tokens, trainer.global_step)
+        self._last = time.perf_counter()
+        self._mark = (self._last, self._tokens, trainer.global_step)
 
     def _measure(self, now: float, step: int) -> None:
         then, tokens, step_then = self._mark
@@ -220,3 +258,12 @@ class ProgressLine(Callback):
         if trainer.is_global_zero:
             start = "\r\033[K" if self.terminal else ""
             print(f"{start}{text}", end=end, flush=True)
+
+
+def busy(rate: float, best: float, device: torch.device) -> str:
+    """What a user is told of a machine that has become busy, and may do. The threads of a run stay as many: with others
+    sums round in another way, and a resumed run would not be the one that was never stopped."""
+    said = f"the machine is busy: {rate:,.0f} tokens/s, where there were {best:,.0f}"
+    if device.type != "cpu" or torch.get_num_threads() == 1:
+        return said
+    return f"{said}; OMP_NUM_THREADS=1 beside resume= suffers less from others, and rounds in another way"

@@ -7,6 +7,7 @@ import lightning
 import pytest
 import torch
 
+from datasets import data_module
 from datasets.data_module import TextDataModule
 
 TEXT = "".join(f"{number} speak, hear me speak.\n" for number in range(300))
@@ -87,6 +88,23 @@ def test_a_process_without_windows_takes_part(make):
     loader = make(max_batches=1).eval_dataloader("val", 7, 8)
     assert len(loader) == 1 and [batch.shape for batch in loader] == [(0, 9)]
     assert len(loader.lengths) == 5  # windows of one batch, whoever evaluates them
+
+
+@pytest.mark.parametrize("sizes", [{}, {"eval_batch_size": 2}, {"eval_batch_size": 100}])
+@pytest.mark.parametrize("world_size", [1, 3])
+def test_training_validates_on_the_first_of_a_large_split(make, monkeypatch, sizes, world_size):
+    """Catches a limit that depends on batches or processes, and one that reaches beyond training."""
+    monkeypatch.setattr(data_module, "VALIDATION_TOKENS", 50)
+    places = [{"global_rank": rank, "world_size": world_size} for rank in range(world_size)]
+    modules = [make(place, max_batches="auto", **sizes) for place in places]
+    seen = [window.tolist() for module in modules for batch in module.val_dataloader() for window in batch]
+    whole = [window.tolist() for batch in make().eval_dataloader("val") for window in batch]
+    assert sorted(seen) == sorted(whole[:7]) and len(whole) > 7
+    tokens = len(modules[0].splits["val"]) - 1
+    assert modules[0].part_of("val", training=True) == f"the first 56 of {tokens} tokens"
+    assert modules[0].part_of("val") == "" and len(modules[0].eval_dataloader("val").lengths) == len(whole)
+    monkeypatch.setattr(data_module, "VALIDATION_TOKENS", tokens)
+    assert modules[0].part_of("val", training=True) == ""
 
 
 def test_evaluation_covers_the_split_each_time(make):

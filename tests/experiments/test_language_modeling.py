@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from datasets import data_module
 from experiments.evaluation.models import load_model
 from tests.conftest import Main
 
@@ -105,6 +106,24 @@ def test_a_part_of_a_split_is_said_to_be_one(smoke: Main) -> None:
     figures = json.loads((folder_of(whole.out) / "summary.json").read_text(encoding="utf-8"))
     assert "partial" not in figures and "partial" not in whole.out
     assert figures["figures"]["val_whole/nll"] != figures["figures"]["val/nll"]
+
+
+def test_a_large_validation_split_is_limited_while_training(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a limit that is not said, that the final validation keeps, or that its figure still bears the mark of."""
+    monkeypatch.setattr(data_module, "VALIDATION_TOKENS", 100)
+    automatic = "experiment.evaluation.max_batches=auto"
+    trained = smoke("hydra.run.dir=trained", automatic, "experiment.tasks=[training]")
+    part = summary("trained")["partial"]["val"]
+    assert (
+        re.fullmatch(r"the first \d+ of [\d,]+ tokens", part) and trained.out.count(f"while training is of {part}") == 1
+    )
+    whole = smoke("hydra.run.dir=whole", automatic, "experiment.tasks=[training,validation,test]")
+    assert "partial" not in summary("whole") and "val_whole/nll" in summary("whole")["figures"]
+    assert summary("whole")["figures"]["val/nll"] != summary("trained")["figures"]["val/nll"]
+    assert whole.out.count(part) == 1  # of the figures that follow none
+    every = smoke("hydra.run.dir=every", "experiment.evaluation.max_batches=null", "experiment.tasks=[training]")
+    assert summary("every")["figures"]["val/nll"] == pytest.approx(summary("whole")["figures"]["val/nll"])
+    assert "while training" not in every.out and "partial" not in summary("every")
 
 
 def test_a_corpus_that_has_no_whole_validation_text(main: Main, corpus: Path) -> None:

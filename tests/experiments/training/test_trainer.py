@@ -13,8 +13,8 @@ from omegaconf import OmegaConf
 
 from algorithms.common.base_algorithm import BaseAlgorithm
 from experiments.run.schema import TrainingConfig
-from experiments.training import trainer
-from experiments.training.callbacks import ExponentialMovingAverage, NanGuard, ProgressLine, Speed
+from experiments.training import callbacks, trainer
+from experiments.training.callbacks import ExponentialMovingAverage, NanGuard, Pace, ProgressLine, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.loggers import StepsDoneCsv
 from experiments.training.trainer import build_trainer, check_settings, remarks
@@ -131,6 +131,43 @@ def test_speed_and_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert row["train/lr"] == "0.01" and float(row["train/grad_norm"]) > 0
     out = capsys.readouterr().out
     assert "step 4/4  val/nll 1.0000" in out and "tokens/s" in out and "\r" not in out and "\x1b" not in out
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        ([1] * 40 + [3] * 12, [52]),  # a third of the speed for longer than three spans of ten seconds
+        ([1] * 40 + [2] * 60, []),  # half, as beside one busy process
+        ([1] * 40 + [500] + [1] * 40, []),  # a pause
+        (([1] * 20 + [25]) * 5, []),  # a slow step now and then, as one with a checkpoint
+        ([300] + [1] * 60, []),  # compilation
+        ([1] * 40 + [3] * 30 + [1] * 40 + [3] * 30, [52]),  # once is enough
+        ([20] * 5 + [60] * 5, [8]),  # steps longer than a span
+    ],
+)
+def test_a_machine_that_becomes_busy_is_told_once(seconds: list[float], told: list[int]) -> None:
+    """Catches an alarm at a pause, a checkpoint or a compilation, none where the machine is busy, and one a span."""
+    pace = Pace()
+    found = [number for number, each in enumerate(seconds, start=1) if pace.add(100, each) is not None]
+    assert found == told
+
+
+def test_time_of_validation_is_not_slow(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Catches an alarm for steps between which there are long validations, and one that is not printed at all."""
+    model, now = Line(), [0.0]
+    monkeypatch.setattr(callbacks, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+
+    def pass_time(batch: torch.Tensor, batch_idx: int) -> None:
+        now[0] += 6.0 if batch_idx < 20 else 30.0
+
+    model.on_train_batch_start = pass_time
+    monkeypatch.setattr(model, "on_validation_start", lambda: now.__setitem__(0, now[0] + 500.0))
+    fit(model, tmp_path, max_steps=20, val_every_steps=2, progress=True)
+    assert "busy" not in capsys.readouterr().out
+    fit(model, tmp_path, max_steps=30, val_every_steps=2, progress=True)
+    assert capsys.readouterr().out.count("the machine is busy: 0 tokens/s, where there were 1\n") == 1
 
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda p: p.stem)
