@@ -80,6 +80,7 @@ def training_callbacks(run: RunConfig, training: TrainingConfig, run_dir: Path, 
     """Everything that watches a training; `kept` goes into each of its checkpoints."""
     every = run.logger.log_every_steps
     watchers: list[Callback] = [callbacks.NanGuard(every), callbacks.OptimizerSettings(), callbacks.Speed(every)]
+    watchers.append(callbacks.FrozenGarbage())
     if training.ema_decay is not None:
         watchers.append(callbacks.ExponentialMovingAverage(training.ema_decay))
     if run.callbacks.progress:

@@ -176,3 +176,14 @@ def test_under_a_trainer_resume_equals_uninterrupted(make, tmp_path):
     assert len(whole.trained) == 12
     assert first.trained + second.trained == whole.trained
     assert whole.validated == module.splits["val"][1:].tolist() * 3
+
+
+def test_a_batch_is_ready_one_step_ahead(make, monkeypatch):
+    """Catches a loader of known length, or another fetcher: a GPU would wait at each step for its batch to be made."""
+    events = []
+    monkeypatch.setattr(data_module, "to_tensor", lambda windows: events.append("made") or torch.from_numpy(windows))
+    recorder = Recorder(make().vocabulary_size)
+    monkeypatch.setattr(recorder, "on_train_batch_start", lambda batch, index: events.append(f"step {index}"))
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    lightning.Trainer(max_steps=3, limit_val_batches=0, accelerator="cpu", **quiet).fit(recorder, make())
+    assert events == ["made", "made", "step 0", "made", "step 1", "made", "step 2"]

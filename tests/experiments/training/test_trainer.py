@@ -1,6 +1,8 @@
 """The trainer's settings, and the callbacks that watch it, on a module of one weight."""
 
 import csv
+import gc
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,9 +14,10 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import OmegaConf
 
 from algorithms.common.base_algorithm import BaseAlgorithm
+from experiments.run.interrupts import Interrupted
 from experiments.run.schema import TrainingConfig
 from experiments.training import callbacks, trainer
-from experiments.training.callbacks import ExponentialMovingAverage, NanGuard, Pace, ProgressLine, Speed
+from experiments.training.callbacks import ExponentialMovingAverage, FrozenGarbage, NanGuard, Pace, ProgressLine, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.loggers import StepsDoneCsv
 from experiments.training.trainer import build_trainer, check_settings, remarks
@@ -131,6 +134,25 @@ def test_speed_and_progress(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     assert row["train/lr"] == "0.01" and float(row["train/grad_norm"]) > 0
     out = capsys.readouterr().out
     assert "step 4/4  val/nll 1.0000" in out and "tokens/s" in out and "\r" not in out and "\x1b" not in out
+
+
+@pytest.mark.parametrize("stop", [None, ValueError, Interrupted])
+def test_garbage_is_frozen_while_training_alone(tmp_path: Path, stop: type[BaseException] | None) -> None:
+    """Catches full collections between steps, and objects that are never freed after a training or its failure."""
+
+    class Watched(Line):
+        def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+            frozen.append(gc.get_freeze_count())
+            if stop is not None and batch_idx == 1:
+                raise stop(15)
+            return super().training_step(batch, batch_idx)
+
+    frozen: list[int] = []
+    steps = TrainingConfig(max_steps=3, val_every_steps=9)
+    trainer = build_trainer(CPU, run_dir=tmp_path, training=steps, watchers=[FrozenGarbage()])
+    with nullcontext() if stop is None else pytest.raises(stop):
+        trainer.fit(Watched(), Endless())
+    assert min(frozen) > 100_000 and gc.get_freeze_count() == 0
 
 
 @pytest.mark.parametrize(
