@@ -72,6 +72,26 @@ def test_algorithms_run(name: str) -> None:
     run_a_step(make(composed(f"algorithm={name}", *(f"algorithm.backbone.{size}" for size in SMALL))))
 
 
+@pytest.mark.parametrize("name", choices("algorithm"))
+def test_muon_trains_every_method(name: str) -> None:
+    """Catches a method with a matrix in its blocks that Muon misses, or another weight that it takes."""
+    sizes = [f"algorithm.backbone.{size}" for size in SMALL]
+    algorithm = make(composed(f"algorithm={name}", "algorithm/optimizer=muon", *sizes))
+    made = algorithm.configure_optimizers()
+    ids = torch.randint(0, V, (3, algorithm.block_size + 1), generator=torch.Generator().manual_seed(0))
+    losses = []
+    for _ in range(30):
+        made["optimizer"].zero_grad()
+        losses.append(algorithm.loss(ids, torch.Generator().manual_seed(1))["loss"])
+        losses[-1].backward()
+        made["optimizer"].step()
+        made["lr_scheduler"]["scheduler"].step()
+    assert losses[-1] < losses[0]
+    state = made["optimizer"].state
+    muon = {name for name, p in algorithm.named_parameters() if "momentum_buffer" in state.get(p, {})}
+    assert muon == {name for name, p in algorithm.named_parameters() if ".blocks." in name and p.dim() == 2}
+
+
 @pytest.mark.parametrize("name", choices("algorithm/decoder"))
 def test_decoders_run(name: str) -> None:
     """Catches a decoder file with a key that its class lacks, or settings that cannot generate."""

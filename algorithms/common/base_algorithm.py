@@ -16,7 +16,7 @@ from torch import Tensor
 from algorithms.common.artifact import Artifact
 from algorithms.common.decoder import Decoder, Generation, Request
 from algorithms.common.likelihood import Likelihood, WindowNats, bits_per_character
-from algorithms.common.optim import OptimizerConfig, make_adamw, warmup_cosine
+from algorithms.common.optim import OptimizerConfig, make_optimizer, warmup_cosine
 from algorithms.common.randomness import BatchGenerator, RowRandom, Source, seed_dropout, step_seed
 
 LossOf = Callable[[Tensor, Any], dict[str, Tensor]]  # ids and draws -> the loss and its parts
@@ -143,7 +143,7 @@ class BaseAlgorithm(LightningModule, ABC):
 
     def configure_optimizers(self) -> dict[str, Any]:
         config: OptimizerConfig = self.config.optimizer
-        optimizer = make_adamw(self, config)
+        optimizer = make_optimizer(self, config)
 
         def ratio(step: int) -> float:
             return warmup_cosine(

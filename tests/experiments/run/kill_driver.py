@@ -122,12 +122,14 @@ def run(arguments: list[str], arm: Callable[[], None] | None = None) -> int:
 
 
 def main() -> None:
-    """Arguments: a folder, the cases as METHOD:KILL,..., and the overrides of all runs."""
+    """Arguments: a folder, the cases as METHOD:KILL or METHOD+OPTIMIZER:KILL,..., and the overrides of all runs."""
     assert language_modeling.LanguageModeling is not None  # imported before the forks
     folder, cases, *overrides = sys.argv[1:]
     statuses: dict[str, int] = {}
     for method, kill in (case.split(":") for case in cases.split(",")):
-        given = [f"algorithm={method}", "resume=auto", *overrides]
+        algorithm, _, optimizer = method.partition("+")
+        chosen = [f"algorithm={algorithm}", f"algorithm/optimizer={optimizer or 'adamw'}"]
+        given = [*chosen, "resume=auto", *overrides]
         if method not in statuses:
             statuses[method] = run([*given, f"hydra.run.dir={folder}/{method}"])
         place = [f"hydra.run.dir={folder}/{method}-{kill}", f"dataset.cache_dir={folder}/{kill}"]

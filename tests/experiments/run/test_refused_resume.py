@@ -13,6 +13,7 @@ REFUSED = [
     ("seed=1", "seed was 0 in "),
     ("experiment.training.accumulate_grad_batches=2", "experiment.training.accumulate_grad_batches was 1 in"),
     ("algorithm.optimizer.beta2=0.5", "algorithm.optimizer.beta2 was 0.99 in"),
+    ("algorithm/optimizer=muon", "algorithm.optimizer.name was 'adamw' in"),
     ("algorithm=df_lm", "algorithm.name was 'gpt' in"),
     ("experiment.training.max_steps=1", "max_steps is 1, and the run has done 2 steps"),
     ("trainer=ddp_sim", "trainer.devices: the run was begun with 1 process and would go on with 2"),
@@ -45,11 +46,12 @@ def rates(folder: str) -> list[float]:
         return [float(row["train/lr"]) for row in csv.DictReader(file)]
 
 
-def test_what_applies_from_now_on_does(smoke: Main, main: Main) -> None:
+@pytest.mark.parametrize(("optimizer", "groups"), [("adamw", 1), ("muon", 3)])  # no gains, no biases
+def test_what_applies_from_now_on_does(smoke: Main, main: Main, optimizer: str, groups: int) -> None:
     """Catches a learning rate or a weight decay that is recorded and ignored, and a schedule that jumps in silence or a
     step too late."""
     schedule = ["algorithm.optimizer.warmup_steps=0", "algorithm.optimizer.min_lr_ratio=0"]
-    smoke("hydra.run.dir=run", "experiment.tasks=[training]", *schedule)
+    smoke("hydra.run.dir=run", "experiment.tasks=[training]", f"algorithm/optimizer={optimizer}", *schedule)
     longer = ["experiment.training.max_steps=4", "algorithm.optimizer.lr=4e-3", "algorithm.optimizer.weight_decay=0.3"]
     outcome = main("resume=run", *longer)
     assert outcome.status == 0, outcome.err
@@ -58,7 +60,8 @@ def test_what_applies_from_now_on_does(smoke: Main, main: Main) -> None:
     assert "the learning rate goes from 0 to 0.002 at step 2" in outcome.out
     assert rates("run") == pytest.approx([2e-3, 1e-3, 2e-3, 4e-3 * (1 - 0.5**0.5) / 2])
     saved = torch.load("run/checkpoints/last.ckpt", weights_only=True)["optimizer_states"][0]["param_groups"]
-    assert [group["weight_decay"] for group in saved] == [0.3]  # no gains, no biases
+    assert [group["weight_decay"] for group in saved] == [0.3] * groups
+    assert len({group["lr"] for group in saved}) == 1
 
 
 def test_a_folder_is_kept_only_where_something_began(smoke: Main) -> None:
