@@ -1,4 +1,4 @@
-"""AdamW, or Muon beside it, and a warmup-cosine learning rate that is a pure function of the step.
+"""Muon and AdamW, or AdamW alone, and a warmup-cosine learning rate that is a pure function of the step.
 
 Sources: AdamW, Loshchilov and Hutter 2019 (arXiv:1711.05101), with decay groups as in nanoGPT; the cosine, 2017
 (arXiv:1608.03983); Muon, Jordan et al. 2024 (https://kellerjordan.github.io/posts/muon), its update as large as AdamW's
@@ -26,11 +26,12 @@ UPDATE_RMS = 0.2  # that of AdamW's updates at a learning rate of 1 (arXiv:2502.
 class OptimizerConfig:
     """The optimiser and its schedule; `min_lr_ratio` is the last learning rate as a share of the peak.
 
-    `adamw` steps everything. `muon` steps the matrices of the blocks by Muon, with `momentum`, and the rest by AdamW.
+    `muon` steps the matrices of the blocks by Muon, with `momentum`, and the rest by AdamW, which `adamw` takes for
+    everything.
     """
 
-    name: Literal["adamw", "muon"] = "adamw"
-    lr: Positive = 2e-3
+    name: Literal["muon", "adamw"] = "muon"
+    lr: Positive = 4e-3
     min_lr_ratio: Share = 0.05
     warmup_steps: Natural = 100
     weight_decay: NonNegative = 0.1

@@ -128,7 +128,7 @@ def main() -> None:
     statuses: dict[str, int] = {}
     for method, kill in (case.split(":") for case in cases.split(",")):
         algorithm, _, optimizer = method.partition("+")
-        chosen = [f"algorithm={algorithm}", f"algorithm/optimizer={optimizer or 'adamw'}"]
+        chosen = [f"algorithm={algorithm}", f"algorithm/optimizer={optimizer or 'muon'}"]
         given = [*chosen, "resume=auto", *overrides]
         if method not in statuses:
             statuses[method] = run([*given, f"hydra.run.dir={folder}/{method}"])
