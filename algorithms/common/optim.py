@@ -7,7 +7,7 @@ by Liu et al. 2025 (arXiv:2502.16982). N matrices of shape (A, B).
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
@@ -64,25 +64,21 @@ def decay_groups(parameters: Iterable[nn.Parameter], weight_decay: float) -> lis
     return [group for group in groups if group["params"]]
 
 
-def muon_groups(module: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """The matrices of the blocks; `pieces` is how many of them a weight holds one above the other."""
+def muon_group(module: nn.Module, weight_decay: float) -> dict[str, Any]:
+    """The matrices of the blocks; `pieces` is how many of them each weight holds, one above the other."""
     blocks = [part for part in module.modules() if isinstance(part, Block)]
     matrices = [p for block in blocks for p in block.parameters() if p.dim() == 2 and p.requires_grad]
     packed = {block.attn.c_attn.weight for block in blocks}  # queries, keys and values
-    groups = [
-        {"params": [p for p in matrices if p in packed], "pieces": 3},
-        {"params": [p for p in matrices if p not in packed], "pieces": 1},
-    ]
-    return [group | {"weight_decay": weight_decay} for group in groups if group["params"]]
+    return {"params": matrices, "pieces": [3 if p in packed else 1 for p in matrices], "weight_decay": weight_decay}
 
 
 def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Optimizer:
     """The optimiser of the parameters of `module`: those in blocks by Muon, if the configuration says so."""
-    matrices = muon_groups(module, config.weight_decay) if config.name == "muon" else []
-    taken = {p for group in matrices for p in group["params"]}
+    matrices = muon_group(module, config.weight_decay) if config.name == "muon" else {"params": []}
+    taken = set(matrices["params"])
     rest = decay_groups((p for p in module.parameters() if p not in taken), config.weight_decay)
     adamw: dict[str, Any] = {"lr": config.lr, "betas": (config.beta1, config.beta2), "fused": True}
-    if matrices:
+    if taken:
         return MuonAdamW(matrices, rest, momentum=config.momentum, **adamw)
     optimizer = torch.optim.AdamW(rest, **adamw)
     # In mixed precision gradients are unscaled before the step and not in it, so that they can be clipped.
@@ -91,17 +87,16 @@ def make_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.Op
 
 
 class MuonAdamW(torch.optim.Optimizer):
-    """Muon for the groups `matrices`, AdamW for the groups `rest`, as one optimiser.
+    """Muon for the group `matrices`, AdamW for the groups `rest`, as one optimiser.
 
     torch.optim.Muon has no batches of equal shapes, and bfloat16 on every device: on a CPU without instructions for it
     that takes 15 times as long.
     """
 
     def __init__(
-        self, matrices: list[dict[str, Any]], rest: list[dict[str, Any]], *, lr: float, momentum: float, **adamw: Any
+        self, matrices: dict[str, Any], rest: list[dict[str, Any]], *, lr: float, momentum: float, **adamw: Any
     ) -> None:
-        groups = [group | {"lr": lr, "momentum": momentum} for group in matrices]
-        super().__init__([*groups, *(group | {"lr": lr} | adamw for group in rest)], {})
+        super().__init__([matrices | {"lr": lr, "momentum": momentum}, *({"lr": lr} | adamw | one for one in rest)], {})
         self._bind()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -111,7 +106,7 @@ class MuonAdamW(torch.optim.Optimizer):
 
     def _bind(self) -> None:
         """Let AdamW work on the very groups and state of this optimiser."""
-        self._adamw = torch.optim.AdamW([group for group in self.param_groups if "momentum" not in group])
+        self._adamw = torch.optim.AdamW(self.param_groups[1:])
         self._adamw.state = self.state
 
     @torch.no_grad()
@@ -120,28 +115,31 @@ class MuonAdamW(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            if "momentum" in group:
-                self._muon(group)
+        self._muon(self.param_groups[0])
         self._adamw.step()
         return loss
 
     def _muon(self, group: dict[str, Any]) -> None:
         """Momentum in Nesterov's form, made orthogonal; the weights decay as under AdamW."""
-        weights = [p for p in group["params"] if p.grad is not None]
-        if not weights:
+        used = [(p, pieces) for p, pieces in zip(group["params"], group["pieces"], strict=True) if p.grad is not None]
+        if not used:
             return
-        gradients = [p.grad for p in weights]
+        weights, gradients = [p for p, _ in used], [p.grad for p, _ in used]
         for p in weights:
             if not self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         momenta = [self.state[p]["momentum_buffer"] for p in weights]
         torch._foreach_lerp_(momenta, gradients, 1 - group["momentum"])
         updates = torch._foreach_lerp(gradients, momenta, group["momentum"])
-        pieces = group["pieces"]
-        directions = orthogonalised([piece for update in updates for piece in update.chunk(pieces)])
+        pieces = [pieces for _, pieces in used]
+        directions = orthogonalised(cut(updates, pieces))
         torch._foreach_mul_(weights, 1 - group["lr"] * group["weight_decay"])
-        torch._foreach_add_([piece for p in weights for piece in p.chunk(pieces)], directions, alpha=-group["lr"])
+        torch._foreach_add_(cut(weights, pieces), directions, alpha=-group["lr"])
+
+
+def cut(matrices: Sequence[Tensor], pieces: Sequence[int]) -> list[Tensor]:
+    """The pieces, in turn, of matrices that each hold so many of them one above the other."""
+    return [piece for matrix, number in zip(matrices, pieces, strict=True) for piece in matrix.chunk(number)]
 
 
 def orthogonalised(updates: list[Tensor]) -> list[Tensor]:
@@ -155,8 +153,8 @@ def orthogonalised(updates: list[Tensor]) -> list[Tensor]:
     directions = list(updates)
     for shape, those in places.items():
         batch = torch.stack([updates[place] for place in those])  # (N, A, B)
-        exact = batch.to(torch.bfloat16) if batch.is_cuda else batch
-        scaled = newton_schulz(exact).to(batch.dtype) * (UPDATE_RMS * max(shape) ** 0.5)
+        dtype = torch.bfloat16 if batch.device.type == "cuda" else batch.dtype
+        scaled = newton_schulz(batch.to(dtype)).to(batch.dtype) * (UPDATE_RMS * max(shape) ** 0.5)
         for place, direction in zip(those, scaled, strict=True):
             directions[place] = direction
     return directions

@@ -147,6 +147,16 @@ def test_a_training_step_is_that_of_the_cpu(method: str, kind: str, costs: Costs
         torch.testing.assert_close(found.detach().cpu(), one.detach())  # gradients add up in another order
 
 
+def test_muon_steps_as_on_the_cpu(kind: str, costs: Costs) -> None:
+    """Catches a direction that bfloat16 spoils, and tensors of two devices in the optimiser."""
+    model = cpu_model("gpt", "algorithm/optimizer=muon", "algorithm.optimizer.warmup_steps=0")
+    before = dict(model.named_parameters())
+    expected, found = (trained(one)[1] for one in (copy.deepcopy(model), on_device(model, kind)))
+    for (name, start), mine, other in zip(before.items(), found, expected, strict=True):
+        change, error = other.detach() - start.detach(), mine.detach().cpu() - other.detach()
+        assert float(error.norm()) < 0.1 * float(change.norm()), name
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_losses_of_bf16_are_summed_in_float32(method: str) -> None:
     """Catches a cross-entropy of bf16 logits, whose softmax CUDA's autocast leaves in bf16."""
@@ -471,6 +481,8 @@ STEP = {
     "diffusion_flow": (363, 0, 0, 0),
     "diffusion_flow_reference": (296, 0, 0, 0),
 }
+# The step of the optimiser behind it, for gpt, with as many blocks as may be:
+OPTIMIZER = {"adamw": (2, 0, 0, 0), "muon": (73, 0, 0, 0)}
 # Eight tokens of each of two texts, in float32, the checks of the request included:
 WRITING = {
     ("gpt", "autoregressive"): (360, 6, 11, 0),
@@ -507,6 +519,20 @@ def test_a_training_step_costs_no_more_than_it_did(method: str) -> None:
             loss = model.loss(ids, generator)["loss"]
         loss.backward()
         assert_within(costs, STEP[method])
+
+
+@pytest.mark.parametrize("name", OPTIMIZER)
+def test_an_optimizer_costs_no_more_than_it_did(name: str) -> None:
+    """Catches an optimiser that waits for the device, or that asks more of it."""
+    with simulated("cuda") as costs:
+        model = on_device(cpu_model("gpt", f"algorithm/optimizer={name}"), "cuda").train()
+        optimizer = model.configure_optimizers()["optimizer"]
+        for parameter in model.parameters():
+            parameter.grad = parameter.detach().clone()
+        optimizer.step()  # makes its state
+        costs.reset()
+        optimizer.step()
+        assert_within(costs, OPTIMIZER[name])
 
 
 @pytest.mark.parametrize("method, name", WRITING)

@@ -67,14 +67,13 @@ def test_muon_takes_the_matrices_of_the_blocks():
     network.backbone.blocks[0].requires_grad_(False)
     names = {p: name for name, p in network.named_parameters()}
     groups = make_optimizer(network, MUON).param_groups
-    packed, matrices, decayed, free = ([names[p] for p in group["params"]] for group in groups)
-    block = "backbone.blocks.1"
-    assert packed == [f"{block}.attn.c_attn.weight"]
-    assert matrices == [f"{block}.{part}.weight" for part in ("attn.c_proj", "mlp.c_fc", "mlp.c_proj")]
+    matrices, decayed, free = ([names[p] for p in group["params"]] for group in groups)
+    parts = ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")
+    assert matrices == [f"backbone.blocks.1.{part}.weight" for part in parts] and groups[0]["pieces"] == [3, 1, 1, 1]
     assert decayed == ["wte.weight", "backbone.wpe.weight"] and all("ln_" in n or "bias" in n for n in free)
     trained = [name for name, p in network.named_parameters() if p.requires_grad]
-    assert sorted(packed + matrices + decayed + free) == sorted(trained)
-    assert [(group["lr"], group["weight_decay"]) for group in groups] == [*[(0.05, 0.1)] * 3, (0.05, 0.0)]
+    assert sorted(matrices + decayed + free) == sorted(trained)
+    assert [(group["lr"], group["weight_decay"]) for group in groups] == [(0.05, 0.1), (0.05, 0.1), (0.05, 0.0)]
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -113,7 +112,7 @@ def test_muon_is_that_of_torch():
     """Catches another momentum, scale or decay than torch.optim.Muon's, which works in bfloat16: 3 digits."""
     ours, theirs = ([torch.nn.Parameter(drawn(*shape)) for shape in SHAPES] for _ in range(2))
     rest = [{"params": [torch.nn.Parameter(drawn(2))]}]
-    matrices = [{"params": ours, "pieces": 1, "weight_decay": 0.5}]
+    matrices = {"params": ours, "pieces": [1, 1, 1], "weight_decay": 0.5}
     optimizers = [
         MuonAdamW(matrices, rest, lr=0.1, momentum=0.9),
         torch.optim.Muon(theirs, lr=0.1, weight_decay=0.5, momentum=0.9, adjust_lr_fn="match_rms_adamw"),
@@ -134,10 +133,10 @@ def test_queries_keys_and_values_are_three_matrices():
     whole.grad = drawn(12, 4, seed=1)
     for part, gradient in zip(parts, whole.grad.chunk(3), strict=True):
         part.grad = gradient.clone()
-    rest = [{"params": [torch.nn.Parameter(drawn(2))]}]
-    for parameters, pieces in (([whole], 3), (parts, 1)):
-        matrices = [{"params": parameters, "pieces": pieces, "weight_decay": 0.1}]
-        MuonAdamW(matrices, [{"params": rest[0]["params"]}], lr=0.1, momentum=0.9).step()
+    rest = torch.nn.Parameter(drawn(2))
+    for parameters, pieces in (([whole], [3]), (parts, [1, 1, 1])):
+        matrices = {"params": parameters, "pieces": pieces, "weight_decay": 0.1}
+        MuonAdamW(matrices, [{"params": [rest]}], lr=0.1, momentum=0.9).step()
     assert torch.equal(whole, torch.cat(parts))
 
 

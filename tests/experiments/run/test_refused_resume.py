@@ -46,7 +46,7 @@ def rates(folder: str) -> list[float]:
         return [float(row["train/lr"]) for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize(("optimizer", "groups"), [("adamw", 1), ("muon", 3)])  # no gains, no biases
+@pytest.mark.parametrize(("optimizer", "groups"), [("adamw", 1), ("muon", 2)])  # no gains, no biases
 def test_what_applies_from_now_on_does(smoke: Main, main: Main, optimizer: str, groups: int) -> None:
     """Catches a learning rate or a weight decay that is recorded and ignored, and a schedule that jumps in silence or a
     step too late."""
