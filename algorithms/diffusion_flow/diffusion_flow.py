@@ -87,7 +87,7 @@ class DiffusionFlow(MaskedDiffusion):
 
     def loss_of(self, ids: Tensor, draws: Draws) -> dict[str, Tensor]:
         x = hide(ids, draws.masks.masked, self.mask_id)
-        loss = self.restoration_loss(self.model(x)[:, 1:], ids[:, 1:], draws.masks)
+        loss = self.restoration_loss(self.model.hidden(x)[:, 1:], ids[:, 1:], draws.masks)
         parts = {"masked": loss.detach()}
         if draws.path is not None:
             flow = self.flow.loss(self.model, ids, x, draws.path)

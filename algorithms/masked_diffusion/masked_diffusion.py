@@ -16,17 +16,18 @@ from torch import Tensor
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.fields import STRICT, Count
+from algorithms.common.head import mean_nats
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
 from algorithms.common.randomness import RowRandom, Source, draw_rows
 from algorithms.masked_diffusion.decoding import AnyDecoder, ChunkState, MaskedDecoder, Predictor, TopConfidence
-from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood, token_nats
+from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood
 from algorithms.masked_diffusion.masking import (
     Masks,
     counted_masks,
     hide,
     independent_masks,
-    mean_where,
+    share_where,
     stratified_shares,
 )
 
@@ -89,15 +90,16 @@ class MaskedDiffusion(BaseAlgorithm):
         return Masks(masked, weight, total)
 
     def loss_of(self, ids: Tensor, draws: Masks) -> dict[str, Tensor]:
-        logits = self.model(hide(ids, draws.masked, self.mask_id))[:, 1:]  # (B, T, V + 1)
-        return {"loss": self.restoration_loss(logits, ids[:, 1:], draws)}
+        hidden = self.model.hidden(hide(ids, draws.masked, self.mask_id))[:, 1:]  # (B, T, C)
+        return {"loss": self.restoration_loss(hidden, ids[:, 1:], draws)}
 
-    def restoration_loss(self, logits: Tensor, targets: Tensor, draws: Masks) -> Tensor:
-        """The configured objective of logits (B, T, V + 1), in nats per token, or per masked token."""
+    def restoration_loss(self, hidden: Tensor, targets: Tensor, draws: Masks) -> Tensor:
+        """The configured objective of final hidden states (B, T, C), in nats per token, or per masked token."""
+        weight = self.model.lm_head.weight
         if draws.total is not None:  # the reference, whose softmax runs over the mask token, too
-            return mean_where(token_nats(logits, targets), draws.masked, draws.total)
-        nats = token_nats(logits[..., : self.mask_id], targets) * draws.masked
-        return (nats * draws.weight[:, None]).mean()
+            return mean_nats(hidden, weight, targets, share_where(draws.masked, draws.total))
+        factors = draws.masked * draws.weight[:, None]
+        return mean_nats(hidden, weight, targets, factors, classes=self.mask_id)
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
         passes = self.config.validation_masks
