@@ -22,14 +22,7 @@ from algorithms.common.optim import OptimizerConfig
 from algorithms.common.randomness import RowRandom, Source, draw_rows
 from algorithms.masked_diffusion.decoding import AnyDecoder, ChunkState, MaskedDecoder, Predictor, TopConfidence
 from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood
-from algorithms.masked_diffusion.masking import (
-    Masks,
-    counted_masks,
-    hide,
-    independent_masks,
-    share_where,
-    stratified_shares,
-)
+from algorithms.masked_diffusion.masking import Masks, counted_masks, hide, independent_masks, stratified_shares
 
 CPU_ROWS = 8  # rows of a forward while decoding: the activations of more fall out of a CPU's cache
 
@@ -97,9 +90,9 @@ class MaskedDiffusion(BaseAlgorithm):
         """The configured objective of final hidden states (B, T, C), in nats per token, or per masked token."""
         weight = self.model.lm_head.weight
         if draws.total is not None:  # the reference, whose softmax runs over the mask token, too
-            return mean_nats(hidden, weight, targets, share_where(draws.masked, draws.total))
-        factors = draws.masked * draws.weight[:, None]
-        return mean_nats(hidden, weight, targets, factors, classes=self.mask_id)
+            share = draws.total.clamp(min=1e-6) / targets.numel()  # of the tokens of all processes, as in mean_where
+            return mean_nats(hidden, weight, targets, draws.masked / share)
+        return mean_nats(hidden, weight, targets, draws.masked * draws.weight[:, None], classes=self.mask_id)
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
         passes = self.config.validation_masks

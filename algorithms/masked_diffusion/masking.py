@@ -53,15 +53,10 @@ def hide(ids: Tensor, masked: Tensor, mask_id: int) -> Tensor:
     return torch.cat([ids[:, :1], ids[:, 1:].masked_fill(masked, mask_id)], dim=1)
 
 
-def share_where(counted: Tensor, total: Tensor) -> Tensor:
-    """Factors (B, T) that make a mean over all tokens one over the positions `counted` (B, T) bool; 0 where none is.
+def mean_where(losses: Tensor, counted: Tensor, total: Tensor) -> Tensor:
+    """The mean of losses (B, T) over the positions `counted` (B, T) bool; 0 where none is.
 
     The gradients of several processes are averaged: so each divides by `total` (), the mean of their numbers of such
     positions, and not by its own.
     """
-    return counted * (counted.numel() / total.clamp(min=1e-6))
-
-
-def mean_where(losses: Tensor, counted: Tensor, total: Tensor) -> Tensor:
-    """The mean of losses (B, T) over the positions `counted` (B, T), of which the processes have `total` () each."""
-    return (losses * share_where(counted, total)).mean()
+    return (losses * counted).sum() / total.clamp(min=1e-6)
