@@ -4,6 +4,7 @@ Sources: gradients made while a chunk's logits are there, Liger (arXiv:2410.1098
 64, nanoGPT. N tokens, of whatever shape (...), R of them in a chunk, C channels, V vocabulary.
 """
 
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,16 +27,16 @@ def token_nats(hidden: Tensor, weight: Tensor, targets: Tensor, *, classes: int 
     hidden (..., C), weight (V, C) -> nats (...). With `classes`, the first rows of the weight alone are classes. A way
     back through several chunks computes their logits again; that of `mean_nats` need not.
     """
-    states, labels = hidden.flatten(0, -2), targets.flatten()
     rows = chunk_rows(len(weight))
-    chunks = zip(states.split(rows), labels.split(rows), strict=True)
-    if len(states) <= rows or not torch.is_grad_enabled():
-        nats = [_nats(h, weight, t, classes) for h, t in chunks]
+    if targets.numel() <= rows:
+        return _nats(hidden, weight, targets, classes)
+    chunks = zip(hidden.flatten(0, -2).split(rows), targets.flatten().split(rows), strict=True)
+    if torch.is_grad_enabled():
+        again = partial(checkpoint, _nats, use_reentrant=False, preserve_rng_state=False)
+        nats = [again(h, weight, t, classes) for h, t in chunks]
     else:
-        nats = [
-            checkpoint(_nats, h, weight, t, classes, use_reentrant=False, preserve_rng_state=False) for h, t in chunks
-        ]
-    return torch.cat(nats).view(targets.shape) if len(nats) > 1 else nats[0].view(targets.shape)
+        nats = [_nats(h, weight, t, classes) for h, t in chunks]
+    return torch.cat(nats).view(targets.shape)
 
 
 def mean_nats(
@@ -45,14 +46,16 @@ def mean_nats(
 
     Factors are constants (masks, weights of a bound): no gradient reaches them.
     """
-    states, labels, rows = hidden.flatten(0, -2), targets.flatten(), chunk_rows(len(weight))
-    if factors is None and len(states) <= rows:
-        return _nats(states, weight, labels, classes, reduction="mean")
-    dtype = torch.promote_types(hidden.dtype, torch.float32)
-    shares = torch.ones_like(labels, dtype=dtype) if factors is None else factors.detach().flatten().to(dtype)
-    if torch.is_grad_enabled() and len(states) > rows:
-        return _ChunkedMean.apply(states, weight, labels, shares, classes)
-    return (token_nats(states, weight, labels, classes=classes) * shares).mean()
+    small = targets.numel() <= chunk_rows(len(weight))
+    if torch.is_grad_enabled() and not small:
+        dtype = torch.promote_types(hidden.dtype, torch.float32)
+        shares = torch.ones_like(targets) if factors is None else factors.detach()
+        flat = hidden.flatten(0, -2), weight, targets.flatten(), shares.flatten().to(dtype)
+        return _ChunkedMean.apply(*flat, classes)
+    if small and factors is None:
+        return _nats(hidden, weight, targets, classes, reduction="mean")
+    nats = token_nats(hidden, weight, targets, classes=classes)
+    return nats.mean() if factors is None else (nats * factors.detach()).mean()
 
 
 def chunk_rows(vocabulary: int) -> int:
@@ -61,9 +64,10 @@ def chunk_rows(vocabulary: int) -> int:
 
 
 def _nats(hidden: Tensor, weight: Tensor, targets: Tensor, classes: int | None, *, reduction: str = "none") -> Tensor:
-    """The plain cross-entropies (N,) of targets (N,) for hidden (N, C), or their mean."""
-    logits = F.linear(hidden, *_classes(hidden, weight, classes))  # (N, V)
-    return F.cross_entropy(full_precision(logits), targets, reduction=reduction)
+    """The plain cross-entropies (...) of targets (...) for hidden (..., C), or their mean."""
+    logits = full_precision(F.linear(hidden, *_classes(hidden, weight, classes)))  # (..., V)
+    nats = F.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction=reduction)
+    return nats.view(targets.shape) if reduction == "none" else nats
 
 
 def _classes(hidden: Tensor, weight: Tensor, classes: int | None) -> tuple[Tensor, Tensor | None]:

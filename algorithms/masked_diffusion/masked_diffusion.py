@@ -88,10 +88,11 @@ class MaskedDiffusion(BaseAlgorithm):
 
     def restoration_loss(self, hidden: Tensor, targets: Tensor, draws: Masks) -> Tensor:
         """The configured objective of final hidden states (B, T, C), in nats per token, or per masked token."""
-        head, masked = self.model.lm_head.weight, draws.masked
+        weight = self.model.lm_head.weight
         if draws.total is not None:  # the reference, whose softmax runs over the mask token, too
-            return mean_nats(hidden, head, targets, masked * (masked.numel() / draws.total.clamp(min=1)))
-        return mean_nats(hidden, head, targets, masked * draws.weight[:, None], classes=self.mask_id)
+            share = draws.total.clamp(min=1e-6) / targets.numel()  # of the tokens of all processes, as in mean_where
+            return mean_nats(hidden, weight, targets, draws.masked / share)
+        return mean_nats(hidden, weight, targets, draws.masked * draws.weight[:, None], classes=self.mask_id)
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
         passes = self.config.validation_masks

@@ -37,9 +37,9 @@ def test_logits_and_loss_equal_tiny_diffusion() -> None:
     method.model.load_state_dict(from_tiny_diffusion(state, mask_first=True))
     x, targets = ((values[key].long() - 1) % 66 for key in ("idx", "targets"))  # the mask last
     masked = values["mask"]
-    logits = method.model(x)
+    logits, hidden = method.model(x), method.model.hidden(x)
     torch.testing.assert_close(logits.roll(1, -1), values["logits"], rtol=1e-5, atol=1e-6)
-    loss = method.restoration_loss(method.model.hidden(x), targets, Masks(masked, torch.ones(3), masked.sum()))
+    loss = method.restoration_loss(hidden, targets, Masks(masked, torch.ones(3), masked.sum()))
     torch.testing.assert_close(loss, values["loss"], rtol=1e-5, atol=1e-6)
 
 
@@ -71,7 +71,7 @@ def test_a_batch_without_masks_has_a_finite_loss() -> None:
     """Catches 0/0 in the reference's mean on an unlucky batch."""
     method = make(objective="reference")
     none = Masks(torch.zeros(2, 12, dtype=torch.bool), torch.ones(2), torch.tensor(0))
-    assert method.restoration_loss(torch.randn(2, 12, 16), ids(2)[:, 1:], none) == 0
+    assert method.restoration_loss(torch.randn(2, 12, method.config.backbone.n_embd), ids(2)[:, 1:], none) == 0
 
 
 def test_the_mask_is_never_predicted() -> None:
