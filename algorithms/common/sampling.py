@@ -41,7 +41,9 @@ def target_logits(
     are."""
     if temperature == 0:
         return filter_logits(logits, top_k=1)
-    return filter_logits(logits / max(temperature, COLDEST), top_k=top_k, top_p=top_p)
+    if temperature != 1:
+        logits = logits / max(temperature, COLDEST)
+    return filter_logits(logits, top_k=top_k, top_p=top_p)
 
 
 def sample_tokens(
@@ -60,8 +62,8 @@ def sample_tokens(
     logits = logits.to(float64_device(device)).double()
     logits = target_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
     cdf = logits.softmax(-1).cumsum(-1)
-    target = uniform.to(cdf) * cdf[..., -1]
-    return (cdf <= target[..., None]).sum(-1).to(device)
+    target = uniform.to(cdf)[..., None] * cdf[..., -1:]
+    return torch.searchsorted(cdf, target, right=True)[..., 0].to(device)  # how many of the cdf are at most the target
 
 
 def context_start(position: int, block_size: int) -> int:

@@ -24,6 +24,12 @@ def check_fits(length: int, context: int) -> None:
         )
 
 
+def computed_in(x: Tensor) -> torch.dtype:
+    """The dtype in which attention over x is computed: autocast's, where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 class Cache(Protocol):
     """What a backbone asks of a cache in a pass: `begin`, `mask`, `append` for each layer, then `keep`."""
 
@@ -41,35 +47,40 @@ class Cache(Protocol):
 
 
 class KVCache:
-    """A Cache whose rows are equally long, in buffers that are seldom allocated; `length` tokens have been kept.
+    """A Cache whose rows are equally long, in one buffer that is seldom allocated; `length` tokens have been kept.
 
     Under causal attention the result is the one of a pass over the whole sequence. With a `window` a query sees the
     last `window` tokens, itself among them, and older keys are dropped; that needs positions that count from anywhere,
-    as rotary ones do. `capacity` tokens fit, without a window.
+    as rotary ones do. `capacity` tokens fit, without a window; then the buffer stays where it is, and begins anew with
+    `clear`.
     """
 
     def __init__(self, n_layer: int, capacity: int, *, window: int | None = None) -> None:
         self.length = 0
+        self.n_layer = n_layer
         self.capacity = capacity
         self.window = window
-        self._dropped = 0  # tokens before the first in the buffers
-        self._pairs: list[Pair | None] = [None] * n_layer
+        self.buffer: Tensor | None = None  # (n_layer, 2, B, nh, slots, hs): keys and values
+        self._dropped = 0  # tokens before the first in the buffer
 
     @property
     def first(self) -> int:
         """The first token that the next one sees."""
         return 0 if self.window is None else max(0, self.length + 1 - self.window)
 
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self.length = self._dropped = 0
+
     def begin(self, tokens: int) -> slice:
         end = self.length + tokens
         if self.window is None:
             check_fits(end, self.capacity)
-        full = next((pair for pair in self._pairs if pair is not None), None)
-        if full is not None and end - self._dropped > full[0].size(2):  # drop what no query will see any more
-            seen = slice(self.first - self._dropped, self.length - self._dropped)
-            for layer, pair in enumerate(self._pairs):
-                if pair is not None:
-                    self._pairs[layer] = self._buffers(*(buffer[:, :, seen] for buffer in pair), tokens=tokens)
+        old = self.buffer
+        if old is not None and end - self._dropped > old.size(-2):  # drop what no query will see any more
+            seen = old[..., self.first - self._dropped : self.length - self._dropped, :]
+            self.buffer = old.new_zeros(*old.shape[:-2], self._slots(tokens), old.size(-1))
+            self.buffer[..., : seen.size(-2), :] = seen
             self._dropped = self.first
         return slice(self.length, end)
 
@@ -80,28 +91,24 @@ class KVCache:
         return attention_mask("causal", tokens, keys, window=self.window, device=device)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Pair:
-        pair = self._pairs[layer]
-        if pair is None:
-            pair = self._buffers(k[:, :, :0].detach(), v[:, :, :0].detach(), tokens=k.size(2))
-            self._pairs[layer] = pair
+        if self.buffer is None:
+            B, nh, T, hs = k.shape
+            shape = (self.n_layer, 2, B, nh, self._slots(T), hs)
+            self.buffer = k.new_zeros(shape, dtype=computed_in(k))
+        keys, values = self.buffer[layer].unbind(0)
         begin, start = self.first - self._dropped, self.length - self._dropped
         end = start + k.size(2)
-        for buffer, new in zip(pair, (k, v), strict=True):
-            buffer[:, :, start:end] = new.detach()
+        keys[:, :, start:end] = k.detach()
+        values[:, :, start:end] = v.detach()
         if torch.is_grad_enabled() and k.requires_grad:  # gradients reach the new tokens, and need no buffer later
-            return torch.cat([pair[0][:, :, begin:start], k], dim=2), torch.cat([pair[1][:, :, begin:start], v], dim=2)
-        return pair[0][:, :, begin:end], pair[1][:, :, begin:end]
+            return torch.cat([keys[:, :, begin:start], k], dim=2), torch.cat([values[:, :, begin:start], v], dim=2)
+        return keys[:, :, begin:end], values[:, :, begin:end]
 
     def keep(self, tokens: int) -> None:
         self.length += tokens
 
-    def _buffers(self, *kept: Tensor, tokens: int) -> Pair:
-        size = self.capacity if self.window is None else max(2 * self.capacity, self.capacity + tokens)
-        buffers = []
-        for old in kept:
-            buffers.append(old.new_empty((old.size(0), old.size(1), size, old.size(3))))
-            buffers[-1][:, :, : old.size(2)] = old
-        return buffers[0], buffers[1]
+    def _slots(self, tokens: int) -> int:
+        return self.capacity if self.window is None else max(2 * self.capacity, self.capacity + tokens)
 
 
 class RowCache:
