@@ -1,4 +1,4 @@
-"""One token after the other by a causal language model, with an exact key-value cache: the one loop of every method that
+"""One token after the other by a causal language model, with an exact key-value cache: the loop of every method that
 writes so.
 
 What the loop needs is on the device before it begins, and nothing is asked of the device inside, but where a text may

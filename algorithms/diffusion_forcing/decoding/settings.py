@@ -79,16 +79,14 @@ class MatrixDecoder(DrawingDecoder):
         return model.denoiser.reads_right > 0
 
     def writes_as_gpt(self, model: Any, request: Request) -> bool:
-        """Whether this is a GPT's decoding: at one level a token at a time is drawn, given clean tokens before it alone,
-        in the same context."""
+        """Whether this is a GPT's decoding: at one level one token at a time is drawn, given the clean tokens before it
+        alone, in the same context."""
         total, prompts = request.ids.size(1), request.prompt_lengths
-        after_another = self.schedule == "autoregressive" or (
-            self.schedule == "pyramid" and self.uncertainty_scale >= 1
-        )
+        one_by_one = self.schedule == "autoregressive" or (self.schedule == "pyramid" and self.uncertainty_scale >= 1)
         draws = model.denoiser.predicts_tokens and self.token_draw != "mean" and self.stabilization_level == 0
         reads_left = model.denoiser.reads_right == 0 or prompts == request.known.sum(1).tolist()
         in_context = not self.sliding or total <= model.block_size
-        return self.sampling_timesteps == 1 and after_another and draws and reads_left and in_context
+        return self.sampling_timesteps == 1 and one_by_one and draws and reads_left and in_context
 
     def matrix(self, horizon: int) -> Tensor:
         """The scheduling matrix (rows, horizon)."""
@@ -167,7 +165,7 @@ class MatrixDecoder(DrawingDecoder):
             written(sampled.x),
             sampled.steps,
             posterior.forwards,
-            decided=int((~given).sum()),
+            decided=int((~request.known).sum()),
             trace=recorder.trace(),
             token_forwards=posterior.token_forwards,
         )

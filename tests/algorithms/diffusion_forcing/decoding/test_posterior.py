@@ -268,8 +268,8 @@ def test_one_token_in_flight_is_the_gpt(monkeypatch, make, style, steps, setting
 @pytest.mark.parametrize("make", [shifted, two_stream])
 @pytest.mark.parametrize("decoder", [MatrixDecoder(), MatrixDecoder(schedule="pyramid", token_draw="chain")], ids=str)
 def test_the_gpts_loop_and_the_matrix_write_the_same(monkeypatch, make, decoder):
-    """Catches a setting that takes the GPT's loop and is not token by token, and costs or a trace that differ from those
-    of the matrix: with the same draws every token, pass and level is the matrix's."""
+    """Catches a setting that takes the GPT's loop and is not token by token, and costs or a trace unlike the matrix's:
+    with the same draws every token, pass and level is that of the matrix."""
     model = orthogonal(make)
     decoder = replace(decoder, token_draw="sample") if make is shifted else decoder
     wanted = {"length": 3 * BLOCK, "seeds": [4, 5, 6], "trace": True, "decoder": decoder}
