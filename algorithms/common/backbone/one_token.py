@@ -100,7 +100,7 @@ class OneToken:
     def _slots(self) -> tuple[Sequence[Tensor], Sequence[Tensor], Tensor | None]:
         """Of the keys, then the values of every layer: where new ones go, those that are seen; and who of them is."""
         if self.place is not None:
-            return self.each, self.each, self.slots <= self.place
+            return self.each, self.each, (self.slots <= self.place)[None]
         end = self.cache.begin(1).stop
         return self.pairs[..., end - 1, :].unbind(0), self.pairs[..., :end, :].unbind(0), None
 
