@@ -445,7 +445,7 @@ WRITING = {
     ("df_lm", "autoregressive_matrix"): (226, 3, 1, 0),
     ("df_lm", "pyramid"): (2843, 4, 12, 26),
     ("df_lm", "sampled_pyramid"): (5135, 4, 20, 0),
-    ("df_lm", "speculative"): (2099, 50, 80, 17),
+    ("df_lm", "speculative"): (1451, 13, 37, 17),
     ("df_lm_faithful", "pyramid"): (1676, 4, 12, 0),
     ("masked_diffusion", "top_confidence"): (466, 21, 5, 0),
     ("masked_diffusion", "first_hitting"): (451, 21, 5, 0),

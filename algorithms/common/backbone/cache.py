@@ -4,7 +4,7 @@ A backbone knows the protocol `Cache` and not which one it was given. B batch, R
 seen (cached and new), nh heads, hs head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -114,57 +114,67 @@ class KVCache:
 class RowCache:
     """A Cache in which every row has its own number of tokens, `filled`, in `slots`; a pass is for the rows selected.
 
-    `keep` may also come after the pass, and say what stays row by row: a decoder that drafts knows only then.
+    `keep` may also come after the pass, and say what stays row by row: a decoder that drafts knows only then. What is
+    kept is known on the CPU, and told to the device once a pass.
     """
 
     def __init__(self, n_layer: int, rows: int, slots: int) -> None:
         self.filled = [0] * rows
+        self.n_layer = n_layer
         self.slots = slots
-        self.select(torch.arange(rows))
-        self._kept: list[Pair | None] = [None] * n_layer  # (B, nh, slots, hs)
-        self._new: list[Pair] = []
+        self.select(range(rows))
+        self._kept: Tensor | None = None  # (n_layer, 2, B, nh, slots, hs): keys and values
+        self._new: list[Tensor] = []  # (2, R, nh, T, hs) of each layer
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Iterable[int]) -> None:
         """The rows (R,) of the next pass."""
-        self._active, self._rows = rows, rows.tolist()
+        self._rows = [int(row) for row in rows]
+        self._told: Tensor | None = None  # (2, R) on the device: the rows, and what each has kept
 
     def positions(self, distance: Tensor) -> Tensor:
         """Places (R, T) in the text of tokens at a distance (T,) from the first new one, held within the slots."""
-        return (self._counts(distance.device)[:, None] + distance).clamp(max=self.slots - 1)
+        return (self._state(distance.device)[1][:, None] + distance).clamp(max=self.slots - 1)
 
     def behind(self, sees: Tensor) -> Tensor:
         """Mask (R, 1, T, slots + T) of new tokens that see all of their row's cached ones, and new ones by `sees`
         (T, T)."""
-        full = torch.arange(self.slots, device=sees.device) < self._counts(sees.device)[:, None, None]  # (R, 1, slots)
+        counts = self._state(sees.device)[1]
+        full = torch.arange(self.slots, device=sees.device) < counts[:, None, None]  # (R, 1, slots)
         return torch.cat([full.expand(-1, len(sees), -1), sees.expand(len(full), -1, -1)], dim=2)[:, None]
 
     def begin(self, tokens: int) -> Tensor:
         self._new = []
-        return self.positions(torch.arange(tokens, device=self._active.device))
+        device = torch.device("cpu") if self._told is None else self._told.device
+        return self.positions(torch.arange(tokens, device=device))
 
     def mask(self, tokens: int, device: torch.device) -> Tensor:
         return self.behind(attention_mask("causal", tokens, tokens, device=device))
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Pair:
+        if self._kept is None:
+            shape = (self.n_layer, 2, len(self.filled), k.size(1), self.slots, k.size(3))
+            self._kept = k.new_zeros(shape, dtype=computed_in(k))
         kept = self._kept[layer]
-        if kept is None:
-            shape = (len(self.filled), k.size(1), self.slots, k.size(3))
-            kept = (k.new_zeros(shape), v.new_zeros(shape))
-            self._kept[layer] = kept
-        self._new.append((k, v))
-        return torch.cat([kept[0][self._active], k], dim=2), torch.cat([kept[1][self._active], v], dim=2)
+        if len(self._rows) < len(self.filled) or self._rows != [*range(len(self.filled))]:
+            kept = kept.index_select(1, self._state(k.device)[0])
+        new = torch.stack([k, v]).to(kept.dtype)
+        self._new.append(new)
+        keys, values = torch.cat([kept, new], dim=-2).unbind(0)
+        return keys, values
 
     def keep(self, tokens: int | Sequence[int]) -> None:
         counts = [tokens] * len(self._rows) if isinstance(tokens, int) else tokens
         taken = [(i, r, n, self.filled[r] + n) for i, r in enumerate(self._rows) for n in range(counts[i])]
         if taken:
-            source, row, token, slot = torch.tensor(taken).to(self._new[0][0].device).T
-            for kept, new in zip(self._kept, self._new, strict=True):
-                assert kept is not None
-                for buffer, fresh in zip(kept, new, strict=True):
-                    buffer[row, :, slot] = fresh[source, :, token]
-        for r, count in zip(self._rows, counts, strict=True):
-            self.filled[r] += count
+            assert self._kept is not None
+            new = torch.stack(self._new)  # (n_layer, 2, R, nh, T, hs)
+            source, row, token, slot = torch.tensor(taken).T.to(new.device)
+            self._kept[:, :, row, :, slot] = new[:, :, source, :, token]
+        for row_number, count in zip(self._rows, counts, strict=True):
+            self.filled[row_number] += count
+        self._told = None
 
-    def _counts(self, device: torch.device) -> Tensor:
-        return torch.tensor([self.filled[row] for row in self._rows], device=device)
+    def _state(self, device: torch.device) -> Tensor:
+        if self._told is None or self._told.device != device:
+            self._told = torch.tensor([self._rows, [self.filled[row] for row in self._rows]]).to(device)
+        return self._told
