@@ -8,6 +8,7 @@ states.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -100,10 +101,15 @@ class Request:
         ends = torch.tensor(self.lengths, device=self.ids.device)
         return torch.arange(self.ids.size(1), device=self.ids.device) < ends[:, None]
 
+    @cached_property
+    def known(self) -> Tensor:
+        """`given` (B, L) on the CPU, so that what is to be done is planned without asking the device again."""
+        return self.given.cpu()
+
     @property
     def prompt_lengths(self) -> list[int]:
         """(B,) given tokens at the start of each text."""
-        return self.given.long().cumprod(1).sum(1).tolist()
+        return self.known.long().cumprod(1).sum(1).tolist()
 
     @property
     def has_suffix(self) -> bool:
@@ -111,9 +117,10 @@ class Request:
 
         Given tokens further left are seen by every decoder once it has passed them.
         """
-        ends = torch.tensor(self.lengths, device=self.ids.device) - 1
-        undecided = ~(self.given | ~self.inside).all(1)
-        return bool((self.given[torch.arange(len(ends)), ends] & undecided).any())
+        ends = torch.tensor(self.lengths) - 1
+        outside = torch.arange(self.known.size(1)) > ends[:, None]
+        undecided = ~(self.known | outside).all(1)
+        return bool((self.known[torch.arange(len(ends)), ends] & undecided).any())
 
     def by_shape(self) -> list[tuple[list[int], "Request"]]:
         """The texts of one length and one prompt length together: their rows, and what is asked of these. Left out are
@@ -154,7 +161,7 @@ class Ends:
     def __init__(self, request: Request) -> None:
         self.stop = request.stop
         self.found: list[int | None] = [None] * len(request.seeds)  # (B,) tokens of each text that has ended
-        self._given = request.given.tolist() if self else []
+        self._given = request.known.tolist() if self else []
         self._seen = request.prompt_lengths if self else []
         self._generated: list[list[int]] = [[] for _ in request.seeds]
 
@@ -187,6 +194,12 @@ class Trace:
     tokens: Tensor
     levels: Tensor
     forwards: Tensor
+
+    def from_nothing(self, given: Tensor) -> "Trace":
+        """The same behind a state in which only the `given` (B, L) are known, before any pass."""
+        first = self.tokens[:1].masked_fill(~given, 0), (~given[None]).to(self.levels)
+        tokens, levels = (torch.cat([a, b]) for a, b in zip(first, (self.tokens, self.levels), strict=True))
+        return Trace(tokens, levels, torch.cat([self.forwards.new_zeros(1), self.forwards]))
 
 
 class TraceRecorder:

@@ -41,7 +41,9 @@ def target_logits(
     are."""
     if temperature == 0:
         return filter_logits(logits, top_k=1)
-    return filter_logits(logits / max(temperature, COLDEST), top_k=top_k, top_p=top_p)
+    if temperature != 1:
+        logits = logits / max(temperature, COLDEST)
+    return filter_logits(logits, top_k=top_k, top_p=top_p)
 
 
 def sample_tokens(
@@ -59,9 +61,14 @@ def sample_tokens(
     device = logits.device
     logits = logits.to(float64_device(device)).double()
     logits = target_logits(logits, temperature=temperature, top_k=top_k, top_p=top_p)
-    cdf = logits.softmax(-1).cumsum(-1)
-    target = uniform.to(cdf) * cdf[..., -1]
-    return (cdf <= target[..., None]).sum(-1).to(device)
+    return invert(logits.softmax(-1), uniform).to(device)
+
+
+def invert(weights: Tensor, uniform: Tensor) -> Tensor:
+    """Tokens (...) in proportion to weights (..., V), float64, by uniforms (...) in [0, 1)."""
+    cdf = weights.cumsum(-1)
+    target = uniform.to(cdf)[..., None] * cdf[..., -1:]
+    return torch.searchsorted(cdf, target, right=True)[..., 0]  # how many of the cdf are at most the target
 
 
 def context_start(position: int, block_size: int) -> int:

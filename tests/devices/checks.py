@@ -485,12 +485,12 @@ STEP = {
 OPTIMIZER = {"adamw": (2, 0, 0, 0), "muon": (73, 0, 0, 0)}
 # Eight tokens of each of two texts, in float32, the checks of the request included:
 WRITING = {
-    ("gpt", "autoregressive"): (360, 6, 11, 0),
-    ("df_lm", "autoregressive_matrix"): (1669, 40, 15, 0),
-    ("df_lm", "pyramid"): (3189, 45, 15, 26),
-    ("df_lm", "sampled_pyramid"): (5570, 133, 23, 0),
-    ("df_lm", "speculative"): (2099, 50, 80, 17),
-    ("df_lm_faithful", "pyramid"): (1775, 42, 15, 0),
+    ("gpt", "autoregressive"): (226, 3, 1, 0),
+    ("df_lm", "autoregressive_matrix"): (226, 3, 1, 0),
+    ("df_lm", "pyramid"): (2843, 4, 12, 26),
+    ("df_lm", "sampled_pyramid"): (5135, 4, 20, 0),
+    ("df_lm", "speculative"): (1451, 13, 37, 17),
+    ("df_lm_faithful", "pyramid"): (1676, 4, 12, 0),
     ("masked_diffusion", "top_confidence"): (466, 21, 5, 0),
     ("masked_diffusion", "first_hitting"): (451, 21, 5, 0),
     ("masked_diffusion", "two_stage"): (721, 21, 5, 0),

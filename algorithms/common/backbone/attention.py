@@ -13,17 +13,18 @@ from algorithms.common.backbone.config import BackboneConfig
 
 
 def rotary_table(length: int, head_size: int) -> Tensor:
-    """Cosines and sines of every position: (2, length, hs/2), base 10000, computed in float64."""
+    """What turns every position, (2, length, hs), base 10000, computed in float64: cosines, and sines that are negative
+    in the second half."""
     frequencies = 10000.0 ** (-torch.arange(0, head_size, 2, dtype=torch.float64) / head_size)
     angles = torch.arange(length, dtype=torch.float64)[:, None] * frequencies
-    return torch.stack([angles.cos(), angles.sin()]).float()
+    cos, sin = angles.cos(), angles.sin()
+    return torch.stack([torch.cat([cos, cos], dim=-1), torch.cat([sin, -sin], dim=-1)]).float()
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
-    """Rotate the halves of x (B, nh, T, hs) by the angles of table (2, T, hs/2)."""
-    cos, sin = table.to(x.dtype)
-    x1, x2 = x.chunk(2, dim=-1)
-    return torch.cat([x1 * cos + x2 * sin, x2 * cos - x1 * sin], dim=-1)
+    """Rotate the halves of x (..., T, hs) by the angles of table (2, T, hs)."""
+    cos, sin = table
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
 
 
 class Attention(nn.Module):

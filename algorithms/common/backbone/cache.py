@@ -4,7 +4,7 @@ A backbone knows the protocol `Cache` and not which one it was given. B batch, R
 seen (cached and new), nh heads, hs head size.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 import torch
@@ -24,6 +24,12 @@ def check_fits(length: int, context: int) -> None:
         )
 
 
+def computed_in(x: Tensor) -> torch.dtype:
+    """The dtype in which attention over x is computed: autocast's, where it is on."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 class Cache(Protocol):
     """What a backbone asks of a cache in a pass: `begin`, `mask`, `append` for each layer, then `keep`."""
 
@@ -41,35 +47,40 @@ class Cache(Protocol):
 
 
 class KVCache:
-    """A Cache whose rows are equally long, in buffers that are seldom allocated; `length` tokens have been kept.
+    """A Cache whose rows are equally long, in one buffer that is seldom allocated; `length` tokens have been kept.
 
     Under causal attention the result is the one of a pass over the whole sequence. With a `window` a query sees the
     last `window` tokens, itself among them, and older keys are dropped; that needs positions that count from anywhere,
-    as rotary ones do. `capacity` tokens fit, without a window.
+    as rotary ones do. `capacity` tokens fit, without a window; then the buffer stays where it is, and begins anew with
+    `clear`.
     """
 
     def __init__(self, n_layer: int, capacity: int, *, window: int | None = None) -> None:
         self.length = 0
+        self.n_layer = n_layer
         self.capacity = capacity
         self.window = window
-        self._dropped = 0  # tokens before the first in the buffers
-        self._pairs: list[Pair | None] = [None] * n_layer
+        self.buffer: Tensor | None = None  # (n_layer, 2, B, nh, slots, hs): keys and values
+        self._dropped = 0  # tokens before the first in the buffer
 
     @property
     def first(self) -> int:
         """The first token that the next one sees."""
         return 0 if self.window is None else max(0, self.length + 1 - self.window)
 
+    def clear(self) -> None:
+        """Forget all tokens."""
+        self.length = self._dropped = 0
+
     def begin(self, tokens: int) -> slice:
         end = self.length + tokens
         if self.window is None:
             check_fits(end, self.capacity)
-        full = next((pair for pair in self._pairs if pair is not None), None)
-        if full is not None and end - self._dropped > full[0].size(2):  # drop what no query will see any more
-            seen = slice(self.first - self._dropped, self.length - self._dropped)
-            for layer, pair in enumerate(self._pairs):
-                if pair is not None:
-                    self._pairs[layer] = self._buffers(*(buffer[:, :, seen] for buffer in pair), tokens=tokens)
+        old = self.buffer
+        if old is not None and end - self._dropped > old.size(-2):  # drop what no query will see any more
+            seen = old[..., self.first - self._dropped : self.length - self._dropped, :]
+            self.buffer = old.new_zeros(*old.shape[:-2], self._slots(tokens), old.size(-1))
+            self.buffer[..., : seen.size(-2), :] = seen
             self._dropped = self.first
         return slice(self.length, end)
 
@@ -80,84 +91,90 @@ class KVCache:
         return attention_mask("causal", tokens, keys, window=self.window, device=device)
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Pair:
-        pair = self._pairs[layer]
-        if pair is None:
-            pair = self._buffers(k[:, :, :0].detach(), v[:, :, :0].detach(), tokens=k.size(2))
-            self._pairs[layer] = pair
+        if self.buffer is None:
+            B, nh, T, hs = k.shape
+            shape = (self.n_layer, 2, B, nh, self._slots(T), hs)
+            self.buffer = k.new_zeros(shape, dtype=computed_in(k))
+        keys, values = self.buffer[layer].unbind(0)
         begin, start = self.first - self._dropped, self.length - self._dropped
         end = start + k.size(2)
-        for buffer, new in zip(pair, (k, v), strict=True):
-            buffer[:, :, start:end] = new.detach()
+        keys[:, :, start:end] = k.detach()
+        values[:, :, start:end] = v.detach()
         if torch.is_grad_enabled() and k.requires_grad:  # gradients reach the new tokens, and need no buffer later
-            return torch.cat([pair[0][:, :, begin:start], k], dim=2), torch.cat([pair[1][:, :, begin:start], v], dim=2)
-        return pair[0][:, :, begin:end], pair[1][:, :, begin:end]
+            return torch.cat([keys[:, :, begin:start], k], dim=2), torch.cat([values[:, :, begin:start], v], dim=2)
+        return keys[:, :, begin:end], values[:, :, begin:end]
 
     def keep(self, tokens: int) -> None:
         self.length += tokens
 
-    def _buffers(self, *kept: Tensor, tokens: int) -> Pair:
-        size = self.capacity if self.window is None else max(2 * self.capacity, self.capacity + tokens)
-        buffers = []
-        for old in kept:
-            buffers.append(old.new_empty((old.size(0), old.size(1), size, old.size(3))))
-            buffers[-1][:, :, : old.size(2)] = old
-        return buffers[0], buffers[1]
+    def _slots(self, tokens: int) -> int:
+        return self.capacity if self.window is None else max(2 * self.capacity, self.capacity + tokens)
 
 
 class RowCache:
     """A Cache in which every row has its own number of tokens, `filled`, in `slots`; a pass is for the rows selected.
 
-    `keep` may also come after the pass, and say what stays row by row: a decoder that drafts knows only then.
+    `keep` may also come after the pass, and say what stays row by row: a decoder that drafts knows only then. What is
+    kept is known on the CPU, and told to the device once a pass.
     """
 
     def __init__(self, n_layer: int, rows: int, slots: int) -> None:
         self.filled = [0] * rows
+        self.n_layer = n_layer
         self.slots = slots
-        self.select(torch.arange(rows))
-        self._kept: list[Pair | None] = [None] * n_layer  # (B, nh, slots, hs)
-        self._new: list[Pair] = []
+        self.select(range(rows))
+        self._kept: Tensor | None = None  # (n_layer, 2, B, nh, slots, hs): keys and values
+        self._new: list[Tensor] = []  # (2, R, nh, T, hs) of each layer
 
-    def select(self, rows: Tensor) -> None:
+    def select(self, rows: Iterable[int]) -> None:
         """The rows (R,) of the next pass."""
-        self._active, self._rows = rows, rows.tolist()
+        self._rows = [int(row) for row in rows]
+        self._told: Tensor | None = None  # (2, R) on the device: the rows, and what each has kept
 
     def positions(self, distance: Tensor) -> Tensor:
         """Places (R, T) in the text of tokens at a distance (T,) from the first new one, held within the slots."""
-        return (self._counts(distance.device)[:, None] + distance).clamp(max=self.slots - 1)
+        return (self._state(distance.device)[1][:, None] + distance).clamp(max=self.slots - 1)
 
     def behind(self, sees: Tensor) -> Tensor:
         """Mask (R, 1, T, slots + T) of new tokens that see all of their row's cached ones, and new ones by `sees`
         (T, T)."""
-        full = torch.arange(self.slots, device=sees.device) < self._counts(sees.device)[:, None, None]  # (R, 1, slots)
+        counts = self._state(sees.device)[1]
+        full = torch.arange(self.slots, device=sees.device) < counts[:, None, None]  # (R, 1, slots)
         return torch.cat([full.expand(-1, len(sees), -1), sees.expand(len(full), -1, -1)], dim=2)[:, None]
 
     def begin(self, tokens: int) -> Tensor:
         self._new = []
-        return self.positions(torch.arange(tokens, device=self._active.device))
+        device = torch.device("cpu") if self._told is None else self._told.device
+        return self.positions(torch.arange(tokens, device=device))
 
     def mask(self, tokens: int, device: torch.device) -> Tensor:
         return self.behind(attention_mask("causal", tokens, tokens, device=device))
 
     def append(self, layer: int, k: Tensor, v: Tensor) -> Pair:
+        if self._kept is None:
+            shape = (self.n_layer, 2, len(self.filled), k.size(1), self.slots, k.size(3))
+            self._kept = k.new_zeros(shape, dtype=computed_in(k))
         kept = self._kept[layer]
-        if kept is None:
-            shape = (len(self.filled), k.size(1), self.slots, k.size(3))
-            kept = (k.new_zeros(shape), v.new_zeros(shape))
-            self._kept[layer] = kept
-        self._new.append((k, v))
-        return torch.cat([kept[0][self._active], k], dim=2), torch.cat([kept[1][self._active], v], dim=2)
+        if len(self._rows) < len(self.filled) or self._rows != [*range(len(self.filled))]:
+            kept = kept.index_select(1, self._state(k.device)[0])
+        new = torch.stack([k, v]).to(kept.dtype)
+        self._new.append(new)
+        keys, values = torch.cat([kept, new], dim=-2).unbind(0)
+        return keys, values
 
     def keep(self, tokens: int | Sequence[int]) -> None:
         counts = [tokens] * len(self._rows) if isinstance(tokens, int) else tokens
         taken = [(i, r, n, self.filled[r] + n) for i, r in enumerate(self._rows) for n in range(counts[i])]
         if taken:
-            source, row, token, slot = torch.tensor(taken).to(self._new[0][0].device).T
-            for kept, new in zip(self._kept, self._new, strict=True):
-                assert kept is not None
-                for buffer, fresh in zip(kept, new, strict=True):
-                    buffer[row, :, slot] = fresh[source, :, token]
-        for r, count in zip(self._rows, counts, strict=True):
-            self.filled[r] += count
+            assert self._kept is not None
+            new = torch.stack(self._new)  # (n_layer, 2, R, nh, T, hs)
+            source, row, token, slot = torch.tensor(taken).T.to(new.device)
+            self._kept[:, :, row, :, slot] = new[:, :, source, :, token]
+        for row_number, count in zip(self._rows, counts, strict=True):
+            self.filled[row_number] += count
+        self._told = None
 
-    def _counts(self, device: torch.device) -> Tensor:
-        return torch.tensor([self.filled[row] for row in self._rows], device=device)
+    def _state(self, device: torch.device) -> Tensor:
+        if self._told is None or self._told.device != device:
+            self._told = torch.tensor([self._rows, [self.filled[row] for row in self._rows]]).to(device)
+        return self._told

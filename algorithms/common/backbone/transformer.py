@@ -14,6 +14,7 @@ from algorithms.common.backbone.cache import Cache, KVCache, RowCache, check_fit
 from algorithms.common.backbone.config import BackboneConfig
 from algorithms.common.backbone.layers import MLP, RMSNorm, init_weights, make_norm
 from algorithms.common.backbone.masks import ATTENTION_KINDS, attention_mask, two_stream_mask
+from algorithms.common.backbone.one_token import OneToken
 
 
 class Block(nn.Module):
@@ -92,7 +93,7 @@ class Backbone(nn.Module):
         self,
         x: Tensor,
         *,
-        cache: Cache | None = None,
+        cache: Cache | OneToken | None = None,
         keep: int | None = None,
         mask: Tensor | None = None,
         positions: Tensor | None = None,
@@ -103,6 +104,8 @@ class Backbone(nn.Module):
         there. `mask` (T, S) and `positions` (T,) replace the backbone's own visibility and numbering (two streams in
         one pass); both may differ by row, (B, 1, T, S) and (B, T).
         """
+        if isinstance(cache, OneToken):
+            return cache.states(x)
         T = x.size(1)
         places: slice | Tensor = slice(0, T)
         if cache is not None:

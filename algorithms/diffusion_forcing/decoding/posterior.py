@@ -26,7 +26,8 @@ from algorithms.diffusion_forcing.process.gaussian import Predict, Sampler, chan
 class MatrixStep:
     """A step from one matrix row to the next, in a window of positions: the first `final` of them are finished, the
     last in flight is `last`; `known` (B, W) are at level 0 already, `finishing` (B, W) reach it now, `decided` (B, W)
-    are there or move, so that a token is drawn for them. `uniform` (B, W), float64, decides which."""
+    are there or move, so that a token is drawn for them. `uniform` (B, W), float64, decides which. `finishes` says, on
+    the CPU, whether any does."""
 
     final: int
     last: int
@@ -34,6 +35,7 @@ class MatrixStep:
     finishing: Tensor
     decided: Tensor
     uniform: Tensor | None
+    finishes: bool
 
 
 class Posterior(ABC):
@@ -183,7 +185,7 @@ class TokenPosterior(Posterior):
         flight = slice(row.final, row.last + 1)
         logits = self._target(self.denoiser.head(past, right), row.known[:, flight]) + channel  # (B, n, V)
         mean = None if draw == "sample" else logits.softmax(-1) @ self.table
-        if mean is not None and (draw == "mean" or not bool(row.finishing.any())):
+        if mean is not None and (draw == "mean" or not row.finishes):
             return mean
         assert row.uniform is not None
         drawn = F.embedding(sample_tokens(logits, row.uniform[:, flight]), self.table)

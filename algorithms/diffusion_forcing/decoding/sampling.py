@@ -94,10 +94,10 @@ def sample(
     chunk has not begun are 0, at level S. `is_over(x (B, n, C), final)` hears of the n positions before `final`
     that are final from now on: once it says so, the rest stays as it is.
     """
-    total = given.size(1)
-    prompt = int(given.all(dim=0).long().cumprod(dim=0).sum())
+    known, total = given.cpu(), given.size(1)
+    prompt = int(known.all(dim=0).long().cumprod(dim=0).sum())
     horizon = max(1, total - prompt if chunk_size is None else min(chunk_size, total - prompt))
-    loop = _Loop(sampler, posterior, x, given, random, guidance_fn, on_row, is_over)
+    loop = _Loop(sampler, posterior, x, given, known, random, guidance_fn, on_row, is_over)
     loop.commit(prompt)
     for begin in range(prompt, total, horizon):
         if loop.over:
@@ -109,12 +109,17 @@ def sample(
 
 @dataclass
 class _Loop:
-    """The state of one call: x (B, L, C) at levels (B, L), of which the first `final` positions are final."""
+    """The state of one call: x (B, L, C) at levels (B, L), of which the first `final` positions are final.
+
+    Matrix and given positions are `known` on the CPU: what moves, and what is done, is read off `plan` (B, L), the
+    levels once more, without waiting for the device.
+    """
 
     sampler: Sampler
     posterior: Posterior
     x: Tensor
     given: Tensor
+    known: Tensor
     random: RowRandom
     guidance_fn: Score | None
     on_row: OnRow | None
@@ -126,7 +131,7 @@ class _Loop:
     def __post_init__(self) -> None:
         sampler, S = self.sampler, self.sampler.sampling_timesteps
         self.x = torch.where(self.given[..., None], self.x, 0.0)
-        self.levels = torch.where(self.given, 0, S)
+        self.levels, self.plan = torch.where(self.given, 0, S), torch.where(self.known, 0, S)
         silent = sampler.is_ddim and sampler.ddim_eta == 0
         self.draws = TokenDraws(self.random, self.x, S, normal=not silent, uniform=self.posterior.draws_tokens)
         noisy_context = sampler.stabilization_level > 0 and not sampler.is_ddim
@@ -152,17 +157,20 @@ class _Loop:
             noise = noise - beside[begin - whole.start :].to(self.x)
         self.x[:, chunk] = torch.where(self.given[:, chunk, None], self.x[:, chunk], noise)
         for number, row in enumerate(rows.to(self.x.device)):
-            following = self.levels.clone()
+            following, planned = self.levels.clone(), self.plan.clone()
             following[:, chunk] = torch.where(self.given[:, chunk], 0, row)
-            moving = torch.nonzero((following != self.levels).any(dim=0)).flatten().tolist()
+            planned[:, chunk] = torch.where(self.known[:, chunk], 0, rows[number])
+            moving = torch.nonzero((planned != self.plan).any(dim=0)).flatten().tolist()
             begun = (rows[max(0, number - 1)] == S) & (rows[number] < S)  # given ones, too: a row's draws are its own
             for position in torch.nonzero(begun).flatten().tolist():
                 self.draws.begin(begin + position)
             if number == 0:
-                self.levels = following
+                self.levels, self.plan = following, planned
             elif moving:
-                self._step(following, moving[-1], end)
-                done = int((self.levels[:, self.final : end] == 0).all(dim=0).long().cumprod(dim=0).sum())
+                finishes = bool(((planned == 0) & (self.plan > 0)).any())
+                self._step(following, moving[-1], end, finishes)
+                self.levels, self.plan = following, planned
+                done = int((planned[:, self.final : end] == 0).all(dim=0).long().cumprod(dim=0).sum())
                 self.commit(self.final + done)
             if self.on_row is not None:
                 self.on_row(self.x.clone(), self.levels.clone(), self.posterior.forwards)
@@ -172,19 +180,22 @@ class _Loop:
         for position in range(begin, end):
             self.draws.end(position)
         self.levels[:, :end] = 0
+        self.plan[:, :end] = 0
 
-    def _step(self, following: Tensor, last: int, end: int) -> None:
-        """From one row to the next, `following` (B, L), of which `last` is the last position that moves."""
+    def _step(self, following: Tensor, last: int, end: int, finishes: bool) -> None:
+        """From one row to the next, `following` (B, L), of which `last` is the last position that moves; whether any
+        `finishes` there."""
         posterior, final = self.posterior, self.final
         known = last + 1  # text behind the flight is in it, as far as it is read
-        while known < self.x.size(1) and known - final < posterior.lookahead and not bool(self.levels[:, known].any()):
+        while known < self.x.size(1) and known - final < posterior.lookahead and not bool(self.plan[:, known].any()):
             known += 1
         last = known - 1
         window = posterior.window(final, last, max(end, last + 1))
         now, then = self.levels[:, window], following[:, window]
         uniform = self.draws.uniform(window, now)
         finishing, decided = (then == 0) & (now > 0), (now == 0) | (then < now)
-        row = MatrixStep(final - window.start, last - window.start, now == 0, finishing, decided, uniform)
+        places = final - window.start, last - window.start
+        row = MatrixStep(*places, now == 0, finishing, decided, uniform, finishes)
         noises = [self.draws.normal(window, now)]
         if not self.sampler.is_ddim:  # asks for that of the context first
             noises.insert(0, torch.zeros_like(noises[0]) if self.shown is None else self.shown[:, window])
@@ -202,7 +213,6 @@ class _Loop:
         new = new if beside is None else new - beside
         self.x = self.x.clone()
         self.x[:, window] = torch.where((now == then)[..., None], self.x[:, window], new)
-        self.levels = following
         self.steps += 1
 
     def _score(self, beside: Tensor | None, row: MatrixStep, last: int) -> Score | None:

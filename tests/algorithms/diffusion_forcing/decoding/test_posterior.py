@@ -48,7 +48,7 @@ def model_of(make, style: str = "rope", **changes) -> DFLM:
 
 
 def written(model: DFLM, ids, is_given, decoder: MatrixDecoder, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """Embeddings (B, L, C) and tokens (B, L) that the loop writes around the given ones."""
+    """Embeddings (B, L, C) and tokens (B, L) that the matrix loop writes around the given ones."""
     found: list[torch.Tensor] = []
     plain = decoders.sample
 
@@ -58,6 +58,7 @@ def written(model: DFLM, ids, is_given, decoder: MatrixDecoder, seed: int = 0) -
 
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
         patch.setattr(decoders, "sample", sample)
+        patch.setattr(MatrixDecoder, "writes_as_gpt", lambda *_: False)
         seeds = range(seed, seed + len(ids))
         tokens = decoder.decode(model, Request(ids, is_given, list(seeds), encode=digits)).ids
     assert torch.equal(tokens, round_to_tokens(found[0].x, model.denoiser.table()))
@@ -262,6 +263,52 @@ def test_one_token_in_flight_is_the_gpt(monkeypatch, make, style, steps, setting
     assert torch.equal(ours.ids, theirs.ids)
     assert our_passes == their_passes
     assert ours.forwards == theirs.forwards == length and ours.token_forwards == sum(their_passes)
+
+
+@pytest.mark.parametrize("make", [shifted, two_stream])
+@pytest.mark.parametrize("decoder", [MatrixDecoder(), MatrixDecoder(schedule="pyramid", token_draw="chain")], ids=str)
+def test_the_gpts_loop_and_the_matrix_write_the_same(monkeypatch, make, decoder):
+    """Catches a setting that takes the GPT's loop and is not token by token, and costs or a trace unlike the matrix's:
+    with the same draws every token, pass and level is that of the matrix."""
+    model = orthogonal(make)
+    decoder = replace(decoder, token_draw="sample") if make is shifted else decoder
+    wanted = {"length": 3 * BLOCK, "seeds": [4, 5, 6], "trace": True, "decoder": decoder}
+    assert decoder.writes_as_gpt(model, asked(some_ids(3, 2), length=4, seeds=[0, 1, 2]))
+    fast = write(model, some_ids(3, 2), **wanted)
+    monkeypatch.setattr(decoders, "RowRandom", draws_of_the_gpt(3 * BLOCK))
+    monkeypatch.setattr(MatrixDecoder, "writes_as_gpt", lambda *_: False)
+    slow = write(model, some_ids(3, 2), **wanted)
+    assert torch.equal(fast.ids, slow.ids) and fast.row_forwards is slow.row_forwards is None
+    costs = [(one.steps, one.forwards, one.token_forwards, one.decided) for one in (fast, slow)]
+    assert costs[0] == costs[1]
+    moved = slow.trace.levels.diff(dim=0, prepend=slow.trace.levels[:1] + 1).flatten(1).any(1)  # rows may stand still
+    assert torch.equal(fast.trace.levels, slow.trace.levels[moved])
+    assert torch.equal(fast.trace.forwards, slow.trace.forwards[moved])
+    decided = fast.trace.levels == 0
+    assert torch.equal(fast.trace.tokens[decided], slow.trace.tokens[moved][decided])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"sampling_timesteps": 2},
+        {"schedule": "full_sequence"},
+        {"schedule": "pyramid", "uncertainty_scale": 0.5},
+        {"schedule": "trapezoid"},
+        {"stabilization_level": 1},
+        {"token_draw": "mean"},
+        {"sliding": True},
+    ],
+    ids=str,
+)
+def test_other_settings_keep_the_matrix(changes):
+    """Catches a setting whose texts follow another law, and are written by the GPT's loop."""
+    model, wanted = model_of(two_stream), asked(some_ids(2, 2), length=3 * BLOCK, seeds=[0, 1])
+    assert MatrixDecoder().writes_as_gpt(model, wanted)
+    assert not MatrixDecoder(**changes).writes_as_gpt(model, wanted)
+    with_suffix = asked(some_ids(2, 2), length=4, seeds=[0, 1], suffix=some_ids(2, 2))
+    assert not MatrixDecoder().writes_as_gpt(model, with_suffix)
+    assert MatrixDecoder().writes_as_gpt(model_of(shifted), with_suffix)  # nobody reads the suffix
 
 
 @pytest.mark.parametrize("make", [shifted, two_stream])
