@@ -97,4 +97,5 @@ class GPT(BaseAlgorithm):
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
         logits = self.model(ids[:, :-1])  # (B, T, V)
-        return F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        return nats.view(len(ids), -1)
