@@ -59,7 +59,7 @@ class Path(NamedTuple):
 
     progress: Tensor  # (B,)
     noise: Tensor  # (B, W, D), where the paths begin
-    count: Tensor  # () masked positions, the mean over the processes of a training
+    total: Tensor  # () masked positions, the mean over the processes of a training
 
 
 def interpolate(clean: Tensor, noise: Tensor, progress: Tensor) -> Tensor:

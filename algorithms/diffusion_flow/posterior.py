@@ -69,16 +69,16 @@ class PosteriorFlow(nn.Module):
         evidence = s / (1 - s).clamp(min=1e-2).square()
         return logits + evidence * exact_product(latents, self.codes().T)  # a position's own latent, by Bayes' rule
 
-    def draw(self, ids: Tensor, count: Tensor, generator: torch.Generator) -> Path:
-        """The paths of a step on ids (B, W), of which `count` () are masked."""
+    def draw(self, ids: Tensor, total: Tensor, generator: torch.Generator) -> Path:
+        """The paths of a step on ids (B, W), of which `total` () are masked."""
         progress = draw_progress(self.config, ids.size(0), generator)
-        return Path(progress, normal(generator, *ids.shape, self.config.code_dim), count)
+        return Path(progress, normal(generator, *ids.shape, self.config.code_dim), total)
 
     def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, path: Path) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""
         latents = interpolate(F.embedding(ids, self.codes()), path.noise, path.progress)
         logits = self.logits(model, x, latents, path.progress)  # (B, W, V)
-        return mean_where(token_nats(logits, ids), x == self.mask_id, path.count)
+        return mean_where(token_nats(logits, ids), x == self.mask_id, path.total)
 
     def step(self, latents: Tensor, posterior: Tensor, progress: Tensor, following: Tensor) -> Tensor:
         """Move latents (R, W, D) along the velocity (E[code] - z) / (1 - s) of the token posterior (R, W, V), from

@@ -72,11 +72,11 @@ class VelocityFlow(nn.Module):
         """hidden (B, T, C) at progress (B,) -> velocities (B, T, C)."""
         return self.head(hidden + self.time(progress[:, None])[:, None])
 
-    def draw(self, ids: Tensor, count: Tensor, generator: torch.Generator) -> Path:
-        """The paths of a step on ids (B, W), of which `count` () are masked."""
+    def draw(self, ids: Tensor, total: Tensor, generator: torch.Generator) -> Path:
+        """The paths of a step on ids (B, W), of which `total` () are masked."""
         progress = draw_progress(self.config, ids.size(0), generator)
         noise = normal(generator, *ids.shape, self.channels) * self.config.noise_scale
-        return Path(progress, noise, count)
+        return Path(progress, noise, total)
 
     def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, path: Path) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W)."""
@@ -84,7 +84,7 @@ class VelocityFlow(nn.Module):
         noisy = interpolate(clean, path.noise, path.progress)
         predicted = self.velocity(model.backbone(model.backbone.add_positions(noisy)), path.progress)
         error = velocity_error(predicted, clean - path.noise, self.config.huber_beta)  # (B, W)
-        return mean_where(error, x == self.mask_id, path.count) if self.config.masked_only else error.mean()
+        return mean_where(error, x == self.mask_id, path.total) if self.config.masked_only else error.mean()
 
     def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
         """The network with the flow's help while the share of the window that is masked is above flow_until."""

@@ -85,8 +85,8 @@ class MaskedDiffusion(BaseAlgorithm):
         share = draw_rows(generator, B, lambda rows, g: stratified_shares(rows, g)[0])  # (B,)
         draw = counted_masks if self.config.objective == "any_order" else independent_masks
         masked, weight = draw(share, T, generator)
-        count = self.over_processes(masked.sum()) if self.config.objective == "reference" else None
-        return Masks(masked, weight, count)
+        total = self.over_processes(masked.sum()) if self.config.objective == "reference" else None
+        return Masks(masked, weight, total)
 
     def loss_of(self, ids: Tensor, draws: Masks) -> dict[str, Tensor]:
         logits = self.model(hide(ids, draws.masked, self.mask_id))[:, 1:]  # (B, T, V + 1)
@@ -94,8 +94,8 @@ class MaskedDiffusion(BaseAlgorithm):
 
     def restoration_loss(self, logits: Tensor, targets: Tensor, draws: Masks) -> Tensor:
         """The configured objective of logits (B, T, V + 1), in nats per token, or per masked token."""
-        if draws.count is not None:  # the reference, whose softmax runs over the mask token, too
-            return mean_where(token_nats(logits, targets), draws.masked, draws.count)
+        if draws.total is not None:  # the reference, whose softmax runs over the mask token, too
+            return mean_where(token_nats(logits, targets), draws.masked, draws.total)
         nats = token_nats(logits[..., : self.mask_id], targets) * draws.masked
         return (nats * draws.weight[:, None]).mean()
 

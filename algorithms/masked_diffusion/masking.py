@@ -17,7 +17,7 @@ class Masks(NamedTuple):
 
     masked: Tensor  # (B, T) bool
     weight: Tensor  # (B,) of a row's cross-entropies in the bound
-    count: Tensor | None  # () hidden tokens, the mean over the processes of a training; None where none divides by it
+    total: Tensor | None  # () hidden tokens, the mean over the processes of a training; None where none divides by it
 
 
 def stratified_shares(count: int, generator: torch.Generator, *, rows: int = 1) -> Tensor:
@@ -53,10 +53,10 @@ def hide(ids: Tensor, masked: Tensor, mask_id: int) -> Tensor:
     return torch.cat([ids[:, :1], ids[:, 1:].masked_fill(masked, mask_id)], dim=1)
 
 
-def mean_where(losses: Tensor, counted: Tensor, count: Tensor) -> Tensor:
+def mean_where(losses: Tensor, counted: Tensor, total: Tensor) -> Tensor:
     """The mean of losses (B, T) over the positions `counted` (B, T) bool; 0 where none is.
 
-    The gradients of several processes are averaged: so each divides by `count` (), the mean of their numbers of such
+    The gradients of several processes are averaged: so each divides by `total` (), the mean of their numbers of such
     positions, and not by its own.
     """
-    return (losses * counted).sum() / count.clamp(min=1e-6)
+    return (losses * counted).sum() / total.clamp(min=1e-6)

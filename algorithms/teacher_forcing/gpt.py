@@ -87,9 +87,9 @@ class GPT(BaseAlgorithm):
     def corrupted_logits(self, ids: Tensor, draws: Corruption) -> Tensor:
         """Logits (B, T, V) of ids (B, T), corrupted as drawn; the network is not told where."""
         model = self.model
-        if draws.replaced is not None:
+        if draws.replaced is not None and draws.tokens is not None:
             ids = torch.where(draws.replaced, draws.tokens, ids)
-        if draws.levels is None:
+        if draws.levels is None or draws.noise is None:
             return model(ids)
         rms = model.wte.weight.detach().square().mean().sqrt()
         x = add_noise(model.wte(ids), draws.levels, rms, draws.noise)  # (B, T, C)
