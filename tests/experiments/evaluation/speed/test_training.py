@@ -11,6 +11,7 @@ import torch
 from datasets.config import DatasetConfig
 from datasets.data_module import TextDataModule
 from experiments.evaluation.speed import training
+from experiments.evaluation.speed.costs import dispatched, flops
 from experiments.evaluation.speed.training import Disagreement, Subject, Timed, arms, bare_loop, check_same, framework
 from experiments.run.build import compose_run
 from experiments.run.composition import composing
@@ -105,3 +106,20 @@ def test_a_compiled_step_that_computes_otherwise_is_no_timing(wrong: str, corpus
     subject.model.loss_of = other
     with pytest.raises(Disagreement, match=f"the compiled {wrong} "):
         check_same(subject, expected, "compiled")
+
+
+def test_operations_of_a_step_are_those_of_its_batch(corpus: Path, tmp_path: Path) -> None:
+    """Catches operations of the one window that is counted, and a count that trains the model."""
+    subject = subject_of("gpt", corpus, tmp_path)
+    before = {name: one.clone() for name, one in subject.model.state_dict().items()}
+    whole = flops(lambda: [loss.backward() for step, ids in subject.batches(1) for loss in [subject.loss(step, ids)]])
+    assert training.step_flops(subject) == whole
+    assert all(torch.equal(one, before[name]) for name, one in subject.model.state_dict().items())
+
+
+def test_dispatches_are_those_of_a_warm_step(corpus: Path, tmp_path: Path) -> None:
+    """Catches the optimiser's first step, which makes its state, and steps that are counted twice."""
+    subject = subject_of("gpt", corpus, tmp_path)
+    two = dispatched(lambda: bare_loop(subject, 2), subject.device).operations
+    warm = training.step_dispatches(subject).operations
+    assert two is not None and warm is not None and 50 < warm < two / 2
