@@ -1,231 +1,320 @@
-"""Timings: the framework beside a bare PyTorch loop, vectorised loss weights beside a plain loop, batched decoding
-beside single texts, and decoding with a cache beside decoding without.
+"""Speed of this machine: training steps of methods x backbones x modes beside a bare loop, and decoders at several
+numbers of texts, as tokens per second, as shares of the machine's peak, and by what is handed to the device.
 
-Both arms of a comparison run in turn, A B A B ..., in one process, so that a drift of the machine hits both; ratios
-are taken pair by pair and their median is reported. B batch, T tokens.
+What is timed has first been shown to be right: compiled as eager, in a batch as alone, through the framework as in the
+bare loop. Every cell is kept in files as it is made.
 """
 
-import dataclasses
+import gc
+import shutil
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import field
-from itertools import islice
-from typing import Any, ClassVar
+import traceback
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from pydantic.dataclasses import dataclass
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from algorithms.common.backbone import Backbone
-from algorithms.common.decoder import Generation, Request
-from algorithms.common.device import now
-from algorithms.common.fields import STRICT, Count
+from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.diffusion_forcing.process.snr_weights import snr_weights
-from experiments.language_modeling import LanguageModeling
+from datasets.data_module import TextDataModule
+from experiments.analysis import benchmark as analysis
+from experiments.analysis.benchmark import DECODING, FAILED, LEFT_OUT, TRAINING, Row
+from experiments.base_experiment import BaseExperiment
+from experiments.evaluation.benchmark_config import ON_A_CPU, ON_A_GPU, TRIAL, BenchmarkConfig, Size
+from experiments.evaluation.compared_methods import is_part
+from experiments.evaluation.settings import ModelSettings, Setting, build_settings, expand, misfit
+from experiments.evaluation.speed import decoding, training
+from experiments.evaluation.speed.peak import dtype_of, measured_peak, sheet_peak
+from experiments.run.build import compose_run, keys_below
 from experiments.run.console import print_rank_zero
-from experiments.run.schema import EvaluationConfig, LanguageModelingConfig, SamplingConfig, TrainingConfig
+from experiments.run.errors import sentence
+from experiments.run.overrides import key_of
+from experiments.run.registry import ALGORITHMS, look_up
+from experiments.run.schema import RunConfig
+from experiments.run.summary import describe_machine
+from experiments.training.compilation import Choice, compiled, missing_compiler
+
+MINUTES = {"cpu": 10.0}  # of a run, other devices get
+MINUTES_ELSEWHERE = 15.0
+CHOICES: dict[str, Choice] = {"eager": False, "compiled": True, "graphs": "graphs"}  # as in experiment.training.compile
+USUAL = "tiny"  # the backbone of a run that chooses none
+GIB = 2**30
 
 
-@dataclass(frozen=True, config=STRICT)
-class BenchmarkConfig(LanguageModelingConfig):
-    """`experiment=benchmark`: `rounds` pairs of training.max_steps steps, of which the first tenth is not timed."""
-
-    name: str = "benchmark"
-    tasks: list[str] = field(default_factory=lambda: ["training_speed", "loss_weights"])
-    rounds: Count = 12
-    training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(max_steps=66, val_every_steps=1000, checkpoint_every_steps=1000)
-    )
-    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(max_batches=1))
-    sampling: SamplingConfig = field(default_factory=lambda: SamplingConfig(n_samples=16, length=128))
-
-    parts_of_tasks: ClassVar[dict[str, tuple[str, ...]]] = {
-        "sampling": ("decoding_speed", "cached_decoding"),
-        **{f"sampling.{key}": () for key in ("prompt", "prompt_file", "suffix", "stop")},
-    }
-
-    def __post_init__(self) -> None:
-        if self.training.max_steps < 2:
-            raise ValueError("training.max_steps is below 2: nothing would be timed after the warm-up")
-
-    @property
-    def warmup_steps(self) -> int:
-        return max(1, self.training.max_steps // 10)
-
-
-class Stopwatch(Callback):
-    """Seconds from the end of step `warmup` to the end of the last step of training."""
-
-    def __init__(self, warmup: int) -> None:
-        self.warmup = warmup
-        self.began = 0.0
-        self.seconds = 0.0
-
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if trainer.global_step == self.warmup:
-            self.began = now(pl_module.device)
-        elif trainer.global_step == trainer.max_steps:
-            self.seconds = now(pl_module.device) - self.began
-
-
-@contextmanager
-def timed_backbones(model: LightningModule) -> Iterator[list[float]]:
-    """A list that gets the seconds of every pass of the model's backbones while entered."""
-    passes: list[float] = []
-
-    def begin(*_: Any) -> None:
-        passes.append(-now(model.device))
-
-    def end(*_: Any) -> None:
-        passes[-1] += now(model.device)
-
-    backbones = [module for module in model.modules() if isinstance(module, Backbone)]
-    hooks = [one.register_forward_pre_hook(begin) for one in backbones]
-    hooks += [one.register_forward_hook(end) for one in backbones]
-    try:
-        yield passes
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-class Benchmark(LanguageModeling):
-    """Paired timings of this machine; figures and all rounds go to summary.json."""
+class Benchmark(BaseExperiment):
+    """Timings go to benchmark.csv, benchmark.json and plots/, the most important ones to summary.json."""
 
     config_class = BenchmarkConfig
     config: BenchmarkConfig
-    tasks = ("training_speed", "loss_weights", "decoding_speed", "cached_decoding")
-    training_tasks = tasks  # nothing here needs trained weights
+    tasks = (DECODING, TRAINING, "loss_weights")
+    needs_weights = False  # speed does not depend on them, but for decoders that decide by what they read
+    folders = ("plots",)
 
+    def prepare(self) -> None:
+        self._began = time.perf_counter()
+        self._check_overrides()
+        kind, self.dtype = self.device.type, dtype_of(str(self.evaluator.precision))
+        self.minutes = self.config.minutes or MINUTES.get(kind, MINUTES_ELSEWHERE)
+        self.modes = self._modes()
+        self.backbones = self._backbones()
+        self.runs = {
+            (method, backbone): self._composed(method, backbone)
+            for backbone in self.backbones
+            for method in self.config.methods
+        }
+        first, decoders = next(iter(self.backbones)), DECODING in self.config.tasks
+        self.settings = self._settings(first) if decoders else {}
+        self.data = {backbone: self._data(backbone, size) for backbone, size in self.backbones.items()}
+        self.rows: list[Row] = []
+        self.flops: dict[tuple[str, str], float] = {}  # of a step
+        self.longest: dict[tuple[str, str | None], float] = {}  # seconds of a cell, by task and mode
+
+    @rank_zero_only
     def training_speed(self) -> None:
-        """Steps per second of the configured method through the whole framework, and through a bare loop."""
-        steps = self.config.training.max_steps - self.config.warmup_steps
-        pairs = [(steps / self._framework(), steps / self._bare_loop()) for _ in range(self.config.rounds)]
-        self._record("training_speed", pairs, "framework_steps_per_second", "bare_loop_steps_per_second")
+        """Training steps of every method on every backbone, first of all eager; a bare loop in turn with each."""
+        for mode in self.modes:
+            for method, backbone in self.runs:
+                batch, length = self.backbones[backbone].batch_size, self.data[backbone].block_size
+                row = Row(TRAINING, method, backbone, batch, length, mode=mode)
+                self._cell(row, partial(self._timed_training, method, backbone, mode))
+        shutil.rmtree(self.run_dir / "scratch", ignore_errors=True)
+        self._show(TRAINING)
+
+    @rank_zero_only
+    def decoding_speed(self) -> None:
+        """Every method's decoders, on the first backbone, at every number of texts, which fill one context at most."""
+        backbone = next(iter(self.backbones))
+        length = min(self.config.sampling.length, self.data[backbone].block_size)
+        numbers = sorted(number for number in self.config.texts if number <= self.config.sampling.n_samples)
+        for method, settings in self.settings.items():
+            model = self._model(method, backbone).to(self.device).eval()
+            for setting in settings:
+                known: list[tuple[int, float]] = []
+                for texts in numbers:
+                    row = Row(DECODING, method, backbone, texts, length, decoder=setting.label)
+                    seconds = decoding.expected_seconds(known, texts)
+                    if seconds is not None and seconds > decoding.PATIENCE:
+                        self._keep(replace(row, status=LEFT_OUT, reason=f"a round would take about {seconds:.0f} s"))
+                        continue
+                    row = self._cell(row, partial(self._timed_texts, model, setting, row))
+                    if row.tokens_per_second:
+                        known.append((texts, texts * length / row.tokens_per_second))
+        self._show(DECODING)
 
     def loss_weights(self) -> None:
         """Calls per second of the fused-SNR weights, and of the original's loop over tokens, at T = 1024, B = 16."""
         snr = torch.rand(16, 1024, generator=torch.Generator().manual_seed(0)) * 20
-        fast = snr_weights(snr, "pred_noise", snr_clip=5.0, decay=0.95)
-        slow = loop_weights(snr, snr_clip=5.0, decay=0.95)
-        torch.testing.assert_close(fast, slow, rtol=1e-5, atol=1e-6)
-        pairs = [
-            (
-                _rate(lambda: snr_weights(snr, "pred_noise", snr_clip=5.0, decay=0.95), 100),
-                _rate(lambda: loop_weights(snr, snr_clip=5.0, decay=0.95), 10),
-            )
-            for _ in range(self.config.rounds)
-        ]
-        self._record("loss_weights", pairs, "vectorised_per_second", "loop_per_second")
+        fast = partial(snr_weights, snr, "pred_noise", snr_clip=5.0, decay=0.95)
+        slow = partial(loop_weights, snr, snr_clip=5.0, decay=0.95)
+        torch.testing.assert_close(fast(), slow(), rtol=1e-5, atol=1e-6)
+        pairs = [(_rate(fast, 100), _rate(slow, 10)) for _ in range(self.config.rounds)]
+        ratio = statistics.median(a / b for a, b in pairs)
+        self.summary["figures"]["benchmark/loss_weights/ratio"] = ratio
+        self.summary["loss_weights"] = {"columns": ["vectorised", "loop"], "calls_per_second": pairs}
+        print_rank_zero(f"loss_weights: {ratio:.3g} times as fast as a loop over tokens")
 
-    def decoding_speed(self) -> None:
-        """Tokens per second of sampling.n_samples texts in one call, and in as many calls; what a decoding step adds to
-        the forward of the backbone, in either; and the share of equal tokens, 1 on a CPU, as a GPU rounds by batch."""
-        config = self.config.sampling
-        model = self.algorithm.to(self.device).eval()
-        seeds = list(range(config.n_samples))
-        with timed_backbones(model) as passes:
+    def begin(self) -> None:
+        super().begin()
+        self.peak = measured_peak(self.device, self.dtype)
 
-            def generate(rows: slice) -> tuple[torch.Tensor, float, float]:
-                """Ids, seconds, and the share of the backbone's time that everything else took."""
-                passes.clear()
-                out = model.generate(self._asked(seeds[rows], model.device))
-                return out.ids, out.seconds, out.seconds / sum(passes) - 1
+    @property
+    def about(self) -> dict[str, Any]:
+        """What was measured on."""
+        name = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type
+        number = torch.get_num_threads()
+        threads = f", {number} thread{'s' * (number > 1)}" if self.device.type == "cpu" else ""
+        return {
+            "device": f"{name}{threads}",
+            "dtype": str(self.dtype).removeprefix("torch."),
+            "peak_flops": self.peak,
+            "sheet_flops": sheet_peak(self.device, self.dtype),
+            **describe_machine(),
+        }
 
-            pairs, overheads, equal = [], [], []
-            for _ in range(self.config.rounds + 1):
-                together = generate(slice(None))
-                alone = [generate(slice(row, row + 1)) for row in range(len(seeds))]
-                equal.append(float((together[0] == torch.cat([ids for ids, _, _ in alone])).double().mean()))
-                if equal[-1] < 1 and model.device.type == "cpu":
-                    raise RuntimeError("a batch gave other texts than its rows one by one")
-                tokens = len(seeds) * config.length
-                pairs.append((tokens / together[1], tokens / sum(seconds for _, seconds, _ in alone)))
-                overheads.append((together[2], statistics.median(overhead for _, _, overhead in alone)))
-        self._record("decoding_speed", pairs[1:], "batched_tokens_per_second", "single_tokens_per_second")  # 0 warms up
-        batched, single = zip(*overheads[1:], strict=True)
-        for name, values in {"batched_overhead": batched, "single_overhead": single, "equal_tokens": equal}.items():
-            key = f"benchmark/{name}"
-            self.summary["figures"][key] = statistics.median(values)
-            print_rank_zero(f"{key} {self.summary['figures'][key]:.3f} ({min(values):.3f} to {max(values):.3f})")
+    def _measure_peak(self) -> None:
+        """Measure the peak anew: neighbours may have hidden it before, and then all shares of it were too large."""
+        now = measured_peak(self.device, self.dtype)
+        if now > self.peak:
+            self.rows = [row.of_higher_peak(self.peak / now) for row in self.rows]
+            self.peak = now
 
-    def cached_decoding(self) -> None:
-        """Tokens per second of sampling.n_samples texts with the decoder's cache, and without it; what either
-        computed."""
-        config, decoder = self.config.sampling, self.run.algorithm.decoder
-        if not hasattr(decoder, "use_cache"):
-            raise ValueError(f"algorithm/decoder={decoder.name} has no cache: take one with use_cache, such as pyramid")
-        model = self.algorithm.to(self.device).eval()
-        arms = [dataclasses.replace(decoder, use_cache=cached) for cached in (True, False)]
+    def run_tasks(self) -> None:
+        super().run_tasks()
+        failed = [row.name for row in self.rows if row.status == FAILED]
+        if failed:
+            raise ValueError(f"{', '.join(failed)} failed, for the reasons in {self.run_dir / analysis.FILE}")
 
-        def generate(arm: Any) -> Generation:
-            return model.generate(self._asked(range(config.n_samples), model.device), arm)
+    def _timed_training(self, method: str, backbone: str, mode: str) -> dict[str, Any]:
+        """The figures of a cell of training. Raises Disagreement where its computations differ."""
+        subject = training.Subject(
+            model=self._model(method, backbone),
+            data=self.data[backbone],
+            device=self.device,
+            dtype=self.dtype,
+            context=self.evaluator.strategy.precision_plugin.forward_context,
+            run=self.run,
+            training=replace(
+                self.config.training, batch_size=self.backbones[backbone].batch_size, accumulate_grad_batches=1
+            ),
+            scratch=self.run_dir / "scratch",
+        )
+        eager = training.losses_and_gradients(subject)
+        if (method, backbone) not in self.flops:
+            self.flops[method, backbone] = training.step_flops(subject)
+        with compiled(subject.model, CHOICES[mode]):
+            began = time.perf_counter()
+            training.check_same(subject, eager, mode)
+            seconds = time.perf_counter() - began
+            self._forget_memory()
+            found = training.arms(subject, self.config.rounds)
+            memory = self._memory()
+            handed = training.step_dispatches(subject)
+        self._measure_peak()
+        of_peak = self.flops[method, backbone] / subject.tokens / self.peak
+        return {
+            **found,
+            **handed._asdict(),
+            "flops": self.flops[method, backbone],
+            "mfu": found["tokens_per_second"] * of_peak,
+            "bare_mfu": found["bare_tokens_per_second"] * of_peak,
+            "memory_gib": memory,
+            "compile_seconds": None if mode == "eager" else seconds,
+        }
 
-        rounds = [[generate(arm) for arm in arms] for _ in range(self.config.rounds + 1)][1:]  # the first warms up
-        tokens = config.n_samples * config.length
-        pairs = [(tokens / cached.seconds, tokens / whole.seconds) for cached, whole in rounds]
-        self._record("cached_decoding", pairs, "cached_tokens_per_second", "uncached_tokens_per_second")
-        cached, whole = rounds[0]
-        figures = {"equal_tokens": float((cached.ids == whole.ids).double().mean())}
-        if cached.token_forwards and whole.token_forwards:
-            figures["token_forwards_ratio"] = whole.token_forwards / cached.token_forwards
-        for name, value in figures.items():
-            self.summary["figures"][f"benchmark/{name}"] = value
-            print_rank_zero(f"  {name} {value:.4g}")
+    def _timed_texts(self, model: BaseAlgorithm, setting: Setting, row: Row) -> dict[str, Any]:
+        self._forget_memory()
+        prompt = [self.data[row.backbone].tokenizer.start_id]
+        rounds = self.config.rounds
+        found = decoding.timed_texts(model, setting.decoder, prompt, texts=row.batch, length=row.length, rounds=rounds)
+        return {**found, "memory_gib": self._memory()}
 
-    def _asked(self, seeds: Sequence[int], device: torch.device) -> Request:
-        """A text for each seed."""
-        return Request.continuing(
-            [self.prompts[0].ids] * len(seeds), length=self.config.sampling.length, seeds=seeds, device=device
+    def _cell(self, row: Row, measure: Callable[[], dict[str, Any]]) -> Row:
+        """The row with what `measure` finds, kept; with the reason where there is no time for it, or where it fails."""
+        kind, began = (row.task, row.mode), time.perf_counter()
+        left = 60 * self.minutes - (began - self._began)
+        if left <= self.longest.get(kind, 0.0):
+            return self._keep(replace(row, status=LEFT_OUT, reason=f"experiment.minutes={self.minutes:g} are too few"))
+        try:
+            row = replace(row, **measure())
+        except Exception as error:  # one cell that does not work must not cost the others
+            row = replace(row, status=FAILED, reason=sentence(error, []))
+            with (self.run_dir / "error.log").open("a", encoding="utf-8") as log:
+                traceback.print_exception(error, file=log)
+        gc.collect()
+        self.longest[kind] = max(self.longest.get(kind, 0.0), time.perf_counter() - began)
+        return self._keep(row)
+
+    def _keep(self, row: Row) -> Row:
+        self.rows.append(row)
+        self.summary["figures"] |= row.figures
+        analysis.write_rows(self.run_dir, self.about, self.rows)
+        print_rank_zero(row.line)
+        return row
+
+    def _show(self, task: str) -> None:
+        """The table of a task, and the plots of all rows so far."""
+        print_rank_zero(analysis.tables(self.about, [row for row in self.rows if row.task == task]))
+        columns = [name for name in Row.__dataclass_fields__ if name != "rounds"]
+        table = (columns, [[getattr(row, name) for name in columns] for row in self.rows])
+        self.log_media(tables={"benchmark": table}, files=analysis.draw(self.run_dir, self.about, self.rows))
+
+    def _modes(self) -> list[str]:
+        """Those asked for, or all that the device has, but for a trial. Raises ValueError on those that it lacks."""
+        kind, modes = self.device.type, self.config.modes
+        if TRAINING not in self.config.tasks:
+            return []
+        missing = missing_compiler() if kind == "cpu" else None
+        if modes is None:
+            if self.config.training.max_steps < TRIAL or kind not in ("cpu", "cuda"):
+                return ["eager"]
+            if missing:
+                print_rank_zero(f"note: nothing is timed compiled, for which there is no {missing} (a C++ compiler)")
+                return ["eager"]
+            return ["eager", "compiled", *(["graphs"] if kind == "cuda" else [])]
+        if "graphs" in modes and kind != "cuda":
+            raise ValueError(f"experiment.modes holds graphs, which are CUDA's, and this is {kind}: leave it out")
+        if "compiled" in modes and missing:
+            raise ValueError(f"experiment.modes holds compiled, for which there is no {missing}: leave it out")
+        return [*modes]
+
+    def _backbones(self) -> dict[str, Size]:
+        """Those of the config, the one that the command line has chosen, or those of the device."""
+        if self.config.backbones is not None:
+            return self.config.backbones
+        chosen, said = self.run.choices["algorithm/backbone"], map(key_of, self.run.overrides)
+        if chosen != USUAL or "algorithm/backbone" in said:
+            return {chosen: Size(self.config.training.batch_size)}
+        return ON_A_CPU if self.device.type == "cpu" else ON_A_GPU
+
+    def _composed(self, method: str, backbone: str) -> RunConfig:
+        """The run that would train a method on a backbone, without dropout: compiled code draws it in another way."""
+        parts = [override for override in self.run.overrides if is_part(override)]
+        overrides = [f"algorithm={method}", f"algorithm/backbone={backbone}", "algorithm.backbone.dropout=0.0", *parts]
+        try:
+            return compose_run([*overrides, "experiment=language_modeling"])
+        except Exception as error:
+            raise ValueError(f"experiment.methods: {method}: {sentence(error, overrides)}") from error
+
+    def _settings(self, backbone: str) -> dict[str, list[Setting]]:
+        """Each method's decoders: its own, and those of the config that fit it."""
+        found = {}
+        entries = expand(self.config.decoders, None) if self.config.decoders else []
+        for method in self.config.methods:
+            run = self.runs[method, backbone]
+            model = ModelSettings(run.algorithm.name, run.plain["algorithm"], run.choices["algorithm/decoder"])
+            fitting = [{name: options} for name, options in entries if name and misfit(model, name) is None]
+            own: Any = {model.decoder: {}}
+            found[method] = build_settings(model, [own, *(one for one in fitting if one != own)], None)
+        return found
+
+    def _data(self, backbone: str, size: Size) -> TextDataModule:
+        config = self.runs[self.config.methods[0], backbone].algorithm.backbone
+        with keys_below("dataset", self.run.dataset):
+            return TextDataModule(
+                self.run.dataset,
+                block_size=config.block_size,
+                batch_size=size.batch_size,
+                eval_batch_size=self.config.evaluation.batch_size,
+                seed=self.run.seed,
+            ).prepare()
+
+    def _model(self, method: str, backbone: str) -> BaseAlgorithm:
+        """Fresh weights. A vocabulary beyond the corpus' costs what it would with any text."""
+        config = self.runs[method, backbone].algorithm
+        return look_up(ALGORITHMS, config.name, "algorithm.name")(
+            config,
+            vocabulary_size=self.backbones[backbone].vocabulary_size or self.data[backbone].vocabulary_size,
+            total_steps=self.config.training.max_steps + training.WARM_UP + training.PERIOD,
+            seed=self.run.seed,
         )
 
-    def _framework(self) -> float:
-        """Seconds of the timed steps through Trainer, loggers and callbacks."""
-        assert self.data is not None
-        watch = Stopwatch(self.config.warmup_steps)
-        trainer = self._trainer()
-        trainer.callbacks.insert(0, watch)  # type: ignore[attr-defined]
-        trainer.fit(self._build_algorithm(), datamodule=self.data)
-        return watch.seconds
+    def _check_overrides(self) -> None:
+        """Raise ValueError on what chooses the one method of other experiments, and on several processes."""
+        if self.run.load is not None:
+            raise ValueError("load= is for one model, and a benchmark times fresh weights of several: leave it out")
+        for override in self.run.overrides:
+            key = key_of(override)
+            if key == "algorithm":
+                raise ValueError(
+                    f"{override} chooses one method, and a benchmark has experiment.methods: name it there"
+                )
+            if key.startswith("algorithm") and not is_part(override):
+                raise ValueError(f"{key} is of one method, and a benchmark has several: leave it out")
+        if self.evaluator.world_size > 1:
+            raise ValueError("trainer.devices: a benchmark is of one process: say trainer.devices=1")
 
-    def _bare_loop(self) -> float:
-        """Seconds of the timed steps in the shortest loop that trains the same model on the same batches, on the same
-        device and in the same precision."""
-        assert self.data is not None
-        strategy = self.evaluator.strategy
-        model = self._build_algorithm().to(self.device).train()
-        optimizer = model.configure_optimizers()["optimizer"]
-        generator = torch.Generator(self.device).manual_seed(self.run.seed)
-        clip = self.config.training.gradient_clip_norm
-        began = 0.0
-        for step, ids in enumerate(islice(self.data.training_batches(0), self.config.training.max_steps)):
-            with strategy.precision_plugin.forward_context():
-                loss = model.loss(ids.to(self.device), generator)["loss"]
-            optimizer.zero_grad()
-            loss.backward()
-            if clip is not None:
-                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
-            optimizer.step()
-            if step + 1 == self.config.warmup_steps:
-                began = now(self.device)
-        return now(self.device) - began
+    def _forget_memory(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+            torch.cuda.reset_peak_memory_stats(self.device)
 
-    def _record(self, task: str, pairs: list[tuple[float, float]], ours: str, other: str) -> None:
-        ratios = [a / b for a, b in pairs]
-        figures = {
-            f"benchmark/{ours}": statistics.median(a for a, _ in pairs),
-            f"benchmark/{other}": statistics.median(b for _, b in pairs),
-            f"benchmark/{task}_ratio": statistics.median(ratios),
-        }
-        self.summary["figures"] |= figures
-        self.summary[task] = {"columns": [ours, other], "rounds": pairs, "ratios": ratios}
-        print_rank_zero("  ".join(f"{key.removeprefix('benchmark/')} {value:.4g}" for key, value in figures.items()))
-        print_rank_zero(f"  ratio over {len(ratios)} rounds: {min(ratios):.4g} to {max(ratios):.4g}")
+    def _memory(self) -> float | None:
+        """GiB that tensors took at most since then; None off CUDA, where nobody counts them."""
+        return torch.cuda.max_memory_allocated(self.device) / GIB if self.device.type == "cuda" else None
 
 
 def loop_weights(snr: torch.Tensor, *, snr_clip: float, decay: float) -> torch.Tensor:
