@@ -477,9 +477,9 @@ STEP = {
     "df_lm": (653, 0, 1, 3),
     "df_lm_shifted": (286, 0, 1, 0),
     "df_lm_faithful": (240, 0, 1, 0),
-    "masked_diffusion": (128, 0, 0, 0),
-    "diffusion_flow": (363, 0, 0, 0),
-    "diffusion_flow_reference": (296, 0, 0, 0),
+    "masked_diffusion": (129, 0, 0, 0),
+    "diffusion_flow": (360, 0, 0, 0),
+    "diffusion_flow_reference": (294, 0, 0, 0),
 }
 # The step of the optimiser behind it, for gpt, with as many blocks as may be:
 OPTIMIZER = {"adamw": (2, 0, 0, 0), "muon": (73, 0, 0, 0)}
