@@ -182,7 +182,8 @@ class LanguageModeling(BaseExperiment):
         request = self._request(self.device)
         algorithm = self.algorithm.to(self.device).eval()
         compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
+        eager = torch.compiler.set_stance("force_eager") if compiled else nullcontext()
+        with eager, self.evaluator.strategy.precision_plugin.forward_context():
             out = algorithm.generate(request)
         samples = read_samples(self.tokenizer, config, self.prompts, request.seeds, out, self.stop)
         about = {

@@ -3,8 +3,8 @@
 B texts of one seed, P prompt tokens.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -54,12 +54,13 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained model on its device."""
+    """A trained model on its device, and the `context` of the run's precision, in which it computes."""
 
     algorithm: BaseAlgorithm
     tokenizer: Tokenizer
     device: torch.device
     compiled: bool = False
+    context: Callable[[], AbstractContextManager] = nullcontext
 
     def write(self, decoder: Any, assignment: Assignment, seed: int) -> Texts:
         """Continue the prompt B times; every setting gets the same sampling seeds."""
@@ -69,7 +70,8 @@ class Writer:
         # Compiled code is for windows of one length, and here lengths differ at every step.
         with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
             began = now(self.device)
-            out = self.algorithm.generate(asked, decoder)
+            with self.context():
+                out = self.algorithm.generate(asked, decoder)
             seconds = now(self.device) - began
         cost = {
             "seconds": seconds,
