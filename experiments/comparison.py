@@ -153,7 +153,13 @@ class Comparison(BaseExperiment):
             algorithm = model.algorithm.to(self.device).eval()
             try:
                 trace = record_trace(
-                    algorithm, model.tokenizer, assignment, method.default, method=method.label, seed=seed
+                    algorithm,
+                    model.tokenizer,
+                    assignment,
+                    method.default,
+                    method=method.label,
+                    seed=seed,
+                    context=self.evaluator.strategy.precision_plugin.forward_context,
                 )
             except ValueError as error:  # a method of the user's that records none, or writes shorter texts
                 print_rank_zero(f"{method.label} is left out: {error}")
@@ -185,7 +191,15 @@ class Comparison(BaseExperiment):
     def _decoding_sweep(self, algorithms: dict[str, Any], judges: JudgePanel | None) -> DecodingSweep:
         return DecodingSweep(
             self.run_dir,
-            {label: Writer(algorithm, self.data.tokenizer, self.device) for label, algorithm in algorithms.items()},
+            {
+                label: Writer(
+                    algorithm,
+                    self.data.tokenizer,
+                    self.device,
+                    context=self.evaluator.strategy.precision_plugin.forward_context,
+                )
+                for label, algorithm in algorithms.items()
+            },
             TextEvaluator(self.data, judges),
             seeds=self.config.seeds,
             modelless=MODELLESS,

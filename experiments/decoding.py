@@ -65,7 +65,14 @@ class Decoding(LanguageModeling):
         method = run.chosen("algorithm")
         self.decoding_sweep = DecodingSweep(
             self.run_dir,
-            {method: Writer(self.algorithm, self.tokenizer, self.device)},
+            {
+                method: Writer(
+                    self.algorithm,
+                    self.tokenizer,
+                    self.device,
+                    context=self.evaluator.strategy.precision_plugin.forward_context,
+                )
+            },
             TextEvaluator(self.data, judges),
             seeds=config.seeds,
             modelless=MODELLESS,
@@ -119,7 +126,15 @@ class Decoding(LanguageModeling):
         algorithm = self.algorithm.to(self.device).eval()
         records = []
         for setting in self._settings("visualize"):
-            trace = record_trace(algorithm, self.tokenizer, assignment, setting, method=method, seed=seed)
+            trace = record_trace(
+                algorithm,
+                self.tokenizer,
+                assignment,
+                setting,
+                method=method,
+                seed=seed,
+                context=self.evaluator.strategy.precision_plugin.forward_context,
+            )
             write_trace(self.run_dir / "traces" / f"{re.sub('[^A-Za-z0-9_.=-]+', '_', setting.label)}.json", trace)
             records.append(trace)
         files = [self.run_dir / name for name in ("animation.gif", "animation.html")]

@@ -179,7 +179,8 @@ class LanguageModeling(BaseExperiment):
         config = self.config.sampling
         request = self._request(self.device)
         algorithm = self.algorithm.to(self.device).eval()
-        out = algorithm.generate(request)
+        with self.evaluator.strategy.precision_plugin.forward_context():
+            out = algorithm.generate(request)
         samples = read_samples(self.tokenizer, config, self.prompts, request.seeds, out, self.stop)
         about = {
             **{key: getattr(config, key) for key in ("prompt", "prompt_file", "suffix", "stop", "length")},

@@ -195,12 +195,6 @@ class Trace:
     levels: Tensor
     forwards: Tensor
 
-    def from_nothing(self, given: Tensor) -> "Trace":
-        """The same behind a state in which only the `given` (B, L) are known, before any pass."""
-        first = self.tokens[:1].masked_fill(~given, 0), (~given[None]).to(self.levels)
-        tokens, levels = (torch.cat([a, b]) for a, b in zip(first, (self.tokens, self.levels), strict=True))
-        return Trace(tokens, levels, torch.cat([self.forwards.new_zeros(1), self.forwards]))
-
 
 class TraceRecorder:
     """Collects the states of a trace, if the request asks for one; false where it does not."""

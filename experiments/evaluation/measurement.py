@@ -3,7 +3,8 @@
 B texts of one seed, P prompt tokens.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -53,11 +54,12 @@ class Texts(NamedTuple):
 
 @dataclass(frozen=True)
 class Writer:
-    """A trained model on its device."""
+    """A trained model on its device, and the `context` of the run's precision, in which it computes."""
 
     algorithm: BaseAlgorithm
     tokenizer: Tokenizer
     device: torch.device
+    context: Callable[[], AbstractContextManager] = nullcontext
 
     def write(self, decoder: Any, assignment: Assignment, seed: int) -> Texts:
         """Continue the prompt B times; every setting gets the same sampling seeds."""
@@ -65,7 +67,8 @@ class Writer:
         seeds = [seed * 1_000_000 + i for i in range(B)]
         asked = self.request(assignment, seeds)
         began = now(self.device)
-        out = self.algorithm.generate(asked, decoder)
+        with self.context():
+            out = self.algorithm.generate(asked, decoder)
         seconds = now(self.device) - began
         cost = {
             "seconds": seconds,

@@ -3,7 +3,8 @@
 S states, L tokens in all.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -24,8 +25,10 @@ def record_trace(
     method: str,
     seed: int,
     suffix_ids: Sequence[int] = (),
+    context: Callable[[], AbstractContextManager] = nullcontext,
 ) -> TraceRecord:
-    """The trace of one text between the assignment's prompt and suffix_ids, as `method` writes it with a setting.
+    """The trace of one text between the assignment's prompt and suffix_ids, as `method` writes it with a setting in the
+    `context` of a run's precision.
 
     A prompt without text is a start token, which is left out. The first state is that before any pass of the network.
     Raises ValueError on a suffix that the decoder cannot see.
@@ -39,7 +42,8 @@ def record_trace(
         trace=True,
         encode=tokenizer.encode,
     )
-    out = algorithm.generate(request, setting.decoder)
+    with context():
+        out = algorithm.generate(request, setting.decoder)
     assert out.trace is not None
     ids = out.trace.tokens[:, 0].cpu().numpy()  # (S, L)
     levels = out.trace.levels[:, 0].cpu().double().numpy().round(6)  # (S, L)

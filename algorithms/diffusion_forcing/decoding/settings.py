@@ -2,7 +2,6 @@
 self-speculative (arXiv:2211.17192)."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -127,11 +126,10 @@ class MatrixDecoder(DrawingDecoder):
         from right to left, too.
 
         One token after the other at one level is written by the GPT's loop: a draw from pure noise is one from the
-        prediction alone. Its trace begins, as that of every matrix, with nothing written.
+        prediction alone. Its trace, too, has a state for each token, and none of the noise before.
         """
         if self.writes_as_gpt(model, request):
-            found = write_tokens(model.denoiser.model, request, self.draw, use_cache=self.use_cache)
-            return replace(found, trace=found.trace and found.trace.from_nothing(request.given))
+            return write_tokens(model.denoiser.model, request, self.draw, use_cache=self.use_cache)
         ids, given, table = request.ids, request.given, model.denoiser.table()
         sampler, posterior = self._posterior(model)
         recorder, ends = TraceRecorder(request), Ends(request)

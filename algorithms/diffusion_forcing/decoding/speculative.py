@@ -1,9 +1,9 @@
 """Self-speculative decoding: a noisy window drafts what the same network's next-token head accepts or refuses.
 
 Source: speculative sampling (arXiv:2211.17192); draft and verification in one pass: TiDAR (arXiv:2511.08923). Whatever
-the drafts are, the output distribution is that of one token after the other. It saves passes, not time, where a pass over
-Q tokens costs more than as many over one as it makes up for: with a small model on a CPU it always does. B batch, L positions, R rows still
-unfinished, n drafted tokens, Q = (n + 1)² tokens of a pass, V vocabulary.
+the drafts are, the output distribution is that of one token after the other. What it saves is passes: in time it gains
+only where a pass over Q tokens costs little more than one over a single token, as a CPU's does not. B batch, L all
+positions, R rows still unfinished, n drafted tokens, Q = (n + 1)² tokens of a pass, V vocabulary.
 """
 
 from collections.abc import Callable
