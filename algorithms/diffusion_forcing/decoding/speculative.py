@@ -117,8 +117,7 @@ class Speculation:
             self.lengths[row] = end + 1
         self.cache.keep((count + 1).tolist())
         window = seen.view(len(rows), n + 1, n, -1)[torch.arange(len(rows), device=index.device), count]
-        places = torch.arange(n, device=index.device)
-        window = self.denoiser.refine(window, places, torch.zeros_like(places))
+        window = self.denoiser.refine(window)
         self.drafts[index], self.q[here] = self._draft(window, token, uniform[:, n + 1 :])
 
     def _move_contexts(self, rows: list[int]) -> None:
