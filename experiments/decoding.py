@@ -65,7 +65,7 @@ class Decoding(LanguageModeling):
         method = run.chosen("algorithm")
         self.decoding_sweep = DecodingSweep(
             self.run_dir,
-            {method: Writer(self.algorithm, self.tokenizer, self.device, compiled=config.training.compile)},
+            {method: Writer(self.algorithm, self.tokenizer, self.device)},
             TextEvaluator(self.data, judges),
             seeds=config.seeds,
             modelless=MODELLESS,

@@ -1,7 +1,6 @@
 """Language modelling: train a method on a corpus, measure its likelihood, sample from it."""
 
 import math
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -9,7 +8,6 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from algorithms.common.backbone import Backbone
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Request
 from datasets.config import LOADED
@@ -29,7 +27,7 @@ from experiments.run.schema import LanguageModelingConfig
 from experiments.training.callbacks import MONITOR, Speed
 from experiments.training.checkpoint_callback import Checkpoints
 from experiments.training.checkpoints import load_weights, place_of, read_checkpoint, trained_on_other_data
-from experiments.training.compilation import check_compiler, compiling
+from experiments.training.compilation import Choice, check_choice, compiled, missing_compiler, pays
 from experiments.training.memory import check_memory
 from experiments.training.trainer import build_trainer, training_callbacks
 
@@ -48,8 +46,8 @@ class LanguageModeling(BaseExperiment):
     generating_tasks: ClassVar[tuple[str, ...]] = ("sampling",)  # those that continue the prompt
 
     def prepare(self) -> None:
-        if self.config.training.compile and self.trains:
-            check_compiler()
+        if self.trains and (choice := self.config.training.compile) not in (False, "auto"):
+            check_choice(choice, self.device)
         self.block_size = self._block_size()
         samples = "sampling" in self.config.tasks
         check_memory(self.run.algorithm.backbone, self.config, trains=self.trains, samples=samples)
@@ -119,14 +117,11 @@ class LanguageModeling(BaseExperiment):
             self._sum_up_training(states["Speed"], states["Checkpoints"], done)
         else:
             trainer = self._trainer()
-            if config.compile:
-                for module in self.algorithm.modules():
-                    if isinstance(module, Backbone):
-                        module.compile()
             for logger in self.loggers:
                 logger.log_hyperparams(self.run.plain)
             ckpt_path = str(self.source) if self.resumed else None
-            with interrupts.postponed("the run is saved after this step"), compiling():
+            choice = self._compiles()
+            with interrupts.postponed("the run is saved after this step"), compiled(self.algorithm, choice):
                 trainer.fit(self.algorithm, datamodule=self.data, ckpt_path=ckpt_path)
             trainer.strategy.barrier()  # the first process has written best.ckpt
             if self.run.trainer.get("profiler"):
@@ -181,9 +176,7 @@ class LanguageModeling(BaseExperiment):
         config = self.config.sampling
         request = self._request(self.device)
         algorithm = self.algorithm.to(self.device).eval()
-        compiled = self.config.training.compile  # for windows of one length, and here lengths differ at every step
-        with torch.compiler.set_stance("force_eager") if compiled else nullcontext():
-            out = algorithm.generate(request)
+        out = algorithm.generate(request)
         samples = read_samples(self.tokenizer, config, self.prompts, request.seeds, out, self.stop)
         about = {
             **{key: getattr(config, key) for key in ("prompt", "prompt_file", "suffix", "stop", "length")},
@@ -232,6 +225,23 @@ class LanguageModeling(BaseExperiment):
             total_steps=self.config.training.max_steps,
             seed=self.run.seed,
         )
+
+    def _compiles(self) -> Choice:
+        """Whether training steps are compiled, and how: experiment.training.compile with `auto` decided."""
+        config, device = self.config.training, self.device
+        if config.compile != "auto":
+            return config.compile
+        worth = pays(
+            device,
+            self.run.algorithm.backbone,
+            parameters=self.summary["parameters"],
+            tokens=config.batch_size * config.accumulate_grad_batches * self.block_size,
+            steps=config.max_steps,
+        )
+        if worth and device.type == "cpu" and (name := missing_compiler()):
+            print_rank_zero(f"note: training would be faster compiled, for which there is no {name} (a C++ compiler)")
+            worth = False
+        return "auto" if worth else False
 
     def _block_size(self) -> int:
         context = self.run.algorithm.backbone.block_size

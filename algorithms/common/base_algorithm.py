@@ -1,12 +1,12 @@
 """What all methods share: the training and validation steps, logging, and the optimiser.
 
-A method supplies `loss` and `nll`, and decoders for its `generate`; batches are ids (B, T + 1), in which each of the
-last T tokens is to be predicted. B batch, T tokens.
+A method supplies `draw`, `loss_of` and `nll`, and decoders for its `generate`; batches are ids (B, T + 1), in which
+each of the last T tokens is to be predicted. B batch, T tokens.
 """
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,8 @@ from algorithms.common.decoder import Decoder, Generation, Request
 from algorithms.common.likelihood import Likelihood, WindowNats, bits_per_character
 from algorithms.common.optim import OptimizerConfig, make_adamw, warmup_cosine
 from algorithms.common.randomness import BatchGenerator, RowRandom, Source, seed_dropout, step_seed
+
+LossOf = Callable[[Tensor, Any], dict[str, Tensor]]  # ids and draws -> the loss and its parts
 
 
 class BaseAlgorithm(LightningModule, ABC):
@@ -43,6 +45,7 @@ class BaseAlgorithm(LightningModule, ABC):
         self.vocabulary_size = vocabulary_size
         self.total_steps = total_steps
         self.seed = seed
+        self._loss_of: LossOf | None = None  # asked in place of `loss_of`: the same, compiled
         self._logged: list[Tensor] = []  # parts of the loss in the micro-batches of a step that gets logged
         torch.manual_seed(seed)  # every method starts from the same backbone
 
@@ -62,7 +65,14 @@ class BaseAlgorithm(LightningModule, ABC):
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The same with draws from `generator`."""
-        return self.loss_of(ids, self.draw(ids, generator))
+        return (self._loss_of or self.loss_of)(ids, self.draw(ids, generator))
+
+    def ask(self, loss_of: LossOf | None) -> None:
+        """`loss` asks `loss_of`, the method's own compiled, until this is None; copies of the module do not."""
+        self._loss_of = loss_of
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_loss_of": None}  # what is compiled is bound to this module's weights
 
     @abstractmethod
     def nll(self, ids: Tensor, generator: Source) -> Tensor:

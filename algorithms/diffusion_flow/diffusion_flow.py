@@ -5,7 +5,7 @@ to the bit. B batch, T tokens, W = T + 1 the window.
 """
 
 from dataclasses import field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
@@ -15,11 +15,12 @@ from torch import Tensor
 from algorithms.common.fields import STRICT
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowAssisted, FlowThreshold, FlowTopConfidence
-from algorithms.diffusion_flow.flow import PlateauSwitch, warmed_up
+from algorithms.diffusion_flow.flow import Path, PlateauSwitch, warmed_up
 from algorithms.diffusion_flow.posterior import PosteriorFlow, PosteriorFlowConfig
 from algorithms.diffusion_flow.velocity import VelocityFlow, VelocityFlowConfig
 from algorithms.masked_diffusion.decoding import AnyDecoder, MaskedDecoder, Predictor
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
+from algorithms.masked_diffusion.masking import Masks, hide
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -33,6 +34,14 @@ class DiffusionFlowConfig(MaskedDiffusionConfig):
     decoder: Annotated[AnyDecoder | FlowTopConfidence | FlowThreshold, Field(discriminator="name")] = field(
         default_factory=FlowTopConfidence
     )
+
+
+class Draws(NamedTuple):
+    """What chance and the step decide: a step with flow and one without are two graphs."""
+
+    masks: Masks
+    path: Path | None  # None on a step without flow
+    weight: Tensor  # () of the flow loss, a tensor: a number would make a graph of its own at every step of the warm-up
 
 
 class DiffusionFlow(MaskedDiffusion):
@@ -66,29 +75,38 @@ class DiffusionFlow(MaskedDiffusion):
         ended = (flow.max_step is not None and step >= flow.max_step) or self.plateau.off
         return 0.0 if ended else warmed_up(flow.weight, step, flow.warmup_steps)
 
-    def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        x, masked, weight = self.mask(ids, generator)
-        loss = self.restoration_loss(self.model(x)[:, 1:], ids[:, 1:], masked, weight)
-        parts = {"masked": loss.detach()}
-        trainer = self._trainer  # None outside of a training
-        step = 0 if trainer is None else trainer.global_step
+    def draw(self, ids: Tensor, generator: torch.Generator) -> Draws:
+        """The masks, and on a step with flow its paths."""
+        masks = super().draw(ids, generator)
+        step = 0 if self._trainer is None else self._trainer.global_step  # no trainer outside of a training
         share = self.flow_weight(step)
+        path = None
         if share > 0 and step % self.config.flow.interval == 0:
-            flow = self.flow.loss(self.model, ids, x, generator, self.over_processes)
-            loss = loss + share * flow
-            self.latest_flow_loss = self.over_processes(flow.detach())  # so that all processes switch off together
+            path = self.flow.draw(ids, self.over_processes(masks.masked.sum()), generator)
+        return Draws(masks, path, torch.full((), share, device=ids.device))
+
+    def loss_of(self, ids: Tensor, draws: Draws) -> dict[str, Tensor]:
+        x = hide(ids, draws.masks.masked, self.mask_id)
+        loss = self.restoration_loss(self.model.hidden(x)[:, 1:], ids[:, 1:], draws.masks)
+        parts = {"masked": loss.detach()}
+        if draws.path is not None:
+            flow = self.flow.loss(self.model, ids, x, draws.path)
+            loss, parts["flow"] = loss + draws.weight * flow, flow.detach()
+        return {"loss": loss, **parts, "flow_weight": draws.weight, "flow_active": (draws.weight > 0).float()}
+
+    def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        parts, trainer = super().loss(ids, generator), self._trainer
+        if "flow" in parts:
+            self.latest_flow_loss = self.over_processes(parts["flow"])  # so that all processes switch off together
             if trainer is not None:
                 self.plateau.record(self.latest_flow_loss)
         elif trainer is not None and trainer.world_size > 1:  # DDP waits for every parameter's gradient
-            loss = loss + 0 * sum(p.sum() for p in self.flow.parameters())
-        if self.latest_flow_loss is not None:  # flow steps and logged steps need not coincide
-            parts["flow"] = self.latest_flow_loss.to(loss.device)  # that of a checkpoint is on the CPU
-        return {
-            "loss": loss,
-            **parts,
-            "flow_weight": torch.tensor(share),
-            "flow_active": torch.tensor(float(share > 0)),
-        }
+            parts["loss"] = parts["loss"] + 0 * sum(p.sum() for p in self.flow.parameters())
+        if self.latest_flow_loss is None:
+            return parts
+        latest = self.latest_flow_loss.to(ids.device)  # that of a checkpoint is on the CPU
+        first = {"loss": parts["loss"], "masked": parts["masked"], "flow": latest}
+        return first | {name: value for name, value in parts.items() if name not in first}  # in the same order always
 
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
         if isinstance(decoder, FlowAssisted):

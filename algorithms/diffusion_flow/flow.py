@@ -3,6 +3,8 @@
 Source: flow matching (arXiv:2210.02747). Progress s runs from noise (0) to clean (1). B batch, T tokens, D channels.
 """
 
+from typing import NamedTuple
+
 import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
@@ -50,6 +52,14 @@ class FlowConfig:
                 f"min_progress ({self.min_progress}) and max_progress ({self.max_progress}) "
                 "must lie in [0, 1], the first below the second"
             )
+
+
+class Path(NamedTuple):
+    """Where the rows of a step stand on their paths."""
+
+    progress: Tensor  # (B,)
+    noise: Tensor  # (B, W, D), where the paths begin
+    total: Tensor  # () masked positions, the mean over the processes of a training
 
 
 def interpolate(clean: Tensor, noise: Tensor, progress: Tensor) -> Tensor:

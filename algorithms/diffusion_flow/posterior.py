@@ -17,9 +17,10 @@ from algorithms.common.device import exact_product
 from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Positive
 from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
-from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
+from algorithms.diffusion_flow.flow import FlowConfig, Path, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
-from algorithms.masked_diffusion.masking import OverProcesses, mean_where
+from algorithms.masked_diffusion.likelihood import token_nats
+from algorithms.masked_diffusion.masking import mean_where
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -68,16 +69,16 @@ class PosteriorFlow(nn.Module):
         evidence = s / (1 - s).clamp(min=1e-2).square()
         return logits + evidence * exact_product(latents, self.codes().T)  # a position's own latent, by Bayes' rule
 
-    def loss(
-        self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator, over_processes: OverProcesses
-    ) -> Tensor:
-        """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""
+    def draw(self, ids: Tensor, total: Tensor, generator: torch.Generator) -> Path:
+        """The paths of a step on ids (B, W), of which `total` () are masked."""
         progress = draw_progress(self.config, ids.size(0), generator)
-        noise = normal(generator, *ids.shape, self.config.code_dim)
-        latents = interpolate(F.embedding(ids, self.codes()), noise, progress)
-        logits = self.logits(model, x, latents, progress)
-        nats = F.cross_entropy(logits.transpose(1, 2).float(), ids, reduction="none")  # (B, W)
-        return mean_where(nats, x == self.mask_id, over_processes)
+        return Path(progress, normal(generator, *ids.shape, self.config.code_dim), total)
+
+    def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, path: Path) -> Tensor:
+        """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""
+        latents = interpolate(F.embedding(ids, self.codes()), path.noise, path.progress)
+        logits = self.logits(model, x, latents, path.progress)  # (B, W, V)
+        return mean_where(token_nats(logits, ids), x == self.mask_id, path.total)
 
     def step(self, latents: Tensor, posterior: Tensor, progress: Tensor, following: Tensor) -> Tensor:
         """Move latents (R, W, D) along the velocity (E[code] - z) / (1 - s) of the token posterior (R, W, V), from

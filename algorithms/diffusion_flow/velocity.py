@@ -17,9 +17,9 @@ from algorithms.common.backbone import LanguageModel
 from algorithms.common.fields import STRICT, Count, Natural, Positive
 from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
-from algorithms.diffusion_flow.flow import FlowConfig, draw_progress, interpolate, time_mlp
+from algorithms.diffusion_flow.flow import FlowConfig, Path, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
-from algorithms.masked_diffusion.masking import OverProcesses, mean_where
+from algorithms.masked_diffusion.masking import mean_where
 
 BLEND_BASE, BLEND_SLOPE, BLEND_MAX = 0.25, 0.55, 0.8  # share of the flow's logits, by the share still masked
 
@@ -62,7 +62,7 @@ class VelocityFlow(nn.Module):
         super().__init__()
         self.config = config
         self.mask_id = mask_id
-        C = model.wte.embedding_dim
+        self.channels = C = model.wte.embedding_dim
         self.head = nn.Sequential(
             nn.Linear(C, config.bottleneck, bias=False), nn.SiLU(), nn.Linear(config.bottleneck, C, bias=False)
         )
@@ -72,18 +72,19 @@ class VelocityFlow(nn.Module):
         """hidden (B, T, C) at progress (B,) -> velocities (B, T, C)."""
         return self.head(hidden + self.time(progress[:, None])[:, None])
 
-    def loss(
-        self, model: LanguageModel, ids: Tensor, x: Tensor, generator: torch.Generator, over_processes: OverProcesses
-    ) -> Tensor:
+    def draw(self, ids: Tensor, total: Tensor, generator: torch.Generator) -> Path:
+        """The paths of a step on ids (B, W), of which `total` () are masked."""
+        progress = draw_progress(self.config, ids.size(0), generator)
+        noise = normal(generator, *ids.shape, self.channels) * self.config.noise_scale
+        return Path(progress, noise, total)
+
+    def loss(self, model: LanguageModel, ids: Tensor, x: Tensor, path: Path) -> Tensor:
         """The flow loss of ids (B, W), whose masked form is x (B, W)."""
         clean = model.wte(ids).detach()  # (B, W, C)
-        progress = draw_progress(self.config, ids.size(0), generator)
-        noise = normal(generator, *clean.shape) * self.config.noise_scale
-        noisy = interpolate(clean, noise, progress)
-        predicted = self.velocity(model.backbone(model.backbone.add_positions(noisy)), progress)
-        counted = x == self.mask_id if self.config.masked_only else torch.ones_like(x, dtype=torch.bool)
-        beta = self.config.huber_beta
-        return mean_where(velocity_error(predicted, clean - noise, beta), counted, over_processes)
+        noisy = interpolate(clean, path.noise, path.progress)
+        predicted = self.velocity(model.backbone(model.backbone.add_positions(noisy)), path.progress)
+        error = velocity_error(predicted, clean - path.noise, self.config.huber_beta)  # (B, W)
+        return mean_where(error, x == self.mask_id, path.total) if self.config.masked_only else error.mean()
 
     def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
         """The network with the flow's help while the share of the window that is masked is above flow_until."""

@@ -14,14 +14,15 @@ from torch import Tensor
 from algorithms.common.device import float64_device
 from algorithms.common.randomness import Source, draw_rows
 from algorithms.masked_diffusion.decoding import ChunkState, MaskedDecoder, Prediction
-from algorithms.masked_diffusion.masking import counted_masks, stratified_shares
+from algorithms.masked_diffusion.masking import counted_masks, hide, stratified_shares
 
 Network = Callable[[Tensor], Tensor]  # ids with masks (B, T + 1) -> logits (B, T + 1, V)
 
 
 def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropies (B, T) of targets (B, T) under logits (B, T, V)."""
-    return F.cross_entropy(logits.transpose(1, 2).float(), targets, reduction="none")
+    nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    return nats.unflatten(0, targets.shape)
 
 
 def any_order_bound(network: Network, ids: Tensor, *, mask_id: int, passes: int, generator: Source) -> Tensor:
@@ -35,7 +36,7 @@ def any_order_bound(network: Network, ids: Tensor, *, mask_id: int, passes: int,
     shares = draw_rows(generator, B, lambda rows, g: stratified_shares(passes, g, rows=rows))  # (B, passes)
     for share in shares.unbind(1):
         masked, weight = counted_masks(share, T, generator)
-        x = torch.cat([ids[:, :1], targets.masked_fill(masked, mask_id)], dim=1)
+        x = hide(ids, masked, mask_id)
         nats += token_nats(network(x)[:, 1:], targets) * masked * weight[:, None]
     return nats / passes
 

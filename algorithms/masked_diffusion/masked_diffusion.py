@@ -16,12 +16,13 @@ from torch import Tensor
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.fields import STRICT, Count
+from algorithms.common.head import mean_nats
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
 from algorithms.common.randomness import RowRandom, Source, draw_rows
 from algorithms.masked_diffusion.decoding import AnyDecoder, ChunkState, MaskedDecoder, Predictor, TopConfidence
-from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood, token_nats
-from algorithms.masked_diffusion.masking import counted_masks, independent_masks, mean_where, stratified_shares
+from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood
+from algorithms.masked_diffusion.masking import Masks, counted_masks, hide, independent_masks, stratified_shares
 
 CPU_ROWS = 8  # rows of a forward while decoding: the activations of more fall out of a CPU's cache
 
@@ -71,27 +72,27 @@ class MaskedDiffusion(BaseAlgorithm):
         """ids with masks (B, W) -> logits (B, W, V): the mask itself is never predicted."""
         return self.model(x)[..., : self.mask_id]
 
-    def mask(self, ids: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Hide a share of the last T tokens of ids (B, T + 1), shares stratified over the batch of all processes.
-
-        Returns x (B, T + 1), masks (B, T) and the weights (B,) of their cross-entropies in the bound.
-        """
+    def draw(self, ids: Tensor, generator: torch.Generator) -> Masks:
+        """Which of the last T tokens of ids (B, T + 1) are hidden; shares are stratified over the batch of all
+        processes."""
         B, T = ids.size(0), ids.size(1) - 1
         share = draw_rows(generator, B, lambda rows, g: stratified_shares(rows, g)[0])  # (B,)
         draw = counted_masks if self.config.objective == "any_order" else independent_masks
         masked, weight = draw(share, T, generator)
-        return torch.cat([ids[:, :1], ids[:, 1:].masked_fill(masked, self.mask_id)], dim=1), masked, weight
+        total = self.over_processes(masked.sum()) if self.config.objective == "reference" else None
+        return Masks(masked, weight, total)
 
-    def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        x, masked, weight = self.mask(ids, generator)
-        return {"loss": self.restoration_loss(self.model(x)[:, 1:], ids[:, 1:], masked, weight)}
+    def loss_of(self, ids: Tensor, draws: Masks) -> dict[str, Tensor]:
+        hidden = self.model.hidden(hide(ids, draws.masked, self.mask_id))[:, 1:]  # (B, T, C)
+        return {"loss": self.restoration_loss(hidden, ids[:, 1:], draws)}
 
-    def restoration_loss(self, logits: Tensor, targets: Tensor, masked: Tensor, weight: Tensor) -> Tensor:
-        """The configured objective of logits (B, T, V + 1), in nats per token, or per masked token."""
-        if self.config.objective == "reference":  # its softmax runs over the mask token, too
-            return mean_where(token_nats(logits, targets), masked, self.over_processes)
-        nats = token_nats(logits[..., : self.mask_id], targets) * masked
-        return (nats * weight[:, None]).mean()
+    def restoration_loss(self, hidden: Tensor, targets: Tensor, draws: Masks) -> Tensor:
+        """The configured objective of final hidden states (B, T, C), in nats per token, or per masked token."""
+        weight = self.model.lm_head.weight
+        if draws.total is not None:  # the reference, whose softmax runs over the mask token, too
+            share = draws.total.clamp(min=1e-6) / targets.numel()  # of the tokens of all processes, as in mean_where
+            return mean_nats(hidden, weight, targets, draws.masked / share)
+        return mean_nats(hidden, weight, targets, draws.masked * draws.weight[:, None], classes=self.mask_id)
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
         passes = self.config.validation_masks

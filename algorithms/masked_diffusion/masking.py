@@ -4,14 +4,20 @@ Sources: MDLM (arXiv:2406.07524, eq. 10: the bound with the weight 1/p of a line
 (arXiv:2110.02037, eq. 6), Ou et al. (arXiv:2406.03736). B batch, T tokens that may be masked.
 """
 
-from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from algorithms.common.randomness import Source, uniform
 
-OverProcesses = Callable[[Tensor], Tensor]  # the mean of a value over the processes of a training
+
+class Masks(NamedTuple):
+    """What is hidden in the windows of a step."""
+
+    masked: Tensor  # (B, T) bool
+    weight: Tensor  # (B,) of a row's cross-entropies in the bound
+    total: Tensor | None  # () hidden tokens, the mean over the processes of a training; None where none divides by it
 
 
 def stratified_shares(count: int, generator: torch.Generator, *, rows: int = 1) -> Tensor:
@@ -42,10 +48,15 @@ def counted_masks(shares: Tensor, length: int, generator: Source) -> tuple[Tenso
     return ranks < counts[:, None], length / counts
 
 
-def mean_where(losses: Tensor, counted: Tensor, over_processes: OverProcesses) -> Tensor:
+def hide(ids: Tensor, masked: Tensor, mask_id: int) -> Tensor:
+    """ids (B, T + 1) with the mask in place of those of the last T that are `masked` (B, T)."""
+    return torch.cat([ids[:, :1], ids[:, 1:].masked_fill(masked, mask_id)], dim=1)
+
+
+def mean_where(losses: Tensor, counted: Tensor, total: Tensor) -> Tensor:
     """The mean of losses (B, T) over the positions `counted` (B, T) bool; 0 where none is.
 
-    The gradients of several processes are averaged: so each divides by the mean of their counts, which
-    `over_processes` takes, and not by its own.
+    The gradients of several processes are averaged: so each divides by `total` (), the mean of their numbers of such
+    positions, and not by its own.
     """
-    return (losses * counted).sum() / over_processes(counted.sum()).clamp(min=1e-6)
+    return (losses * counted).sum() / total.clamp(min=1e-6)

@@ -9,13 +9,13 @@ from dataclasses import field
 from typing import Literal, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from algorithms.common.backbone import BackboneConfig, LanguageModel
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.fields import STRICT, Share, ShareBelowOne
+from algorithms.common.head import mean_nats
 from algorithms.common.optim import OptimizerConfig
 from algorithms.common.randomness import Source, integers, normal, uniform
 from algorithms.teacher_forcing.decoding import Autoregressive
@@ -81,20 +81,19 @@ class GPT(BaseAlgorithm):
         return Corruption(replaced, tokens, levels, noise)
 
     def loss_of(self, ids: Tensor, draws: Corruption) -> dict[str, Tensor]:
-        logits = self.corrupted_logits(ids[:, :-1], draws)  # (B, T, V)
-        return {"loss": F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())}
+        hidden = self.corrupted_hidden(ids[:, :-1], draws)  # (B, T, C)
+        return {"loss": mean_nats(hidden, self.model.lm_head.weight, ids[:, 1:])}
 
-    def corrupted_logits(self, ids: Tensor, draws: Corruption) -> Tensor:
-        """Logits (B, T, V) of ids (B, T), corrupted as drawn; the network is not told where."""
+    def corrupted_hidden(self, ids: Tensor, draws: Corruption) -> Tensor:
+        """Final hidden states (B, T, C) of ids (B, T), corrupted as drawn; the network is not told where."""
         model = self.model
-        if draws.replaced is not None:
+        if draws.replaced is not None and draws.tokens is not None:
             ids = torch.where(draws.replaced, draws.tokens, ids)
-        if draws.levels is None:
-            return model(ids)
+        if draws.levels is None or draws.noise is None:
+            return model.hidden(ids)
         rms = model.wte.weight.detach().square().mean().sqrt()
         x = add_noise(model.wte(ids), draws.levels, rms, draws.noise)  # (B, T, C)
-        return model.lm_head(model.backbone(model.backbone.add_positions(x)))
+        return model.backbone(model.backbone.add_positions(x))
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
-        logits = self.model(ids[:, :-1])  # (B, T, V)
-        return F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
+        return self.model.nats(ids[:, :-1], ids[:, 1:])

@@ -4,7 +4,6 @@ B texts of one seed, P prompt tokens.
 """
 
 from collections.abc import Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -59,18 +58,15 @@ class Writer:
     algorithm: BaseAlgorithm
     tokenizer: Tokenizer
     device: torch.device
-    compiled: bool = False
 
     def write(self, decoder: Any, assignment: Assignment, seed: int) -> Texts:
         """Continue the prompt B times; every setting gets the same sampling seeds."""
         B, P = assignment.n_samples, len(assignment.prompt)
         seeds = [seed * 1_000_000 + i for i in range(B)]
         asked = self.request(assignment, seeds)
-        # Compiled code is for windows of one length, and here lengths differ at every step.
-        with torch.compiler.set_stance("force_eager") if self.compiled else nullcontext():
-            began = now(self.device)
-            out = self.algorithm.generate(asked, decoder)
-            seconds = now(self.device) - began
+        began = now(self.device)
+        out = self.algorithm.generate(asked, decoder)
+        seconds = now(self.device) - began
         cost = {
             "seconds": seconds,
             "tokens_per_second": B * assignment.length / seconds,

@@ -9,6 +9,6 @@ def is_rank_zero() -> bool:
 
 
 @rank_zero_only
-def print_rank_zero(text: str) -> None:
+def print_rank_zero(text: str, end: str = "\n") -> None:
     """Print from the first process only."""
-    print(text, flush=True)
+    print(text, end=end, flush=True)

@@ -65,7 +65,7 @@ TABLE = (
     Rule("experiment.training.gradient_clip_norm", FROM_NOW_ON, "it enters each step by itself"),
     Rule("experiment.training.val_every_steps", FROM_NOW_ON, "it decides which weights can become best.ckpt"),
     Rule("experiment.training.checkpoint_every_steps", FREE, "it decides what a kill can cost"),
-    Rule("experiment.training.compile", FREE, "it is the same computation"),
+    Rule("experiment.training.compile", FROM_NOW_ON, "it rounds in another way, and draws other dropout"),
     Rule("experiment.evaluation.batch_size", FREE, "every window is measured by itself"),
     Rule("experiment.evaluation.max_batches", FROM_NOW_ON, "it decides how exactly val/nll is measured"),
     Rule("trainer", FROM_NOW_ON, "the machine is another one, and rounds in another way"),

@@ -20,7 +20,7 @@ class TrainingConfig:
     val_every_steps: Count = 250
     checkpoint_every_steps: Count = 250
     ema_decay: Annotated[float, Field(gt=0, lt=1, strict=True)] | None = None
-    compile: bool = False
+    compile: Literal["auto", True, False, "graphs"] = "auto"
     overfit_batches: Count | None = None
 
 

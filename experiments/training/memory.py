@@ -10,8 +10,9 @@ import torch
 from algorithms.common.backbone import BackboneConfig
 from experiments.run.schema import LanguageModelingConfig
 
-COPIES = 4  # of a weight in training: itself, its gradient and two moments
-FLOAT, INTEGER = 4, 8  # bytes
+COPIES = 3  # of a weight in training: itself, its gradient and a moment (Muon has one, AdamW two)
+KEPT = 8  # numbers for the way back, of each channel of a layer: q, k, v, what attention gives, and the MLP's four
+HALF, FLOAT, INTEGER = 2, 4, 8  # bytes
 
 
 def check_memory(backbone: BackboneConfig, config: LanguageModelingConfig, *, trains: bool, samples: bool) -> None:
@@ -20,12 +21,11 @@ def check_memory(backbone: BackboneConfig, config: LanguageModelingConfig, *, tr
     if there is None:
         return
     training, sampling = config.training, config.sampling
-    channels = backbone.n_layer * backbone.n_embd  # that one token keeps for the way back, at least
     weights = 4 * backbone.n_layer * backbone.n_embd**2  # of attention alone
-    activations = training.batch_size * (config.block_size or backbone.block_size) * channels
+    tokens = training.batch_size * (config.block_size or backbone.block_size)
     checks = [
         ("algorithm.backbone.n_embd", backbone.n_embd, FLOAT * weights * (COPIES if trains else 1)),
-        ("experiment.training.batch_size", training.batch_size, FLOAT * activations * trains),
+        ("experiment.training.batch_size", training.batch_size, activations(backbone, tokens) * trains),
         ("experiment.sampling.n_samples", sampling.n_samples, INTEGER * sampling.n_samples * samples),
         ("experiment.sampling.length", sampling.length, INTEGER * sampling.n_samples * sampling.length * samples),
     ]
@@ -35,6 +35,12 @@ def check_memory(backbone: BackboneConfig, config: LanguageModelingConfig, *, tr
                 f"{key} is {value}, for which {size / 1e9:,.0f} GB of memory would not be enough, and there are "
                 f"{there / 1e9:,.0f}: lower it"
             )
+
+
+def activations(backbone: BackboneConfig, tokens: int) -> int:
+    """Bytes that a step on so many tokens keeps for the way back, at least: of its layers, in 16 bits. Logits are no
+    part of it, which are computed in chunks where they are many."""
+    return HALF * KEPT * tokens * backbone.n_layer * backbone.n_embd
 
 
 def memory() -> int | None:

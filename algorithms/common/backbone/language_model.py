@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from algorithms.common.backbone.cache import KVCache
 from algorithms.common.backbone.config import BackboneConfig
 from algorithms.common.backbone.transformer import Backbone, init_weights
+from algorithms.common.head import token_nats
 
 
 class LanguageModel(nn.Module):
@@ -32,3 +33,8 @@ class LanguageModel(nn.Module):
     def forward(self, ids: Tensor, *, cache: KVCache | None = None) -> Tensor:
         """ids (B, T) -> logits (B, T, V)."""
         return self.lm_head(self.hidden(ids, cache=cache))
+
+    def nats(self, ids: Tensor, targets: Tensor, *, classes: int | None = None) -> Tensor:
+        """Cross-entropies (B, T) of targets (B, T) for ids (B, T), the first `classes` tokens alone being possible;
+        without logits."""
+        return token_nats(self.hidden(ids), self.lm_head.weight, targets, classes=classes)

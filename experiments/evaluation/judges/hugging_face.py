@@ -47,7 +47,8 @@ class HuggingFaceJudge(Judge):
 
     def nll(self, ids: Tensor) -> Tensor:
         logits = self.network(input_ids=ids[:, :-1]).logits  # (k, W, V)
-        return F.cross_entropy(logits.transpose(1, 2).float(), ids[:, 1:], reduction="none")
+        nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
+        return nats.view(len(ids), -1)
 
     def hidden(self, ids: Tensor) -> Tensor:
         return self.network.base_model(input_ids=ids).last_hidden_state

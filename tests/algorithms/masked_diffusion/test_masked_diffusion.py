@@ -9,6 +9,7 @@ from algorithms.common.backbone.weights import from_tiny_diffusion
 from algorithms.common.decoder import Request
 from algorithms.masked_diffusion.decoding import Threshold, TopConfidence
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
+from algorithms.masked_diffusion.masking import Masks, hide
 from experiments.run.build import build
 from tests.algorithms.writing import write
 from tests.golden.values import FOLDER
@@ -36,9 +37,9 @@ def test_logits_and_loss_equal_tiny_diffusion() -> None:
     method.model.load_state_dict(from_tiny_diffusion(state, mask_first=True))
     x, targets = ((values[key].long() - 1) % 66 for key in ("idx", "targets"))  # the mask last
     masked = values["mask"]
-    logits = method.model(x)
+    logits, hidden = method.model(x), method.model.hidden(x)
     torch.testing.assert_close(logits.roll(1, -1), values["logits"], rtol=1e-5, atol=1e-6)
-    loss = method.restoration_loss(logits, targets, masked, torch.ones(3))
+    loss = method.restoration_loss(hidden, targets, Masks(masked, torch.ones(3), masked.sum()))
     torch.testing.assert_close(loss, values["loss"], rtol=1e-5, atol=1e-6)
 
 
@@ -46,7 +47,8 @@ def test_logits_and_loss_equal_tiny_diffusion() -> None:
 def test_masks_spare_the_first_token(objective: str) -> None:
     """Catches a window whose given token is hidden: the likelihood would not be the one of a GPT's tokens."""
     method, batch = make(objective=objective), ids(64)
-    x, masked, weight = method.mask(batch, torch.Generator().manual_seed(1))
+    masked, weight, _ = method.draw(batch, torch.Generator().manual_seed(1))
+    x = hide(batch, masked, method.mask_id)
     assert torch.equal(x[:, 0], batch[:, 0])
     assert torch.equal(x[:, 1:] == method.mask_id, masked)
     assert torch.equal(torch.where(masked, batch[:, 1:], x[:, 1:]), batch[:, 1:])
@@ -68,8 +70,8 @@ def test_both_forms_of_the_bound_agree(objective: str) -> None:
 def test_a_batch_without_masks_has_a_finite_loss() -> None:
     """Catches 0/0 in the reference's mean on an unlucky batch."""
     method = make(objective="reference")
-    none = torch.zeros(2, 12, dtype=torch.bool)
-    assert method.restoration_loss(torch.randn(2, 12, V + 1), ids(2)[:, 1:], none, torch.ones(2)) == 0
+    none = Masks(torch.zeros(2, 12, dtype=torch.bool), torch.ones(2), torch.tensor(0))
+    assert method.restoration_loss(torch.randn(2, 12, method.config.backbone.n_embd), ids(2)[:, 1:], none) == 0
 
 
 def test_the_mask_is_never_predicted() -> None:

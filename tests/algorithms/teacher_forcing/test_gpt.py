@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.sampling import context_start
 from algorithms.teacher_forcing.decoding import Autoregressive
-from algorithms.teacher_forcing.gpt import GPT, GPTConfig, noise_rows, replace_tokens
+from algorithms.teacher_forcing.gpt import GPT, GPTConfig, add_noise
 from experiments.run.build import build
 from tests.algorithms.writing import write
 
@@ -125,7 +125,7 @@ def test_without_corruption_nothing_is_drawn(style):
     gpt, generator = corrupted_gpt(style, token_dropout=0.0, input_noise=0.0), seeded()
     ids = torch.randint(0, 7, (5, 9), generator=GENERATOR)
     logits = gpt.model(ids[:, :-1])
-    expected = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
+    expected = F.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten())
     assert torch.equal(gpt.loss(ids, generator)["loss"], expected)
     assert torch.equal(generator.get_state(), seeded().get_state())
 
@@ -142,14 +142,15 @@ def test_corruption_spares_evaluation():
 def test_corruption_changes_the_inputs_alone(style, token_dropout, input_noise):
     """Catches corrupted targets, lost positions, noise in a tied head, and a gradient into the noise's size."""
     corrupted = corrupted_gpt(style, token_dropout=token_dropout, input_noise=input_noise)
-    gpt, generator = make_gpt(style), seeded(5)
+    gpt, ids = make_gpt(style), torch.randint(0, 7, (5, 9), generator=GENERATOR)
     rms = gpt.model.wte.weight.detach().square().mean().sqrt()
+    drawn = corrupted.draw(ids, seeded(5))
+    assert [one is not None for one in drawn] == [token_dropout > 0] * 2 + [input_noise > 0] * 2
     if token_dropout:
-        gpt.model.wte.register_forward_pre_hook(lambda _, ids: replace_tokens(ids[0], token_dropout, 7, generator))
+        gpt.model.wte.register_forward_pre_hook(lambda _, ids: torch.where(drawn.replaced, drawn.tokens, ids[0]))
     if input_noise:
-        gpt.model.wte.register_forward_hook(lambda _, ids, x: noise_rows(x, input_noise, rms, generator))
-    ids = torch.randint(0, 7, (5, 9), generator=GENERATOR)
-    loss, expected = corrupted.loss(ids, seeded(5))["loss"], gpt.loss(ids, generator)["loss"]
+        gpt.model.wte.register_forward_hook(lambda _, ids, x: add_noise(x, drawn.levels, rms, drawn.noise))
+    loss, expected = corrupted.loss(ids, seeded(5))["loss"], gpt.loss(ids, seeded(5))["loss"]
     assert torch.equal(loss, expected)
     loss.backward()
     expected.backward()
@@ -158,21 +159,25 @@ def test_corruption_changes_the_inputs_alone(style, token_dropout, input_noise):
 
 def test_replaced_tokens_are_as_many_as_said_and_uniform():
     """Catches another share, draws that miss a token of the vocabulary, and ids changed in place."""
-    ids = torch.full((200, 500), 3)
-    changed = replace_tokens(ids, 0.3, 7, seeded())
-    share = torch.bincount(changed.flatten(), minlength=7) / ids.numel()
+    gpt, ids = corrupted_gpt(token_dropout=0.3), torch.full((200, 501), 3)
+    drawn = gpt.draw(ids, seeded())
+    changed = torch.where(drawn.replaced, drawn.tokens, ids[:, :-1])
+    share = torch.bincount(changed.flatten(), minlength=7) / changed.numel()
     expected = torch.full((7,), 0.3 / 7)
     expected[3] += 0.7
-    assert (share - expected).abs().max() < 5 * math.sqrt(0.25 / ids.numel())
+    assert (share - expected).abs().max() < 5 * math.sqrt(0.25 / changed.numel())
+    gpt.loss(ids[:, :9], seeded())
     assert (ids == 3).all()
 
 
 def test_noise_keeps_the_variance_at_every_level():
     """Catches weights whose squares do not add up to 1, and one level for a whole row or another distribution of
     levels."""
-    x = 0.02 * torch.randn(50, 20, 2000, generator=seeded(1))
-    noisy = noise_rows(x, 1.0, torch.tensor(0.02), seeded(2))
+    drawn = corrupted_gpt(input_noise=1.0).draw(torch.zeros(50, 21, dtype=torch.long), seeded(2))
+    x, unit = 0.02 * torch.randn(50, 20, 2000, generator=seeded(1)), torch.randn(50, 20, 2000, generator=seeded(3))
+    noisy = add_noise(x, drawn.levels, torch.tensor(0.02), unit)
     assert (noisy.square().mean(-1) / 0.02**2 - 1).abs().max() < 6 * math.sqrt(2 / 2000)
+    assert abs(drawn.noise.square().mean() - 1) < 6 * math.sqrt(2 / drawn.noise.numel())
     kept = ((noisy * x).sum(-1) / x.square().sum(-1)).square()  # (B, T) an estimate of 1 - t
     quantiles = torch.tensor([0.1, 0.5, 0.9])
     assert (kept.flatten().quantile(quantiles) - quantiles).abs().max() < 0.1
@@ -181,11 +186,16 @@ def test_noise_keeps_the_variance_at_every_level():
 
 def test_noise_falls_on_its_share_of_the_rows():
     """Catches noise on all rows or on single tokens, and clean rows that are not the same bits."""
-    x = torch.randn(4000, 3, 2, generator=seeded(1))
-    clean = noise_rows(x, 0.25, torch.tensor(1.0), seeded(2)) == x  # (B, T, C)
+    x, ids = torch.randn(4000, 3, 16, generator=seeded(1)), torch.zeros(4000, 4, dtype=torch.long)
+
+    def noisy(share: float) -> torch.Tensor:
+        drawn = corrupted_gpt(input_noise=share).draw(ids, seeded(2))
+        return add_noise(x, drawn.levels, torch.tensor(1.0), drawn.noise)
+
+    clean = noisy(0.25) == x  # (B, T, C)
     assert torch.equal(clean.any(-1).any(-1), clean.all(-1).all(-1))
     assert abs(1 - clean[:, 0, 0].float().mean() - 0.25) < 5 * math.sqrt(0.25 * 0.75 / 4000)
-    assert not (noise_rows(x, 1.0, torch.tensor(1.0), seeded(2)) == x).any()
+    assert not (noisy(1.0) == x).any()
 
 
 @pytest.mark.parametrize("option", ["token_dropout", "input_noise"])
