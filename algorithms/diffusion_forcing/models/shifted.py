@@ -160,9 +160,14 @@ class ShiftedDenoiser(Denoiser):
     def nll(self, process: GaussianProcess, ids: Tensor, generator: Source) -> Tensor:
         """Exact, where a token's past is clean: the I-MMSE relation makes the diffusion integral equal the
         cross-entropy of f (arXiv:2302.03792)."""
-        logits = self.model(ids[:, :-1])  # (B, T, V)
-        nats = F.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten(), reduction="none")
-        return nats.view(len(ids), -1)
+
+        def nats(states: Tensor, tokens: Tensor) -> Tensor:
+            return F.cross_entropy(full_precision(self.model.lm_head(states)), tokens, reduction="none")
+
+        states, tokens = self.model.hidden(ids[:, :-1]), ids[:, 1:]
+        return over_rows(nats, len(self.model.lm_head.weight), states.flatten(0, 1), tokens.flatten()).view(
+            tokens.shape
+        )
 
     def estimate(self, process: GaussianProcess, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
         """Posterior means."""
