@@ -22,6 +22,12 @@ def exact_product(x: Tensor, y: Tensor) -> Tensor:
         return full_precision(x) @ full_precision(y)
 
 
+def working_dtype(x: Tensor) -> torch.dtype:
+    """What autocast makes of x in a matrix product; where there is none, x's own."""
+    kind = x.device.type
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+
+
 def now(device: torch.device) -> float:
     """Seconds on the clock, once `device` is done with its work."""
     if device.type != "cpu":

@@ -9,6 +9,7 @@ B batch, T tokens, C embedding channels, V vocabulary.
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,6 +25,7 @@ from algorithms.diffusion_forcing.models import DENOISERS
 from algorithms.diffusion_forcing.models.embeddings import round_to_tokens
 from algorithms.diffusion_forcing.process import make_process
 
+OBSERVED = ("observed_levels", "observed_nats")
 LEVEL_BINS = 4  # bins of noise levels in the diagnostics
 
 
@@ -69,12 +71,23 @@ class DFLM(BaseAlgorithm):
             self.process.gather(partial(self.trainer.strategy.reduce, reduce_op="sum"))
         return loss
 
-    def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        parts = self.denoiser.losses(self.process, ids, generator)
+    def draw(self, ids: Tensor, generator: torch.Generator) -> Any:
+        return self.denoiser.draw(self.process, ids, generator)
+
+    def loss_of(self, ids: Tensor, draws: Any) -> dict[str, Tensor]:
+        """Beside the loss and its parts what the process asks for, under the names OBSERVED."""
+        parts, observed = self.denoiser.losses(self.process, ids, draws)
         loss = self.config.ce_weight * parts["ce"]
         if self.config.mse_weight > 0:
             loss = loss + self.config.mse_weight * parts["mse"]
-        return {"loss": loss, **parts}
+        return {"loss": loss, **parts, **dict(zip(OBSERVED, observed or (), strict=False))}
+
+    def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+        """What is observed goes to the process here: that is no part of a compiled graph."""
+        parts = super().loss(ids, generator)
+        if OBSERVED[0] in parts:
+            self.process.observe(*(parts.pop(name) for name in OBSERVED))
+        return parts
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
         return self.denoiser.nll(self.process, ids, generator)

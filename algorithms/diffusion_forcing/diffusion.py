@@ -10,7 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, NoiseSource, Sampler, Score
+from algorithms.diffusion_forcing.process.gaussian import (
+    GaussianProcess,
+    NoiseSource,
+    Predict,
+    Sampler,
+    Score,
+    check_levels,
+)
 
 
 class Diffusion(GaussianProcess):
@@ -35,6 +42,19 @@ class Diffusion(GaussianProcess):
         self.sampler = Sampler(self, sampling_timesteps, level_power, ddim_eta, stabilization_level)
         self.sampling_timesteps, self.is_ddim_sampling = sampling_timesteps, self.sampler.is_ddim
         self.real_steps = self.sampler.real_steps
+
+    def check(self, noise_levels: Tensor) -> Tensor:
+        """Levels of the caller as int64; ValueError for one that does not exist."""
+        return check_levels(noise_levels, -1, self.timesteps - 1)
+
+    def alpha_sigma(self, noise_levels: Tensor) -> tuple[Tensor, Tensor]:
+        return super().alpha_sigma(self.check(noise_levels))
+
+    def compute_loss_weights(self, noise_levels: Tensor) -> Tensor:
+        return super().compute_loss_weights(self.check(noise_levels))
+
+    def predictions(self, predict: Predict, x: Tensor, noise_levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return super().predictions(predict, x, self.check(noise_levels))
 
     def model_predictions(self, x: Tensor, noise_levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Run the denoiser on x (B, T, C) at levels (B, T): pred_noise, pred_x0, output, each (B, T, C)."""

@@ -86,6 +86,10 @@ def simulated(kind: str) -> Iterator[Costs]:
         for target, replacement in (
             ("torch.autocast", Autocast),
             ("torch.get_device_module", _device_module),
+            ("torch.is_autocast_enabled", _is_autocast_enabled),
+            ("torch.get_autocast_dtype", _autocast_dtype),
+            ("algorithms.common.backbone.attention.HAS_TRITON", True),
+            ("algorithms.common.backbone.attention.compiled_flex", lambda: _flex),
             ("torch.cuda._lazy_init", lambda: None),
         ):
             stack.enter_context(mock.patch(target, replacement))
@@ -182,6 +186,17 @@ class Autocast(torch.autocast):
 
     def __init__(self, device_type: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(BACKEND if _active[-1].means(device_type) else device_type, *args, **kwargs)
+
+
+_real_is_autocast_enabled, _real_autocast_dtype = torch.is_autocast_enabled, torch.get_autocast_dtype
+
+
+def _is_autocast_enabled(kind: str) -> bool:
+    return _real_is_autocast_enabled(BACKEND if _active[-1].means(kind) else kind)
+
+
+def _autocast_dtype(kind: str) -> torch.dtype:
+    return _real_autocast_dtype(BACKEND if _active[-1].means(kind) else kind)
 
 
 # ---- operations ----
@@ -332,6 +347,19 @@ class _Functions(TorchFunctionMode):
             x = args[0].float() if torch.is_autocast_enabled(BACKEND) else args[0]
             return _replay("rms_norm", lambda x: func(x, *args[1:], **kwargs), (x,))
         return func(*args, **kwargs)
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor, *, block_mask: Any) -> Tensor:
+    """FlexAttention: a kernel that computes the blocks of the mask that are not empty."""
+    if not q.dtype == k.dtype == v.dtype:
+        raise RuntimeError(f"attention over {q.dtype}, {k.dtype} and {v.dtype} [{_place()}]")
+    costs = _active[-1].costs
+    kernels = costs.kernels.copy()  # the rule is evaluated within
+    query, key = (torch.arange(one.size(2), device=q.device) for one in (q, k))
+    sees = block_mask.mask_mod(None, None, query[:, None], key)
+    costs.kernels = kernels
+    attend = torch.nn.functional.scaled_dot_product_attention
+    return _replay("attention", lambda *qkv, m: attend(*qkv, attn_mask=m), (q, k, v), m=sees)
 
 
 def _listed(index: Any) -> Any:

@@ -1,12 +1,21 @@
 """Who sees whom: boolean masks of attention, True where a query (rows) sees a key (columns).
 
 Two streams are a text and, beside it, windows of noisy tokens that stand behind a clean past (BD3-LM,
-arXiv:2503.09573). T clean tokens, N noisy ones.
+arXiv:2503.09573). FlexAttention (arXiv:2412.05496) takes the same rules as functions of query and key, and computes the
+blocks alone in which somebody may see somebody. T clean tokens, N noisy ones.
 """
 
-import torch
-from torch import Tensor
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
+
+BLOCK = 128  # queries, and keys, that FlexAttention's kernel takes at once
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # of batch, head, query and key: whether it is seen
+KINDS, ENDS = ("some", "every"), ("keys", "queries")  # of blocks, and for whom they are listed
 ATTENTION_KINDS = ("causal", "bidirectional", "block_causal")
 
 
@@ -52,6 +61,54 @@ def two_stream_mask(clean: int, positions: Tensor, begins: Tensor) -> Tensor:
     now = torch.arange(clean, device=positions.device)
     upper = torch.cat([now <= now[:, None], now.new_zeros(clean, len(positions), dtype=torch.bool)], dim=1)
     return torch.cat([upper, torch.cat([now < begins[:, None], window_mask(positions, begins)], dim=1)])
+
+
+def window_rule(begins: Tensor) -> Rule:
+    """`window_mask` of tokens that stand in the order of the text."""
+    return lambda batch, head, query, key: (begins[query] == begins[key]) & (key <= query)
+
+
+def two_stream_rule(clean: int, begins: Tensor) -> Rule:
+    """`two_stream_mask` of noisy tokens that stand in the order of the text."""
+    window = torch.cat([begins.new_full((clean,), -1), begins])  # (T + N,)
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        own, past = window[query], key <= query
+        return torch.where(own < 0, past, (key < own) | (window[key] == own) & past)
+
+    return sees
+
+
+class Blocks(nn.Module):
+    """The blocks of attention in which somebody may see somebody, wherever the windows of a text begin: constants that
+    no step computes, and no part of a checkpoint.
+
+    `clean` tokens, then `noisy` ones in windows of at most `widest`, which are a power of 2 wide and begin at multiples
+    of it. A rule decides inside a block, but for those of clean tokens whose past is whole.
+    """
+
+    def __init__(self, clean: int, noisy: int, widest: int, *, block: int = BLOCK) -> None:
+        super().__init__()
+        self.tokens, self.block = clean + noisy, block
+        first = np.arange(0, self.tokens, block)
+        last = np.minimum(first + block, self.tokens) - 1
+        q, k = (first[:, None], last[:, None]), (first[None], last[None])
+        past = k[0] <= q[1]  # some key is not after some query
+        own = past & (q[1] >= clean) & (k[1] >= clean) & (k[1] > q[0] - widest)
+        some = (k[0] < clean) & (past | (q[1] >= clean)) | own
+        every = (k[1] <= q[0]) & (q[1] < clean)
+        for name, seen in zip(KINDS, (some & ~every, every), strict=True):
+            for end, side in zip(ENDS, (seen, seen.T), strict=True):
+                counts = torch.tensor(side.sum(1), dtype=torch.int32, device="cpu")[None, None]
+                indices = torch.tensor(np.argsort(~side, axis=1, kind="stable"), dtype=torch.int32, device="cpu")
+                self.register_buffer(f"{name}_{end}_count", counts, persistent=False)
+                self.register_buffer(f"{name}_{end}", indices[None, None], persistent=False)
+
+    def mask(self, rule: Rule) -> BlockMask:
+        """Attention by this rule, in these blocks."""
+        names = [f"{kind}_{end}{what}" for end in ENDS for kind in KINDS for what in ("_count", "")]
+        blocks: Any = [self.get_buffer(name) for name in names]
+        return BlockMask((self.tokens, self.tokens), *blocks, BLOCK_SIZE=(self.block, self.block), mask_mod=rule)
 
 
 def windows_behind(clean: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:

@@ -8,13 +8,23 @@ import math
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.flex_attention import BlockMask
 
-from algorithms.common.backbone.attention import Attention, rotary_table
+from algorithms.common.backbone.attention import Attention, fuses, rotary_table
 from algorithms.common.backbone.cache import Cache, KVCache, RowCache, check_fits
 from algorithms.common.backbone.config import BackboneConfig
 from algorithms.common.backbone.layers import MLP, RMSNorm, init_weights, make_norm
-from algorithms.common.backbone.masks import ATTENTION_KINDS, attention_mask, two_stream_mask
+from algorithms.common.backbone.masks import (
+    ATTENTION_KINDS,
+    Blocks,
+    attention_mask,
+    two_stream_mask,
+    two_stream_rule,
+    window_mask,
+    window_rule,
+)
 from algorithms.common.backbone.one_token import OneToken
+from algorithms.common.device import working_dtype
 
 
 class Block(nn.Module):
@@ -28,7 +38,7 @@ class Block(nn.Module):
         self.mlp = MLP(config)
 
     def forward(
-        self, x: Tensor, *, causal: bool, mask: Tensor | None, rotary: Tensor | None, cache: Cache | None
+        self, x: Tensor, *, causal: bool, mask: Tensor | BlockMask | None, rotary: Tensor | None, cache: Cache | None
     ) -> Tensor:
         x = x + self.attn(self.ln_1(x), causal=causal, mask=mask, rotary=rotary, cache=cache)
         return x + self.mlp(self.ln_2(x))
@@ -95,14 +105,14 @@ class Backbone(nn.Module):
         *,
         cache: Cache | OneToken | None = None,
         keep: int | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | BlockMask | None = None,
         positions: Tensor | None = None,
     ) -> Tensor:
         """Run the blocks over x (B, T, C).
 
         With `cache`, x follows the cached tokens, and the keys and values of its first `keep` tokens (None: all) stay
-        there. `mask` (T, S) and `positions` (T,) replace the backbone's own visibility and numbering (two streams in
-        one pass); both may differ by row, (B, 1, T, S) and (B, T).
+        there. `mask` (T, S), perhaps in blocks, and `positions` (T,) replace the backbone's own visibility and
+        numbering (two streams in one pass); both may differ by row, (B, 1, T, S) and (B, T).
         """
         if isinstance(cache, OneToken):
             return cache.states(x)
@@ -112,7 +122,9 @@ class Backbone(nn.Module):
             places = cache.begin(T)
         elif positions is None:
             check_fits(T, self.config.block_size)
-        rotary = None if self.wpe is not None else self._rotary(places if positions is None else positions)
+        rotary = None
+        if self.wpe is None:
+            rotary = self._rotary(places if positions is None else positions).to(working_dtype(x))
         if mask is None and cache is not None:
             mask = cache.mask(T, x.device)
         elif mask is None and self.attention == "block_causal":
@@ -125,16 +137,39 @@ class Backbone(nn.Module):
             cache.keep(T if keep is None else keep)
         return self.ln_f(x)
 
-    def two_streams(self, clean: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
+    def two_streams(
+        self, clean: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor, blocks: Blocks | None = None
+    ) -> tuple[Tensor, Tensor]:
         """One pass over clean (B, T, C) and, beside them, noisy input vectors (B, N, C): the hidden states of both.
 
         `positions` (N,) are the noisy tokens' places in the text, `begins` (N,) the first place of each one's window;
-        who sees whom is `two_stream_mask`, so that a window is what it is while a text is written.
+        who sees whom is `two_stream_mask`, so that a window is what it is while a text is written. In training a GPU
+        computes the `blocks` of it alone, where they are of these shapes.
         """
         T, N = clean.size(1), noisy.size(1)
         where = torch.cat([torch.arange(T, device=clean.device), positions])
         x = self.add_positions(torch.cat([clean, noisy], dim=1), where)
-        return self(x, mask=two_stream_mask(T, positions, begins), positions=where).split([T, N], dim=1)
+        if blocks is not None and self._goes_by(blocks, x):
+            mask: Tensor | BlockMask = blocks.mask(two_stream_rule(T, begins))
+        else:
+            mask = two_stream_mask(T, positions, begins)
+        return self(x, mask=mask, positions=where).split([T, N], dim=1)
+
+    def windows(self, x: Tensor, begins: Tensor, blocks: Blocks | None = None) -> Tensor:
+        """A pass over vectors x (B, N, C) that see their own windows up to themselves: (B, N, C). The windows are the
+        runs of one value in `begins` (N,); `blocks` as for two streams."""
+        where = torch.arange(x.size(1), device=x.device)
+        if blocks is not None and self._goes_by(blocks, x):
+            mask: Tensor | BlockMask = blocks.mask(window_rule(begins))
+        else:
+            mask = window_mask(where, begins)
+        return self(x, mask=mask, positions=where)
+
+    def _goes_by(self, blocks: Blocks, x: Tensor) -> bool:
+        """Whether attention over x (B, T, C) goes by blocks, which knows no dropout."""
+        config = self.config
+        fits = self.training and config.dropout == 0 and x.size(1) == blocks.tokens
+        return fits and fuses(x.device, config.n_embd // config.n_head)
 
     def _rotary(self, places: slice | Tensor) -> Tensor:
         """Cosines and sines at these places, from a table made longer where a sliding cache has come further."""

@@ -157,8 +157,7 @@ class TokenPosterior(Posterior):
         channel = channel_logits(z, abar, self.table)
         alone = channel.size(1) == 1  # nobody reads the noisy value of a single token
         noisy = self.read[:, :1] if alone else denoiser.read_noisy(z, abar, channel)
-        positions = torch.arange(n, device=x.device)
-        right = denoiser.read_right(noisy[:, :n], positions, torch.zeros_like(positions))
+        right = denoiser.read_right(noisy[:, :n])
         if denoiser.self_conditioning and not alone:
             noisy = denoiser.read_noisy(z, abar, channel + self._last_estimates(channel))
         states = self._cached_states(noisy) if self.decoder.use_cache else self._all_states(noisy, x.size(1))
@@ -242,8 +241,7 @@ class TokenPosterior(Posterior):
 
     def _refined(self, seen: Tensor) -> Tensor:
         """The states of noisy tokens (B, n, n_embd), all of one window."""
-        positions = torch.arange(seen.size(1), device=seen.device)
-        return self.denoiser.refine(seen, positions, torch.zeros_like(positions))
+        return self.denoiser.refine(seen)
 
     def _count(self, h: Tensor) -> None:
         self.forwards += 1

@@ -115,8 +115,7 @@ class Speculation:
         found = accept(p, self.q[here], drafts.to(p.device), limit.to(p.device), uniform[:, : n + 1])
         count, token = (one.to(self.device) for one in found)
         window = seen.view(R, n + 1, n, -1)[torch.arange(R, device=self.device), count]
-        places = torch.arange(n, device=self.device)
-        window = self.denoiser.refine(window, places, torch.zeros_like(places))
+        window = self.denoiser.refine(window)
         self.drafts[index], self.q[here] = self._draft(window, token, uniform[:, n + 1 :])
         self._decide(rows, torch.cat([count[:, None], drafts, token[:, None]], dim=1).tolist())
 

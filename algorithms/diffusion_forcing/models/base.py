@@ -4,13 +4,16 @@ B batch, T tokens, N tokens in question, C embedding channels, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
+from algorithms.common.head import CHUNK_BYTES
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.randomness import Source, draw_rows
 from algorithms.diffusion_forcing.models.embeddings import TokenTable
@@ -23,6 +26,46 @@ class NeighbourStates(NamedTuple):
 
     states: Tensor
     where: Tensor
+
+
+class Windows(NamedTuple):
+    """Where N noisy tokens stand: positions (N,) in the text, the first of each one's window (N,), and the tokens of a
+    stretch, where one lies as the other and none is left by a window."""
+
+    positions: Tensor
+    begins: Tensor
+    stretch: int | None = None
+
+
+class Draws(NamedTuple):
+    """What chance decides in a training step on noisy rows: levels (B, N), noise (B, N, C), and whether the network
+    reads its own estimates."""
+
+    levels: Tensor
+    noise: Tensor
+    again: bool = False
+
+
+class Losses(NamedTuple):
+    """Parts of the loss by name: `ce`, nats per token, and `mse`, the weighted squared error, where the loss weighs it;
+    beside them, where the process asks for that, levels (B, K) of tokens and their nats (B, K) given all that is
+    known."""
+
+    parts: dict[str, Tensor]
+    observed: tuple[Tensor, Tensor] | None = None
+
+
+def over_rows(function: Callable[..., Tensor], vocabulary: int, *rows: Tensor) -> Tensor:
+    """`function` (R, ...) of rows (R, ...) that each take V numbers on the way; where these would be many, in pieces
+    that are computed again on the way back, so that they are never held at once."""
+    size = max(1, CHUNK_BYTES // (4 * vocabulary))
+    if size >= len(rows[0]):
+        return function(*rows)
+    pieces = zip(*(one.split(size) for one in rows), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([function(*piece) for piece in pieces])
+    options: Any = {"use_reentrant": False, "preserve_rng_state": False}
+    return torch.cat([checkpoint(function, *piece, **options) for piece in pieces])
 
 
 class Denoiser(nn.Module, ABC):
@@ -58,10 +101,14 @@ class Denoiser(nn.Module, ABC):
 
         return draw_rows(generator, len(ids), levels)
 
+    def draw(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> Any:
+        """The draws of `losses` on ids (B, T + 1)."""
+        levels = self.draw_levels(process, ids, generator)
+        return Draws(levels, process.draw_noise((*ids.shape, self.table.dim), generator))
+
     @abstractmethod
-    def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """The parts of the loss for ids (B, T + 1) in noisy rows: `ce`, nats per token, and `mse`, the weighted squared
-        error, where the loss weighs it."""
+    def losses(self, process: GaussianProcess, ids: Tensor, draws: Any) -> Losses:
+        """The loss of ids (B, T + 1) in noisy rows: a pure function of weights and arguments."""
 
     @abstractmethod
     def nll(self, process: GaussianProcess, ids: Tensor, generator: Source) -> Tensor:

@@ -17,7 +17,7 @@ from algorithms.common.backbone.noise_conditioning import NoiseConditioning
 from algorithms.common.device import full_precision
 from algorithms.common.randomness import Source, integers
 from algorithms.diffusion_forcing.bounds import ancestral_bound
-from algorithms.diffusion_forcing.models.base import Denoiser
+from algorithms.diffusion_forcing.models.base import Denoiser, Draws, Losses, over_rows
 from algorithms.diffusion_forcing.models.embeddings import TokenTable, token_logits
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
 
@@ -64,14 +64,17 @@ class FaithfulDenoiser(Denoiser):
     def embed(self, ids: Tensor) -> Tensor:
         return super().embed(ids) + self.positions(ids.size(1))
 
-    def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, process: GaussianProcess, ids: Tensor, draws: Draws) -> Losses:
         """Both parts, always: `mse` is the original's, `ce` the nats of the true ids around the predicted embedding."""
-        levels = self.draw_levels(process, ids, generator)
-        x0 = self.embed(ids)
-        noise = process.draw_noise(x0.shape, generator)
-        pred_x0, weighted_mse = process.weighted_error(self, x0, levels, noise)
-        logits = token_logits(pred_x0 - self.positions(ids.size(1)), self.table())
-        return {"mse": weighted_mse.mean(), "ce": F.cross_entropy(full_precision(logits).flatten(0, 1), ids.flatten())}
+        table, positions = self.table(), self.positions(ids.size(1))
+
+        def nats(predicted: Tensor, tokens: Tensor) -> Tensor:
+            return F.cross_entropy(full_precision(token_logits(predicted, table)), tokens, reduction="none")
+
+        x0 = F.embedding(ids, table) + positions
+        pred_x0, weighted_mse = process.weighted_error(self, x0, draws.levels, draws.noise)
+        ce = over_rows(nats, len(table), (pred_x0 - positions).flatten(0, 1), ids.flatten())
+        return Losses({"mse": weighted_mse.mean(), "ce": ce.mean()})
 
     def estimate(self, process: GaussianProcess, ids: Tensor, x: Tensor, levels: Tensor) -> Tensor:
         pred_x0 = process.predictions(self, x, levels)[1]

@@ -9,7 +9,7 @@ has been drawn. B batch, T tokens, N noisy ones, W window, C embedding channels,
 import random
 from dataclasses import replace
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +19,12 @@ from torch import Tensor, nn
 
 from algorithms.common.backbone import Backbone, BackboneConfig
 from algorithms.common.backbone.layers import init_weights
-from algorithms.common.backbone.masks import window_mask
-from algorithms.common.device import full_precision
+from algorithms.common.backbone.masks import Blocks
 from algorithms.common.fields import STRICT, Natural, NonNegative, PositiveShare, Share
+from algorithms.common.head import token_nats
 from algorithms.common.randomness import draw_rows, uniform
-from algorithms.diffusion_forcing.models.base import NeighbourStates
-from algorithms.diffusion_forcing.models.shifted import ShiftedDenoiser
+from algorithms.diffusion_forcing.models.base import Losses, NeighbourStates, Windows
+from algorithms.diffusion_forcing.models.shifted import Known, ShiftedDenoiser
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
 from algorithms.diffusion_forcing.process.row_mixture import sample_noise_levels
 
@@ -62,13 +62,27 @@ class StreamConfig:
         return max(1, windows) * self.max_window
 
 
+class StreamDraws(NamedTuple):
+    """What chance decides in a step: levels (B, N), noise (B, N, C), whether the network reads its own estimates, the
+    first noisy position and the width of all windows, both (), and which of the tokens in (N) and behind (N / 2, not
+    all of them used) the windows are told the one before, (B, N + N / 2)."""
+
+    levels: Tensor
+    noise: Tensor
+    again: bool
+    start: Tensor
+    width: Tensor
+    told: Tensor
+
+
 class TwoStreamDenoiser(ShiftedDenoiser):
     """A ShiftedDenoiser trained on clean texts and on noisy windows of them, with layers for what is to the right."""
 
     def __init__(self, config: Any, vocabulary_size: int) -> None:
         super().__init__(config, vocabulary_size)
         self.streams = streams = config.streams
-        streams.tokens(self.block_size)  # raises where no window fits
+        noisy, width = streams.tokens(self.block_size), streams.max_window
+        self.stream_blocks, self.window_blocks = Blocks(self.block_size, noisy, width), Blocks(0, width, width)
         self.chains = streams.chain > 0
         self.noisy_layers: Backbone | None = None
         self.right_layers: Backbone | None = None
@@ -86,70 +100,74 @@ class TwoStreamDenoiser(ShiftedDenoiser):
             self.merge.apply(init_weights)
             nn.init.zeros_(last.weight)  # starts as the causal model
 
-    def losses(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        """As in ShiftedDenoiser; `clean_ce` is of the tokens after a clean past, all of them, `noisy_ce` of those in
-        and after the noisy windows, whose levels are drawn window by window."""
-        T, table = ids.size(1) - 1, self.table()
+    def draw(self, process: GaussianProcess, ids: Tensor, generator: torch.Generator) -> StreamDraws:
+        """Where the windows are, and levels, noise and told tokens window by window."""
+        B, T = ids[:, :-1].shape
         N = self.streams.tokens(T)
         start, width = self._layout(T, N, generator)
-        positions = torch.arange(start, start + N, device=ids.device)
-        begins = positions - (positions - start) % width
-        levels = draw_rows(generator, ids.size(0), partial(self._window_levels, process, N, width))
-        tokens = ids[:, start : start + N]
-        x0 = F.embedding(tokens, table)
-        x = process.q_sample(x0, levels, process.draw_noise(x0.shape, generator))
-        abar = process.alphas_cumprod[levels.clamp(min=0)]
-        channel = channel_logits(x, abar, table)
-        noisy = self.read_noisy(x, abar, channel)
-        first, ends = begins == positions, slice(width - 1, None, width)
-        clean, seen, past = self._states(ids, noisy, positions, begins)
-        if self.conditions_itself(generator):
-            belief = channel + self.head(past).detach()
-            clean, seen, past = self._states(ids, self.read_noisy(x, abar, belief), positions, begins)
-        logits = self.model.lm_head(clean)  # (B, T, V)
-        clean_ce = F.cross_entropy(full_precision(logits).flatten(0, 1), ids[:, 1:].flatten())
+        levels = draw_rows(generator, B, partial(self._window_levels, process, N, width))
+        noise = process.draw_noise((B, N, self.table.dim), generator)
+        again = self.conditions_itself(generator)
+        inside, behind = (uniform(generator, B, N // width) < self.streams.chain for _ in range(2))
+        inside = F.pad(inside[..., None].expand(-1, -1, width - 1), (1, 0)).flatten(1)  # before the first all is clean
+        told = torch.cat([inside, F.pad(behind, (0, N // 2 - N // width))], dim=1)
+        begin, wide = (torch.full((), value, device=ids.device) for value in (start, width))
+        return StreamDraws(levels, noise, again, begin, wide, told)
+
+    def losses(self, process: GaussianProcess, ids: Tensor, draws: StreamDraws) -> Losses:
+        """As in ShiftedDenoiser; `clean_ce` is of the tokens after a clean past, all of them, `noisy_ce` of those in
+        and after the noisy windows, whose levels are drawn window by window.
+
+        The tokens behind the windows, at most N / 2, have a place each in any layout, so that shapes are static.
+        """
+        T, N, width = ids.size(1) - 1, draws.levels.size(1), draws.width
+        place, slot = (torch.arange(n, device=ids.device) for n in (N, N // 2))
+        first, used = place % width == 0, slot < N // width
+        windows = Windows(positions := draws.start + place, positions - place % width, self.streams.max_window)
+        ends = torch.where(used, width * (slot + 1) - 1, 0)  # the last token of each window
+
+        table, tokens = self.table(), ids.index_select(1, positions)
+        x = process.q_sample(F.embedding(tokens, table), draws.levels, draws.noise)
+        abar = process.alphas_cumprod[draws.levels.clamp(min=0)]
+        targets = torch.cat([positions, draws.start + ends + 1])
+        read = torch.cat([ids[:, :-1], ids.index_select(1, targets - 1)], dim=1)  # the second half as told tokens
+        clean, before = self.model.wte(read).split([T, len(targets)], dim=1)
+        noisy = self.read_channel(x, abar, table)
+        inner = torch.where(first, positions, T + place) - 1  # of both streams, the states before noisy tokens
+        if draws.again:
+            with torch.no_grad():
+                past = self._streams(clean, noisy, windows).index_select(1, inner)
+            states = self._streams(clean, self.read_channel(x, abar, table, past), windows)
+        else:
+            states = self._streams(clean, noisy, windows)
 
         # The tokens of the windows, then those behind each window, which see it from the left alone.
-        right = self.read_right(noisy, positions, begins)
-        left = self._left(ids[:, start - 1 : start + N - 1], first, width, generator)
-        targets = torch.cat([tokens, ids[:, start + width : start + N + 1 : width]], dim=1)  # (B, N + N / width)
-        behind = self._left(tokens[:, ends], None, 1, generator)
-        logits = torch.cat([self.head(past, right, left), self.head(seen[:, ends], None, behind)], dim=1)
-        nats = F.cross_entropy(full_precision(logits).transpose(1, 2), targets, reduction="none")
-        if self.right_layers is None:
-            nats = nats[:, F.pad(~first, (0, N // width), value=True)]  # the clean stream predicts the others
-        noisy_ce = nats.mean()
-
-        posterior = logits[:, :N] + channel
-        process.observe(levels, posterior, tokens)
+        past = states.index_select(1, torch.cat([inner, T + ends]))
+        right = pad_rows(self.read_right(noisy, windows), N // 2)
+        past = self.merged(past, right, self._beside(before, draws.told))
+        every = torch.cat([states[:, :T], past], dim=1)
+        nats = token_nats(
+            every, self.model.lm_head.weight, torch.cat([ids[:, 1:], ids.index_select(1, targets)], dim=1)
+        )
+        clean_ce = nats[:, :T].mean()
+        counted = torch.cat([torch.ones_like(first) if self.reads_right else ~first, used]).to(nats)
+        noisy_ce = (nats[:, T:] * counted).sum() / (len(ids) * counted.sum())  # the clean stream predicts the others
         parts = {"ce": clean_ce + self.streams.weight * noisy_ce, "clean_ce": clean_ce, "noisy_ce": noisy_ce}
-        if self.squared_error:
-            error = (posterior.softmax(-1) @ table - x0.detach()).square().mean(-1)
-            parts["mse"] = (process.compute_loss_weights(levels) * error).mean()
-        return parts
+        known = Known(past[:, :N], x, abar, draws.levels, tokens)
+        weights = process.compute_loss_weights(draws.levels) if self.squared_error else None
+        return self.with_posterior(process, parts, known, weights, table)
 
     def _window_levels(self, process: GaussianProcess, N: int, width: int, rows: int, g: torch.Generator) -> Tensor:
         """Levels (B, N) of texts with N noisy tokens in windows of `width`."""
         windows, options = rows * (N // width), {"timesteps": process.timesteps, "mixture": self.rows}
         return sample_noise_levels(windows, width, generator=g, windows=True, **options).view(rows, N)
 
-    def _states(self, ids: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """States of the clean stream (B, T, n_embd), of the noisy one, and before each of its tokens (B, N, n_embd)."""
-        clean, seen = self.model.backbone.two_streams(self.model.wte(ids[:, :-1]), noisy, positions, begins)
-        seen = self.refine(seen, positions, begins)
-        before = clean[:, positions - 1]
-        past = torch.where((begins == positions)[:, None], before, torch.cat([before[:, :1], seen[:, :-1]], dim=1))
-        return clean, seen, past
-
-    def _left(
-        self, tokens: Tensor, first: Tensor | None, width: int, generator: torch.Generator
-    ) -> NeighbourStates | None:
-        """The tokens (B, N) before those of the windows, in a share of these; those at `first` (N,) are clean
-        anyway."""
-        shape = (tokens.size(0), tokens.size(1) // width)
-        shown = uniform(generator, *shape) < self.streams.chain
-        shown = shown.repeat_interleave(width, dim=1)
-        return self.left(tokens, shown if first is None else shown & ~first)
+    def _streams(self, clean: Tensor, noisy: Tensor, windows: Windows) -> Tensor:
+        """States (B, T + N, n_embd) of the clean stream and of the noisy one."""
+        clean, seen = self.model.backbone.two_streams(
+            clean, noisy, windows.positions, windows.begins, self.stream_blocks
+        )
+        return torch.cat([clean, self.refine(seen, windows)], dim=1)
 
     def _layout(self, T: int, N: int, generator: torch.Generator) -> tuple[int, int]:
         """The first of N noisy positions and the width of their windows, for a whole batch; without waiting for the
@@ -165,39 +183,67 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         table = self.table()
         return (prior + channel_logits(x[:, 1:], abar, table)).softmax(-1) @ table
 
-    def refine(self, seen: Tensor, positions: Tensor, begins: Tensor) -> Tensor:
+    def refine(self, seen: Tensor, windows: Windows | None = None) -> Tensor:
         """States of noisy tokens (B, N, n_embd) after the layers that are theirs alone, each seeing its window up to
         itself."""
         if self.noisy_layers is None or seen.size(1) == 0:
             return seen
-        where = torch.arange(len(positions), device=seen.device)
-        return seen + self.more(self.noisy_layers(seen, mask=window_mask(positions, begins), positions=where))
+        return seen + self.more(self._over_windows(self.noisy_layers, seen, windows))
 
-    def read_right(self, noisy: Tensor, positions: Tensor, begins: Tensor) -> NeighbourStates | None:
+    def read_right(self, noisy: Tensor, windows: Windows | None = None) -> NeighbourStates | None:
         """What the window holds to the right of every token, noisy (B, N, n_embd): states (B, N, n_embd)."""
-        if self.right_layers is None or len(positions) < 2:
+        N = noisy.size(1)
+        if self.right_layers is None or N < 2:
             return None
-        inside = window_mask(-positions.flip(0), begins.flip(0))  # (N, N): from right to left
-        where = torch.arange(len(positions), device=noisy.device)
-        states = self.right_layers(noisy.flip(1), mask=inside, positions=where).flip(1)
-        known = F.pad(begins[1:] == begins[:-1], (0, 1))[:, None]  # (N, 1): not the last of a window
-        return NeighbourStates(F.pad(states[:, 1:], (0, 0, 0, 1)).where(known, 0.0), known)
+        states = self._over_windows(self.right_layers, noisy, windows, from_right=True)
+        if windows is None:
+            known = torch.arange(N, device=noisy.device) < N - 1
+        else:
+            known = F.pad(windows.begins[1:] == windows.begins[:-1], (0, 1))  # (N,): not the last of a window
+        return NeighbourStates(states.roll(-1, 1).where(known[:, None], 0.0), known[:, None])
+
+    def _over_windows(
+        self, layers: Backbone, x: Tensor, windows: Windows | None, *, from_right: bool = False
+    ) -> Tensor:
+        """States (B, N, n_embd) of `layers` over vectors x (B, N, n_embd), each seeing its window up to itself, or with
+        `from_right` from itself on."""
+        x = x.flip(1) if from_right else x
+        if windows is None:
+            states = layers(x)
+        else:
+            stretch = windows.stretch or x.size(1)
+            begins = windows.begins[:stretch]  # as they are in every stretch
+            begins = begins.flip(0) if from_right else begins
+            states = layers.windows(x.reshape(-1, stretch, x.size(2)), begins, self.window_blocks).view(x.shape)
+        return states.flip(1) if from_right else states
 
     def left(self, tokens: Tensor, known: Tensor) -> NeighbourStates | None:
         """The tokens (B, N) before those to be predicted, where known (B, N)."""
+        return self._beside(self.model.wte(tokens), known)
+
+    def _beside(self, embedded: Tensor, known: Tensor) -> NeighbourStates | None:
+        """What is told of the tokens before, embedded (B, N, n_embd), where known (B, N)."""
         if not self.chains:
             return None
-        known = known[..., None]
-        return NeighbourStates(self.model.wte(tokens).where(known, 0.0), known)
+        return NeighbourStates(embedded.where(known[..., None], 0.0), known[..., None])
 
-    def head(self, past: Tensor, right: NeighbourStates | None = None, left: NeighbourStates | None = None) -> Tensor:
-        """Logits (B, N, V) of tokens from the states before them, past (B, N, n_embd), and what else is known."""
+    def merged(self, past: Tensor, right: NeighbourStates | None, left: NeighbourStates | None) -> Tensor:
+        """The states (B, N, n_embd) that tokens are predicted from: those before them, past (B, N, n_embd), and what
+        else is known."""
         if right is None and left is None:
-            return self.model.lm_head(past)
+            return past
         nothing = NeighbourStates(torch.zeros_like(past), past.new_zeros(past.size(1), 1, dtype=torch.bool))
         right, left = right or nothing, left or nothing
         more = self.merge(torch.cat([past, right.states, left.states], dim=-1))
-        return self.model.lm_head(past + more.where(right.where | left.where, 0.0))
+        return past + more.where(right.where | left.where, 0.0)
+
+    def head(self, past: Tensor, right: NeighbourStates | None = None, left: NeighbourStates | None = None) -> Tensor:
+        return self.model.lm_head(self.merged(past, right, left))
+
+
+def pad_rows(known: NeighbourStates | None, rows: int) -> NeighbourStates | None:
+    """The same and, for so many tokens more, nothing."""
+    return known and NeighbourStates(*(F.pad(one, (0, 0, 0, rows)) for one in known))
 
 
 def window_config(config: BackboneConfig, layers: int) -> BackboneConfig:

@@ -10,11 +10,9 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.common.artifact import Artifact
-from algorithms.common.device import full_precision
 from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
 from algorithms.diffusion_forcing.process.schedules import process_tables
 
@@ -108,14 +106,14 @@ class FittedProcess(GaussianProcess):
         self.levels = levels
         self.squared_norm = squared_norm
 
-    @torch.no_grad()
-    def observe(self, levels: Tensor, logits: Tensor, ids: Tensor) -> None:
+    @property
+    def observes(self) -> bool:
+        return self.training
+
+    def observe(self, levels: Tensor, nats: Tensor) -> None:
         """In rows as they are trained on: a level is as far from the next as a token comes in a step, by its own noise
         falling and by its neighbours'."""
-        if self.training:
-            self.levels.observe(
-                levels, F.cross_entropy(full_precision(logits.detach()).transpose(1, 2), ids, reduction="none")
-            )
+        self.levels.observe(levels, nats)
 
     @torch.no_grad()
     def gather(self, total: Callable[[Tensor], Tensor]) -> None:

@@ -38,15 +38,18 @@ def check_levels(levels: Tensor, low: int, high: int) -> Tensor:
 
 
 def channel_logits(x: Tensor, abar: Tensor, table: Tensor) -> Tensor:
-    """log N(x_l; sqrt(abar_l) e_v, (1 - abar_l) I) up to a constant, from x (B, T, C), abar (B, T): (B, T, V)."""
+    """log N(x_l; sqrt(abar_l) e_v, (1 - abar_l) I) up to a constant, from x (..., C), abar (...): (..., V)."""
     abar = abar[..., None]
-    return (abar.sqrt() * exact_product(x, table.T) - 0.5 * abar * table.square().sum(-1)) / (1 - abar)
+    scale = abar.sqrt() / (1 - abar)
+    squares = table.square().sum(-1)  # (V,)
+    return torch.addcmul(-0.5 * scale * abar.sqrt() * squares, scale, exact_product(x, table.T))
 
 
 class GaussianProcess(nn.Module):
     """q(x_k | x_0) = N(sqrt(abar_k) x_0, (1 - abar_k) I), how a network's output is read, and what its errors weigh.
 
-    `beta_schedule` is the name of one, or the betas (timesteps,). Raises ValueError for impossible settings.
+    `beta_schedule` is the name of one, or the betas (timesteps,). Raises ValueError for impossible settings. Levels are
+    int64 and held to be right: who takes them from others calls `check_levels`.
     """
 
     alphas_cumprod: Tensor
@@ -96,9 +99,8 @@ class GaussianProcess(nn.Module):
 
     def alpha_sigma(self, noise_levels: Tensor) -> tuple[Tensor, Tensor]:
         """Scales sqrt(abar) of signal and sqrt(1 - abar) of noise at levels (B, T), each (B, T, 1)."""
-        levels = check_levels(noise_levels, -1, self.timesteps - 1)
-        alpha = self.at("sqrt_alphas_cumprod", levels, clean=1.0)
-        return alpha, self.at("sqrt_one_minus_alphas_cumprod", levels, clean=0.0)
+        alpha = self.at("sqrt_alphas_cumprod", noise_levels, clean=1.0)
+        return alpha, self.at("sqrt_one_minus_alphas_cumprod", noise_levels, clean=0.0)
 
     def q_sample(self, x0: Tensor, noise_levels: Tensor, noise: Tensor) -> Tensor:
         """Bring x0 (B, T, C) to levels (B, T) with the draw `noise` (B, T, C), not clamped (DDPM, eq. 4)."""
@@ -140,19 +142,17 @@ class GaussianProcess(nn.Module):
 
         `predict` is told level 0 of a clean token, the lowest that a network is trained on.
         """
-        levels = check_levels(noise_levels, -1, self.timesteps - 1)
-        output = predict(x, levels.clamp(min=0))
-        pred_x0 = self.predict_start(x, levels, output)
+        output = predict(x, noise_levels.clamp(min=0))
+        pred_x0 = self.predict_start(x, noise_levels, output)
         if self.objective == "pred_noise":
             return self.clamp(output), pred_x0, output
-        return self.predict_noise_from_start(x, levels, pred_x0), pred_x0, output
+        return self.predict_noise_from_start(x, noise_levels, pred_x0), pred_x0, output
 
     def compute_loss_weights(self, noise_levels: Tensor) -> Tensor:
         """Weights (B, T) of the squared errors at levels (B, T); 0 for a clean token: nothing to predict."""
-        levels = check_levels(noise_levels, -1, self.timesteps - 1)
-        snr = self.at("snr", levels, clean=self.snr_clip)[..., 0]  # a clean token counts fully for those after it
+        snr = self.at("snr", noise_levels, clean=self.snr_clip)[..., 0]  # a clean token counts fully for those after it
         weights = snr_weights(snr, self.objective, snr_clip=self.snr_clip, decay=self.cum_snr_decay)
-        return torch.where(levels < 0, 0.0, weights)
+        return torch.where(noise_levels < 0, 0.0, weights)
 
     def weighted_error(self, predict: Predict, x0: Tensor, levels: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Noise x0 (B, T, C) to levels (B, T) and predict: pred_x0 and the weighted squared error, both (B, T, C)."""
@@ -166,8 +166,13 @@ class GaussianProcess(nn.Module):
 
     # ---- a schedule that is fitted while training, as FittedProcess's; this one stays as it is ----
 
-    def observe(self, levels: Tensor, logits: Tensor, ids: Tensor) -> None:
-        """Hear in training what tokens ids (B, T) at levels (B, T) cost: logits (B, T, V) given all that is known."""
+    @property
+    def observes(self) -> bool:
+        """Whether it wants to hear, in this step, what tokens cost."""
+        return False
+
+    def observe(self, levels: Tensor, nats: Tensor) -> None:
+        """Hear what tokens at levels (B, T) cost given all that is known of them: nats (B, T)."""
 
     def gather(self, total: Callable[[Tensor], Tensor]) -> None:
         """Take what all processes have observed for one's own; `total` sums over them."""

@@ -6,6 +6,7 @@ to timesteps - 1.
 """
 
 from dataclasses import astuple
+from functools import lru_cache
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -31,6 +32,12 @@ class RowMixture:
             raise ValueError("the weights of all kinds of rows are 0: give at least one a positive weight")
 
 
+@lru_cache
+def weights_on(device: torch.device, mixture: RowMixture) -> Tensor:
+    """The weights (5,) there, copied once: a step waits for no copy."""
+    return torch.tensor(astuple(mixture), dtype=torch.float32, device=device)
+
+
 def sample_noise_levels(
     batch: int, tokens: int, *, timesteps: int, mixture: RowMixture, generator: torch.Generator, windows: bool = False
 ) -> Tensor:
@@ -42,8 +49,7 @@ def sample_noise_levels(
     behind a clean past: a ramp starts at most a token before it, and is up to 2T wide, so that T tokens are part of it.
     """
     device = generator.device
-    weights = torch.tensor(astuple(mixture), dtype=torch.float32, device=device)
-    kind = torch.multinomial(weights, batch, replacement=True, generator=generator)  # (B,)
+    kind = torch.multinomial(weights_on(device, mixture), batch, replacement=True, generator=generator)  # (B,)
     independent = torch.randint(timesteps, (batch, tokens), generator=generator, device=device)
     place, spread = torch.rand(2, batch, 1, generator=generator, device=device)
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from algorithms.diffusion_forcing.process.gaussian import channel_logits
 from tests.algorithms.diffusion_forcing.tiny_models import shifted, some_ids
 
 
@@ -14,10 +13,11 @@ def test_a_tokens_own_noise_stays_out_of_its_prediction(self_conditioning):
     ids, levels, table = some_ids(1, 6), torch.full((1, 6), 7), model.denoiser.table()
     x = torch.randn(1, 6, 4, dtype=torch.double, requires_grad=True)
     abar = model.process.alphas_cumprod[levels]
-    given = ids, x, levels, abar, channel_logits(x, abar, table)
-    prior = model.denoiser._prior(*given)
+    given = ids, x, levels, abar, table
+    past = model.denoiser._past(*given)
     if self_conditioning:
-        prior = model.denoiser._prior(*given, estimate=prior)
+        past = model.denoiser._past(*given, past)
+    prior = model.denoiser.model.lm_head(past)
     for position in range(5):  # of the tokens after the first
         (gradient,) = torch.autograd.grad(prior[0, position, 1], x, retain_graph=True)
         assert gradient[0, position + 1 :].abs().max() < 1e-12

@@ -253,9 +253,9 @@ def test_it_starts_as_the_causal_model():
     have learnt anything."""
     denoiser = next_token("two_stream").double().denoiser
     past, noisy = noise_like_tokens(4, 16), noise_like_tokens(4, 16, seed=1)
-    right = denoiser.read_right(noisy, torch.arange(4), torch.zeros(4))
+    right = denoiser.read_right(noisy)
     left = denoiser.left(some_ids(2, 4), torch.ones(2, 4, dtype=torch.bool))
-    assert torch.equal(denoiser.refine(past, torch.arange(4), torch.zeros(4)), past)
+    assert torch.equal(denoiser.refine(past), past)
     assert torch.equal(denoiser.head(past, right, left), denoiser.model.lm_head(past))
 
 
