@@ -91,7 +91,7 @@ class DiffusionFlow(MaskedDiffusion):
         }
 
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
-        if isinstance(decoder, FlowAssisted):
+        if isinstance(decoder, FlowAssisted) and decoder.flow_until < 1:
             return self.flow.predictor(self.model, decoder, random)
         return super().predictor(decoder, random)
 
