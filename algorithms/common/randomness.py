@@ -63,7 +63,11 @@ class RowRandom:
 
     def uniform(self, *shape: int, rows: Sequence[int] | None = None) -> Tensor:
         """Uniform on [0, 1): (B, *shape), float64; only `rows` draw if given."""
-        return torch.stack([torch.rand(shape, generator=g, dtype=torch.float64) for g in self._chosen(rows)])
+        generators = self._chosen(rows)
+        drawn = torch.empty(len(generators), *shape, dtype=torch.float64)
+        for row, generator in zip(drawn.unbind(), generators, strict=True):  # in place: half of the time of a stack
+            row.uniform_(generator=generator)
+        return drawn
 
     def normal(self, *shape: int, rows: Sequence[int] | None = None) -> Tensor:
         """Standard normal: (B, *shape), float32; only `rows` draw if given."""
@@ -75,32 +79,33 @@ class RowRandom:
 
 class StepUniforms:
     """Uniforms of a number of positions, drawn for several steps at once: a row's own seed and steps alone decide
-    what it gets."""
+    what it gets. `rows` (R,) are on the CPU, the numbers of a step on `device`."""
 
-    def __init__(self, random: RowRandom, rows: Tensor, length: int, per_step: int) -> None:
+    def __init__(
+        self, random: RowRandom, rows: Tensor, length: int, per_step: int, device: torch.device | str = "cpu"
+    ) -> None:
         self.random = random
         self.rows = rows
         self.shape = (per_step, length)
+        self.device = device
         self.block = torch.empty(0)
         self.taken = STEPS_PER_DRAW
 
     def once(self) -> Tensor:
-        """One number for each position of the chunk: (R, K)."""
-        return self._draw(self.shape[1])
+        """One number for each position of the chunk: (R, K), on the CPU."""
+        return self.random.uniform(self.shape[1], rows=self.rows.tolist())
 
     def next(self) -> Tensor:
         """The numbers of the next step: (R, per_step, K)."""
         if self.taken == STEPS_PER_DRAW:
-            self.block, self.taken = self._draw(STEPS_PER_DRAW, *self.shape), 0
+            drawn = self.random.uniform(STEPS_PER_DRAW, *self.shape, rows=self.rows.tolist())
+            self.block, self.taken = drawn.to(self.device), 0
         self.taken += 1
         return self.block[:, self.taken - 1]
 
-    def keep(self, index: Tensor) -> None:
-        """Go on with the rows at `index`."""
-        self.rows, self.block = self.rows[index], self.block[index]
-
-    def _draw(self, *shape: int) -> Tensor:
-        return self.random.uniform(*shape, rows=self.rows.tolist()).to(self.rows.device)
+    def keep(self, index: Tensor, there: Tensor) -> None:
+        """Go on with the rows at `index`, a LongTensor on the CPU, which `there` is on the device."""
+        self.rows, self.block = self.rows[index], self.block[there]
 
 
 Source = torch.Generator | RowRandom  # where a method's noise comes from, in training and in evaluation

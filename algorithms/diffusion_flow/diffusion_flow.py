@@ -111,7 +111,7 @@ class DiffusionFlow(MaskedDiffusion):
         return parts | {"flow_weight": torch.tensor(share), "flow_active": torch.tensor(float(share > 0))}
 
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
-        if isinstance(decoder, FlowAssisted):
+        if isinstance(decoder, FlowAssisted) and decoder.flow_until < 1:
             return self.flow.predictor(self.model, decoder, random)
         return super().predictor(decoder, random)
 

@@ -59,14 +59,20 @@ class PosteriorFlow(nn.Module):
         """The code of every token: (V, D)."""
         return F.normalize(self.weight, dim=-1) * self.config.code_norm
 
-    def logits(self, model: LanguageModel, x: Tensor, latents: Tensor, progress: Tensor) -> Tensor:
-        """Masked ids x (R, W) with latents (R, W, D) at progress (R,) -> logits (R, W, V)."""
+    def logits(
+        self, model: LanguageModel, x: Tensor, latents: Tensor, progress: Tensor, follows: Tensor | None = None
+    ) -> Tensor:
+        """Masked ids x (R, W) with latents (R, W, D) at progress (R,) -> logits (R, W, V); plain ones in rows that are
+        not among those that follow the flow, `follows` (R,)."""
         s = progress[:, None, None]
         scale = ((1 - s).square() + (s * self.config.code_norm).square() / latents.size(-1)).rsqrt()
         shown = self.project(latents * scale) + self.time(progress[:, None])[:, None]  # (R, W, C)
-        embedded = model.wte(x) + shown * (x == self.mask_id)[..., None]
+        where = x == self.mask_id if follows is None else (x == self.mask_id) & follows[:, None]
+        embedded = model.wte(x) + shown * where[..., None]
         logits = model.lm_head(model.backbone(model.backbone.add_positions(embedded)))[..., : self.mask_id]
         evidence = s / (1 - s).clamp(min=1e-2).square()
+        if follows is not None:
+            evidence = evidence * follows[:, None, None]
         return logits + evidence * exact_product(latents, self.codes().T)  # a position's own latent, by Bayes' rule
 
     def draw(self, ids: Tensor, total: Tensor, generator: torch.Generator) -> Path:
@@ -88,7 +94,7 @@ class PosteriorFlow(nn.Module):
 
     def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
         """Latents start as noise with each chunk and follow the flow while its tokens are decided, to flow_step at its
-        end. Once the share left is at or below flow_until, masked positions are plain masks again."""
+        end. Once the share left of a row is at or below flow_until, its masked positions are plain masks again."""
 
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
             memory, left = state.memory, state.open.sum(1).to(x.device, torch.float32)  # (R,)
@@ -99,12 +105,11 @@ class PosteriorFlow(nn.Module):
                 memory["total"] = left
             share = left / memory["total"]  # (R,) still to be decided
             progress = decoder.flow_step * (1 - share)
-            if not bool((share > decoder.flow_until).any()):
-                return model.lm_head(model.hidden(x)[:, chunk])[..., : self.mask_id]
             if "posterior" in memory:
                 memory["latents"] = self.step(memory["latents"], memory["posterior"], memory["progress"], progress)
-            logits = self.logits(model, x, memory["latents"], progress)  # (R, W, V)
+            follows = share > decoder.flow_until if decoder.flow_until > 0 else None
+            logits = self.logits(model, x, memory["latents"], progress, follows)  # (R, W, V)
             memory["posterior"], memory["progress"] = logits.softmax(-1), progress
-            return logits[:, chunk]
+            return state.at(logits[:, chunk])
 
         return predict

@@ -3,7 +3,7 @@
 Source: the diffusion + flow model built on nathan-barry/tiny-diffusion. Its known weaknesses are kept: embeddings of
 standard deviation 0.02 against unit noise, so that the target is nearly minus the noise; the time enters behind the
 backbone; in decoding the head sees mask embeddings, which it never saw in training. `posterior.py` is without them.
-B batch, R rows, T tokens, W window, K chunk, C channels, V vocabulary.
+B batch, R rows, T tokens, W window, M positions looked at, C channels, V vocabulary.
 """
 
 from typing import Literal
@@ -48,7 +48,7 @@ def velocity_error(predicted: Tensor, target: Tensor, beta: float) -> Tensor:
 def assisted_logits(
     logits: Tensor, embedded: Tensor, velocity: Tensor, table: Tensor, remaining: Tensor, decoder: FlowAssisted
 ) -> Tensor:
-    """Logits (R, K, V + 1) blended with those of the embeddings (R, K, C) moved by flow_step along the velocity, read
+    """Logits (R, M, V + 1) blended with those of the embeddings (R, M, C) moved by flow_step along the velocity, read
     off the embedding table (V + 1, C); untouched in rows whose masked share `remaining` (R,) is at most flow_until."""
     blend = (BLEND_BASE + BLEND_SLOPE * remaining).clamp(max=BLEND_MAX) * (remaining > decoder.flow_until)
     flow_logits = (embedded + decoder.flow_step * velocity) @ table.T
@@ -87,16 +87,15 @@ class VelocityFlow(nn.Module):
         return mean_where(error, x == self.mask_id, path.total) if self.config.masked_only else error.mean()
 
     def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
-        """The network with the flow's help while the share of the window that is masked is above flow_until."""
+        """The network with the flow's help in rows of whose window a share above flow_until is masked."""
 
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
-            hidden = model.hidden(x)[:, chunk]  # (R, K, C)
-            logits = model.lm_head(hidden)  # (R, K, V + 1)
-            remaining = state.remaining.float().to(x.device)  # (R,)
-            if bool((remaining > decoder.flow_until).any()):
-                velocity = self.velocity(hidden, 1 - remaining)
-                embedded = model.wte(x[:, chunk])
-                logits = assisted_logits(logits, embedded, velocity, model.wte.weight, remaining, decoder)
+            hidden = state.at(model.hidden(x)[:, chunk])  # (R, M, C)
+            logits = model.lm_head(hidden)  # (R, M, V + 1)
+            remaining = state.remaining.to(x.device, torch.float32)  # (R,)
+            velocity = self.velocity(hidden, 1 - remaining)
+            embedded = model.wte(state.tokens.to(x.device))
+            logits = assisted_logits(logits, embedded, velocity, model.wte.weight, remaining, decoder)
             return logits[..., : self.mask_id]
 
         return predict

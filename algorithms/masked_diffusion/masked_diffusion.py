@@ -122,11 +122,13 @@ class MaskedDiffusion(BaseAlgorithm):
         return found
 
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
-        """The network as a decoder asks for it: the head runs on the chunk alone."""
+        """The network as a decoder asks for it: the head runs on what is looked at alone."""
 
         def predict(x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
-            parts = x.split(CPU_ROWS) if x.device.type == "cpu" else (x,)
-            hidden = torch.cat([self.model.hidden(part)[:, chunk] for part in parts])  # (R, K, C)
-            return self.model.lm_head(hidden)[..., : self.mask_id]
+            if x.device.type == "cpu":
+                hidden = torch.cat([self.model.hidden(part)[:, chunk] for part in x.split(CPU_ROWS)])  # (R, K, C)
+            else:
+                hidden = self.model.hidden(x)[:, chunk]
+            return self.model.lm_head(state.at(hidden))[..., : self.mask_id]
 
         return predict

@@ -491,11 +491,11 @@ WRITING = {
     ("df_lm", "sampled_pyramid"): (5135, 4, 20, 0),
     ("df_lm", "speculative"): (1451, 13, 37, 17),
     ("df_lm_faithful", "pyramid"): (1676, 4, 12, 0),
-    ("masked_diffusion", "top_confidence"): (466, 21, 5, 0),
-    ("masked_diffusion", "first_hitting"): (451, 21, 5, 0),
-    ("masked_diffusion", "two_stage"): (721, 21, 5, 0),
-    ("diffusion_flow", "flow_top_confidence"): (239, 18, 6, 0),
-    ("diffusion_flow_reference", "flow_top_confidence"): (204, 17, 5, 0),
+    ("masked_diffusion", "top_confidence"): (425, 7, 4, 0),
+    ("masked_diffusion", "first_hitting"): (358, 7, 5, 0),
+    ("masked_diffusion", "two_stage"): (692, 15, 4, 0),
+    ("diffusion_flow", "flow_top_confidence"): (208, 7, 5, 0),
+    ("diffusion_flow_reference", "flow_top_confidence"): (177, 7, 4, 0),
 }
 
 

@@ -1,10 +1,15 @@
 """The one decoding loop of masked diffusion: chunk after chunk, each step a forward and a commit of the decoder.
 
 Continuation, infilling and free generation are one call with other given positions; semi-autoregressive chunks as in
-LLaDA (arXiv:2502.09992). B batch, L all positions, R rows still being decoded, K positions of the chunk, W window.
+LLaDA (arXiv:2502.09992). B batch, L all positions, R rows still being decoded, K positions of the chunk, M of them that
+are looked at, W window.
 """
 
+import itertools
 from abc import abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -19,6 +24,8 @@ from algorithms.common.randomness import RowRandom, StepUniforms
 from algorithms.common.sampling import COLDEST
 from algorithms.masked_diffusion.decoding.state import MASKED, ChunkState, Confidence, Prediction, Predictor
 
+NARROWED = 32  # positions of a chunk from which on it pays to leave out those that are decided
+
 
 @dataclass(frozen=True, config=STRICT)
 class MaskedDecoder(DrawingDecoder):
@@ -31,6 +38,7 @@ class MaskedDecoder(DrawingDecoder):
     """
 
     position_draws: ClassVar[bool] = False  # commit needs uniforms of its own
+    per_position: ClassVar[tuple[str, ...]] = ()  # what of its memory is (R, M)
     order_follows_text: ClassVar[bool] = False  # what is decided when depends on nothing but the text so far
 
     name: str = ""
@@ -79,12 +87,22 @@ class MaskedDecoder(DrawingDecoder):
         return logits if self.temperature in (0, 1) else logits / max(self.temperature, COLDEST)
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
-        """The rule's memory when a chunk starts, from uniforms (R, K) drawn once."""
+        """The rule's memory when a chunk starts, from uniforms (R, K) drawn once, on the CPU."""
         return {}
+
+    def plan(self, open_: Tensor, uniform: Tensor) -> Tensor | None:
+        """How many of the positions open_ (R, K) each step leaves open, (R, S) and 0 at last, where the network has no
+        say in it; `uniform` is what `begin` gets. All on the CPU: with a plan nobody waits for the device."""
+        return None
+
+    def order(self, state: ChunkState) -> Tensor | None:
+        """The positions of a chunk (R, K) as they are decided, one a step and the open ones first, where that is known
+        before the network is asked."""
+        return None
 
     @abstractmethod
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
-        """One step, pure; `uniform` (R, K) is fresh in each step where `position_draws` asks for it."""
+        """One step, pure; `uniform` (R, M) is fresh in each step where `position_draws` asks for it."""
 
     def decode(self, model: Any, request: Request) -> Generation:
         """Decide what is not given, from each text's first open position on.
@@ -125,57 +143,111 @@ class MaskedDecoder(DrawingDecoder):
         """
         home = float64_device(ids.device)
         B, L = ids.shape
-        given = given.to(home)
+        known, given = given.cpu(), given.to(home)
         text = ids.to(home).masked_fill(~given, mask_id)
         chunk_len, context_len = self.spans(window)
-        row_forwards = torch.zeros(B, dtype=torch.long, device=home)
+        row_forwards = torch.zeros(B, dtype=torch.long)
         steps = 0
         for begin in range(first, L, chunk_len):
             end = min(begin + chunk_len, L)
-            open_ = ~given[:, begin:end]  # (B, K)
+            open_ = ~known[:, begin:end]  # (B, K)
             if ends:
                 open_[[row for row, found in enumerate(ends.found) if found is not None]] = False
             rows = open_.any(-1).nonzero().squeeze(-1)  # (R,)
             if rows.numel() == 0:
                 continue
             start = max(0, begin - context_len)
-            place = slice(begin - start, end - start)
-            x = text[rows, start : start + window]
+            there = slice(None) if len(rows) == B else rows.to(home)
+            x = text[there, start : start + window].clone()
             x = F.pad(x, (0, window - x.size(1)), value=mask_id)  # (R, W)
-            draws = StepUniforms(random, rows, end - begin, 1 + self.position_draws)
-            state = ChunkState.start(x[:, place], given[rows, begin:end], mask_id=mask_id, window=window, rows=rows)
-            state.memory.update(self.begin(state, draws.once()))
-            used = 0
-            while state.rows.numel():
-                x[:, place] = state.tokens
-                logits = self.tempered(predict(x.to(ids.device), place, state).to(home))  # (R, K, V)
-                uniform = draws.next()  # (R, 1 or 2, K)
-                prediction = Prediction.draw(
-                    logits, uniform[:, 0], self.top_k, top_p=self.top_p, greedy=self.temperature == 0
-                )
-                state = self.commit(state, prediction, uniform[:, 1] if self.position_draws else None)
-                used += 1
-                if recorder:
-                    recorder.add(*_shown(text, begin, state, prediction), forwards=steps + used)
-                running = state.open.any(-1)  # (R,)
-                if not bool(running.all()):
-                    done = (~running).nonzero().squeeze(-1)
-                    text[state.rows[done], begin:end] = state.tokens[done]
-                    row_forwards[state.rows[done]] += used
-                    kept = running.nonzero().squeeze(-1)
-                    state, x = state.select(kept), x[kept]
-                    draws.keep(kept)
-            steps += used
+            place = slice(begin - start, end - start)
+            draws = StepUniforms(random, rows, end - begin, 1 + self.position_draws, home)
+            once = draws.once()  # (R, K)
+            state = ChunkState.start(x[:, place], given[there, begin:end], mask_id=mask_id, window=window, rows=rows)
+            state.memory.update(self.begin(state, once))
+            record = None if not recorder else partial(_record, recorder, text=text, begin=begin, before=steps)
+            text[there, begin:end], forwards = self._decide(
+                predict, x, place, state, draws, self.plan(open_[rows], once), device=ids.device, record=record
+            )
+            row_forwards[rows] += forwards
+            steps += int(forwards.max())
             if ends:
                 ends.see(text, [end] * B)
         return Generation(
             text.masked_fill(text == mask_id, 0).to(ids.device),  # masks are left in texts that have ended
             steps=steps,
             forwards=steps,
-            decided=int((~given).sum()),
+            decided=int((~known).sum()),
             trace=recorder.trace() if recorder else None,
             row_forwards=row_forwards,
         )
+
+    def _decide(
+        self,
+        predict: Predictor,
+        x: Tensor,
+        place: slice,
+        state: ChunkState,
+        draws: StepUniforms,
+        plan: Tensor | None,
+        *,
+        device: torch.device,
+        record: Callable | None,
+    ) -> tuple[Tensor, Tensor]:
+        """One chunk of windows x (R, W), which are written to: its tokens (R, K), and the forwards (R,) of each row.
+
+        Whether rows or positions may be left out is told by the plan, or else by a look at the device after each step.
+        """
+        decided = x[:, place].clone()
+        running, forwards = list(range(len(x))), [0] * len(x)
+        numbers = torch.arange(len(x), device=x.device)  # those that are running, on the device
+        planned = None if plan is None else plan.T.tolist()
+        # A trace shows the best candidate everywhere, not only where something is decided.
+        order = None if record else self.order(state)
+        if order is not None:
+            state = state.narrow(order)
+        for step in itertools.count():
+            looked, rest = (state, None) if order is None else state.split()
+            prediction, uniforms = self._ask(predict, x, place, looked, draws, device)
+            if rest is None:
+                written = state = self.commit(state, prediction, *uniforms)
+            else:
+                written, state = replace(looked, tokens=prediction.tokens), rest
+            written.write(x[:, place])
+            if record:
+                record(x[:, place], state, prediction, step + 1)
+            # (R,) positions that are still open, which without a plan the device has to be asked for
+            left = state.open.sum(-1).tolist() if planned is None else [planned[step][row] for row in running]
+            most = max(left)
+            if min(left) == 0:
+                decided[numbers] = x[:, place]
+                for row, count in zip(running, left, strict=True):
+                    forwards[row] = step + 1 if count == 0 else 0
+                if most == 0:
+                    break
+                kept = [one for one, count in enumerate(left) if count]
+                running = [running[one] for one in kept]
+                index = torch.tensor(kept)
+                there = index.to(x.device)
+                numbers, x, state = numbers[there], x[there], state.select(index, there)
+                draws.keep(index, there)
+            if order is None and NARROWED <= state.tokens.size(1) >= 2 * most:
+                state = state.narrow(state.open_first(most), self.per_position)
+        return decided, torch.tensor(forwards)
+
+    def _ask(
+        self, predict: Predictor, x: Tensor, place: slice, state: ChunkState, draws: StepUniforms, device: torch.device
+    ) -> tuple[Prediction, list[Tensor]]:
+        """What the network says of the positions that are looked at, with tokens drawn by the first uniforms of the
+        step, and its other uniforms: [] or [(R, M)]."""
+        logits = predict(x.to(device), place, state)
+        if logits.size(1) > state.tokens.size(1):
+            logits = state.at(logits)
+        uniforms = draws.next().unbind(1)  # drawn behind what a predictor draws in the first step
+        drawn, *others = (state.at(one[..., None]).squeeze(-1) for one in uniforms)  # (R, M) each
+        logits = self.tempered(logits.to(x.device))
+        greedy = self.temperature == 0
+        return Prediction.draw(logits, drawn, self.top_k, top_p=self.top_p, greedy=greedy), others
 
     def _check_confidence(self, measure: Confidence, *keys: str) -> None:
         """ValueError unless `measure` has what it needs and the thresholds under `keys` are values that it can take."""
@@ -191,12 +263,27 @@ class MaskedDecoder(DrawingDecoder):
                 raise ValueError(f"{key} is {value}: it must lie in [0, 1]")
 
 
-def _shown(text: Tensor, begin: int, state: ChunkState, prediction: Prediction) -> tuple[Tensor, Tensor]:
-    """Tokens and levels (B, L) after a step: a masked position shows its best candidate, one not yet reached id 0."""
-    chunk = slice(begin, begin + state.tokens.size(1))
+def _record(
+    recorder: TraceRecorder,
+    chunk: Tensor,
+    state: ChunkState,
+    prediction: Prediction,
+    forwards: int,
+    *,
+    text: Tensor,
+    begin: int,
+    before: int,
+) -> None:
+    """Add the tokens and levels (B, L) after a step: a masked position shows its best candidate, one not yet reached id
+    0. `text` (B, L) gets the rows of chunk (R, K) that are done, as they leave the state."""
+    here = slice(begin, begin + chunk.size(1))
     unknown = text == state.mask_id  # (B, L)
     tokens, levels = text.masked_fill(unknown, 0), unknown.float()
-    best = prediction.probabilities.argmax(-1)  # (R, K)
-    tokens[state.rows, chunk] = torch.where(state.status == MASKED, best, state.tokens)
-    levels[state.rows, chunk] = 1 - state.status / 2  # 1 masked, 0.5 draft, 0 done
-    return tokens, levels
+    best = prediction.probabilities.argmax(-1)  # (R, M)
+    shown = replace(state, tokens=torch.where(state.status == MASKED, best, state.tokens))
+    tokens[state.rows, here] = shown.write(chunk.clone())
+    level = replace(state, tokens=1 - state.status / 2)  # 1 masked, 0.5 draft, 0 done
+    levels[state.rows, here] = level.write(torch.zeros_like(chunk, dtype=torch.float32))
+    recorder.add(tokens, levels, forwards=before + forwards)
+    done = (~state.open.any(-1)).cpu()
+    text[state.rows[done], here] = chunk[done]

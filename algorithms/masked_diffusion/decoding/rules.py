@@ -25,16 +25,34 @@ class Ancestral(MaskedDecoder):
     as the network is not told the time. Without, the first-hitting sampler (arXiv:2409.02908): one by one, exact.
     """
 
+    per_position: ClassVar[tuple[str, ...]] = ("time",)
+
     name: Literal["ancestral"] = "ancestral"
     steps: Count | None = None
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
-        return {"time": uniform if self.steps is None else (uniform * self.steps).floor()}
+        return {"time": self._times(uniform).to(state.tokens.device)}
+
+    def plan(self, open_: Tensor, uniform: Tensor) -> Tensor:
+        time = self._times(uniform).masked_fill(~open_, -1.0).sort(-1, descending=True).values  # (R, K)
+        turn = torch.zeros_like(time, dtype=torch.long)  # the step of each position, in this order
+        turn[:, 1:] = (time[:, 1:] < time[:, :-1]).cumsum(-1)
+        decided = torch.zeros_like(turn).scatter_add_(-1, turn, (time >= 0).long())
+        left = open_.sum(-1, keepdim=True) - decided.cumsum(-1)  # (R, K)
+        return left[:, : int((left > 0).sum(-1).max()) + 1]
+
+    def order(self, state: ChunkState) -> Tensor | None:
+        if self.steps is not None:
+            return None
+        return state.memory["time"].masked_fill(state.status == DONE, -1.0).argsort(-1, descending=True)
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         waiting = state.open
-        time = state.memory["time"].masked_fill(~waiting, -1.0)  # (R, K)
+        time = state.memory["time"].masked_fill(~waiting, -1.0)  # (R, M)
         return state.decide((time == time.amax(-1, keepdim=True)) & waiting, prediction.tokens)
+
+    def _times(self, uniform: Tensor) -> Tensor:
+        return uniform if self.steps is None else (uniform * self.steps).floor()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,11 +72,18 @@ class TopConfidence(MaskedDecoder):
         whole = self.chunk_len is not None and self.tokens_per_step >= self.chunk_len  # all of a chunk in one step
         return super().unused() | ({"confidence": "tokens_per_step"} if whole else {})
 
+    def plan(self, open_: Tensor, uniform: Tensor) -> Tensor:
+        left = open_.sum(-1, keepdim=True)  # (R, 1)
+        most = int(left.max())
+        return (left - torch.arange(self.tokens_per_step, most + self.tokens_per_step, self.tokens_per_step)).clamp(
+            min=0
+        )
+
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
-        waiting = state.open
-        confidence = prediction.confidence(self.confidence).masked_fill(~waiting, -torch.inf)  # (R, K)
-        best = confidence.topk(min(self.tokens_per_step, confidence.size(-1))).indices
-        return state.decide(torch.zeros_like(waiting).scatter_(-1, best, True) & waiting, prediction.tokens)
+        confidence = prediction.confidence(self.confidence).masked_fill(state.status == DONE, -torch.inf)  # (R, M)
+        # A stable order: of equal ones the first, so that positions that are not looked at make no difference.
+        best = confidence.sort(dim=-1, descending=True, stable=True).indices[:, : self.tokens_per_step]
+        return state.decide_at(best, prediction.tokens_at(best))
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -95,7 +120,7 @@ class Threshold(MaskedDecoder):
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         waiting = state.open
-        confidence = prediction.confidence(self.confidence)  # (R, K)
+        confidence = prediction.confidence(self.confidence)  # (R, M)
         enough = (confidence >= self.bar(state)) & waiting
         return state.decide(enough | best_of(confidence, waiting), prediction.tokens)
 
@@ -115,7 +140,7 @@ class EntropyBound(MaskedDecoder):
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         waiting = state.open
         entropy = -prediction.confidence("entropy")
-        entropy, order = entropy.masked_fill(~waiting, torch.inf).sort(-1)  # (R, K), rising
+        entropy, order = entropy.masked_fill(~waiting, torch.inf).sort(-1)  # (R, M), rising
         within = entropy.cumsum(-1) - entropy <= self.budget  # what a prefix sums to without its last, largest one
         return state.decide(torch.zeros_like(waiting).scatter_(-1, order, within) & waiting, prediction.tokens)
 
@@ -139,7 +164,14 @@ class Remasking(MaskedDecoder):
         return super().unused() | ({"eta": "steps"} if self.steps == 1 else {})
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
-        return {"step": uniform.new_zeros(uniform.size(0), 1)}
+        return {"step": state.tokens.new_zeros(len(state.tokens), 1, dtype=torch.float64)}
+
+    def plan(self, open_: Tensor, uniform: Tensor) -> Tensor | None:
+        if self.eta == 0:
+            return None
+        left = open_.sum(-1, keepdim=True).repeat(1, self.steps)
+        left[:, -1] = 0
+        return left
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         assert uniform is not None

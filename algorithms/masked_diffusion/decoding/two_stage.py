@@ -1,10 +1,10 @@
 """Draft and confirm: a token is shown to the network as a draft first, and may still change until it is confirmed.
 
-Source: nathan-barry/tiny-diffusion's two-stage decoder, step for step. R rows, K positions of the chunk.
+Source: nathan-barry/tiny-diffusion's two-stage decoder, step for step. R rows, M positions of the chunk.
 """
 
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from pydantic.dataclasses import dataclass
@@ -29,6 +29,8 @@ class TwoStage(MaskedDecoder):
     masks the weakest. The most confident open position is confirmed by force in such a step, if `max_stall_steps` have
     passed without a confirmation, and in a step with changes from the `max_block_steps`-th of a chunk on.
     """
+
+    per_position: ClassVar[tuple[str, ...]] = ("stored", "age")
 
     name: Literal["two_stage"] = "two_stage"
     draft_threshold: Number = 0.7
@@ -59,16 +61,16 @@ class TwoStage(MaskedDecoder):
         return found
 
     def begin(self, state: ChunkState, uniform: Tensor) -> dict[str, Tensor]:
-        per_row = uniform.new_zeros(uniform.size(0), 1, dtype=torch.long)
+        per_row = state.tokens.new_zeros(len(state.tokens), 1)
         return {
-            "stored": torch.zeros_like(uniform),  # confidence of each draft when it was written
-            "age": torch.zeros_like(uniform, dtype=torch.long),  # steps since then
+            "stored": torch.zeros_like(state.tokens, dtype=torch.float64),  # confidence of each draft when written
+            "age": torch.zeros_like(state.tokens),  # steps since then
             "stall": per_row,  # steps since the last confirmation
             "steps": per_row,
         }
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
-        confidence = prediction.confidence(self.confidence)  # (R, K)
+        confidence = prediction.confidence(self.confidence)  # (R, M)
         waiting, draft = state.open, state.status == DRAFT
         stored, age = state.memory["stored"], state.memory["age"] + draft
 
@@ -110,7 +112,7 @@ class TwoStage(MaskedDecoder):
         self, state: ChunkState, confidence: Tensor, stored: Tensor, rows: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
         """For `rows` (R, 1) in which nothing changed: new drafts, drafts to confirm as they stand, and drafts to mask
-        again, each (R, K)."""
+        again, each (R, M)."""
         masked, draft = state.status == MASKED, state.status == DRAFT
         only_drafts = rows & ~masked.any(-1, keepdim=True)
         good = draft & (stored >= self.min_draft_confidence) & only_drafts

@@ -12,6 +12,13 @@ def test_a_row_draws_the_same_alone_and_in_a_batch():
         assert torch.equal(draw(batch)[1], draw(alone)[0])
 
 
+def test_uniforms_are_those_of_each_generator():
+    """Catches numbers that change with the way they are drawn, and with them every text."""
+    for shape in ((3,), (16, 2, 5), (40,)):
+        expected = [torch.rand(shape, generator=torch.Generator().manual_seed(s), dtype=torch.float64) for s in (5, 9)]
+        assert torch.equal(RowRandom([5, 7, 9]).uniform(*shape, rows=[0, 2]), torch.stack(expected))
+
+
 def test_uniforms_of_steps_are_those_of_the_row_alone():
     """Catches a row whose numbers depend on which other rows are still being decoded."""
     random = RowRandom([3, 4])
@@ -20,5 +27,5 @@ def test_uniforms_of_steps_are_those_of_the_row_alone():
     assert torch.equal(draws.once()[1:], alone.once())
     for step in range(40):
         if step == 7:
-            draws.keep(torch.tensor([1]))
+            draws.keep(torch.tensor([1]), torch.tensor([1]))
         assert torch.equal(draws.next()[-1:], alone.next())

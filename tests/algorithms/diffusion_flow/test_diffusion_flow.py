@@ -12,13 +12,14 @@ from hypothesis import strategies as st
 
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.backbone.weights import from_tiny_diffusion
+from algorithms.common.decoder import Request
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowThreshold, FlowTopConfidence
 from algorithms.diffusion_flow.diffusion_flow import DiffusionFlow, DiffusionFlowConfig
 from algorithms.diffusion_flow.flow import PlateauSwitch, interpolate, warmed_up
 from algorithms.diffusion_flow.posterior import PosteriorFlowConfig
 from algorithms.diffusion_flow.velocity import VelocityFlowConfig, assisted_logits, velocity_error
-from algorithms.masked_diffusion.decoding import ChunkState, TopConfidence
+from algorithms.masked_diffusion.decoding import ChunkState, Threshold, TopConfidence
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
 from algorithms.masked_diffusion.masking import Masks, mean_where
 from experiments.run.build import build
@@ -288,6 +289,32 @@ def test_flow_decoding_gives_each_row_what_it_gets_alone(flow, decoder) -> None:
     for row in (0, 5):
         alone = write(method, ids()[row : row + 1, :2], length=20, seeds=[row], decoder=decoder)
         assert torch.equal(alone.ids[0], together.ids[row])
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_a_row_follows_the_flow_by_its_own_share(flow) -> None:
+    """Catches rows that go on with the flow, or stop, because of the share that another one has still masked."""
+    method = make(flow).eval()
+    with torch.no_grad():
+        for parameter in method.flow.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    known = torch.zeros(6, 20, dtype=torch.bool)
+    known[:, 0], known[::2, 3:7] = True, True
+    decoder = FlowThreshold(threshold=0.3, flow_until=0.25)
+    asked = Request(ids(6, 20), known, range(6))
+    together = method.generate(asked, decoder)
+    for row in range(6):
+        alone = method.generate(Request(ids(6, 20)[row : row + 1], known[row : row + 1], [row]), decoder)
+        assert torch.equal(alone.ids[0], together.ids[row])
+
+
+@pytest.mark.parametrize("flow", FLOWS)
+def test_without_a_share_to_follow_it_a_flow_is_as_if_it_were_not(flow) -> None:
+    """Catches a flow that is asked although flow_until=1 rules it out."""
+    method = make(flow).eval()
+    asked = {"length": 9, "seeds": range(6)}
+    outs = [write(method, ids()[:, :2], decoder=one, **asked) for one in (FlowThreshold(flow_until=1.0), Threshold())]
+    assert torch.equal(outs[0].ids, outs[1].ids)
 
 
 def test_an_untrained_flow_is_plain_masks_and_bayes_rule() -> None:

@@ -27,6 +27,7 @@ from algorithms.masked_diffusion.decoding import (
     Threshold,
     TopConfidence,
     TwoStage,
+    loop,
 )
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusionConfig
 from experiments.run.build import build
@@ -154,6 +155,68 @@ def test_rows_stay_apart_over_many_steps(table):
         for row in range(3):
             alone = network.decode(ids[row : row + 1], given[row : row + 1], decoder, [4 + row])
             assert torch.equal(alone.ids[0], whole.ids[row])
+
+
+def one_alone(network, decoder, ids, given, seed):
+    """The slow twin of the loop, for a row: all of a chunk is looked at and drawn in every step, and whether anything
+    is open is asked after it. Returns the text (1, L), and how much each step of each chunk left open."""
+    random, counts = RowRandom([seed]), []
+    text = ids.masked_fill(~given, V)
+    K, context_len = decoder.spans(WINDOW)
+    for begin in range(0, ids.size(1), K):
+        chunk = slice(begin, min(begin + K, ids.size(1)))
+        if bool(given[:, chunk].all()):
+            continue
+        state = ChunkState.start(text[:, chunk], given[:, chunk], mask_id=V, window=WINDOW)
+        once, left = random.uniform(state.tokens.size(1)), []
+        state.memory.update(decoder.begin(state, once))
+        while bool(state.open.any()):
+            if len(left) % 16 == 0:
+                block = random.uniform(16, 1 + decoder.position_draws, state.tokens.size(1))
+            text[:, chunk] = state.tokens
+            start = max(0, begin - context_len)
+            x = torch.nn.functional.pad(text, (0, WINDOW), value=V)[:, start : start + WINDOW]
+            logits = decoder.tempered(network(x, slice(begin - start, chunk.stop - start), state))
+            first, *own = block[:, len(left) % 16].unbind(1)
+            drawn = Prediction.draw(logits, first, decoder.top_k, top_p=decoder.top_p, greedy=decoder.temperature == 0)
+            state = decoder.commit(state, Prediction(drawn.probabilities, drawn.tokens, drawn.ranked), *own)
+            left.append(int(state.open.sum()))
+        text[:, chunk] = state.tokens
+        plan = decoder.plan(~given[:, chunk], once)
+        assert plan is None or (plan[0, : len(left)].tolist() == left and not plan[0, len(left) :].any())
+        counts.append(left)
+    return text, counts
+
+
+@examples(rules, masks, seeds, st.sampled_from([None, CHUNK, WINDOW]), st.sampled_from([2, loop.NARROWED]))
+@settings(max_examples=100)
+def test_the_loop_is_its_slow_twin(table, rule, mask, seed, chunk_len, narrowed):
+    """Catches a plan that does not come true, an order that is another, and positions left out that still count."""
+    decoder, network = with_chunks(RULES[rule], chunk_len), tables(table, seed)
+    ids, given = texts(seed), torch.tensor(mask)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "NARROWED", narrowed)
+        found = network.decode(ids, given, decoder, [seed, 5, 6])
+    for row, number in enumerate([seed, 5, 6]):
+        text, counts = one_alone(network, decoder, ids[row : row + 1], given[row : row + 1], number)
+        assert torch.equal(found.ids[row], text[0])
+        assert found.row_forwards[row] == sum(map(len, counts))
+
+
+def test_a_predictor_draws_before_the_steps_do(table):
+    """Catches numbers of a row in another order, and with them another text for each seed."""
+    random, seen = RowRandom([3]), []
+
+    def predict(x, chunk, state):
+        if not seen:
+            seen.append(random.normal(20, rows=state.rows.tolist()))
+        return torch.zeros(1, 8, V)
+
+    ids = torch.zeros(1, 8, dtype=torch.long)
+    Ancestral(chunk_len=8).fill(predict, ids, ids > 0, random=random, mask_id=V, window=8)
+    generator = torch.Generator().manual_seed(3)
+    torch.rand(8, generator=generator, dtype=torch.float64)
+    assert torch.equal(seen[0][0], torch.randn(20, generator=generator))
 
 
 def test_every_step_draws_anew(table):
@@ -370,6 +433,26 @@ def test_a_draw_is_the_common_one(seed, temperature):
     drawn = draw(decoder, logits, uniform)
     assert torch.equal(drawn.tokens, sample_tokens(logits, uniform, temperature=temperature))
     torch.testing.assert_close(drawn.probabilities, (logits.double() / temperature).softmax(-1))
+
+
+@pytest.mark.parametrize("options", [{}, {"top_k": 3}, {"top_p": 0.7}, {"top_k": 4, "top_p": 0.5}, {"greedy": True}])
+def test_tokens_of_some_positions_are_those_of_all(options):
+    """Catches a draw at the wanted positions with the uniforms or the probabilities of others."""
+    generator = torch.Generator().manual_seed(0)
+    logits = 2 * torch.randn(3, 40, V, generator=generator, dtype=torch.float64)
+    uniform = torch.rand(3, 40, generator=generator, dtype=torch.float64)
+    index = torch.randint(40, (3, 7), generator=generator)
+    settings = {"top_k": None, "greedy": False} | options
+    every, some = (Prediction.draw(logits, uniform, **settings) for _ in range(2))
+    assert torch.equal(every.tokens.gather(1, index), some.tokens_at(index))
+
+
+def test_of_equally_confident_positions_the_first_are_decided():
+    """Catches an order among equals that hangs on what is beside them: a decoder and its likelihood would part."""
+    prediction = Prediction(torch.full((1, 9, 2), 0.5), torch.zeros(1, 9, dtype=torch.long))
+    status = torch.tensor([[MASKED, DONE, MASKED, MASKED, DONE, MASKED, MASKED, MASKED, MASKED]], dtype=torch.int8)
+    after = TopConfidence(tokens_per_step=3).commit(state_of(status, status=status), prediction)
+    assert after.open[0].nonzero().squeeze(-1).tolist() == [5, 6, 7, 8]
 
 
 def test_candidates_are_drawn_from_the_best_on():
