@@ -14,7 +14,7 @@ from tests.experiments.run.random_kills import OVERRIDES
 
 ROOT = Path(__file__).parents[3]
 OTHERS = {"df_lm": "interrupted", "masked_diffusion": "in_sampling", "diffusion_flow": "interrupted"}
-OTHERS |= {"gpt+muon": "between_checkpoints"}
+OTHERS |= {"gpt+adamw": "between_checkpoints"}
 CASES = [*(("gpt", kill) for kill in KILLS), *OTHERS.items()]
 
 

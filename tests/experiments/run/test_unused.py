@@ -32,7 +32,7 @@ FLOW = {
 FALLBACK = {"min_draft_confidence": 0.9, "max_stall_steps": 1, "max_block_steps": 1}
 MATRIX = "algorithm/decoder=pyramid algorithm.decoder.chunk_size=4"
 CASES: dict[str, dict[str, Any]] = {  # choices, and values that change nothing beside them
-    "algorithm=gpt": {"optimizer.momentum": 0.5},
+    "algorithm=gpt algorithm/optimizer=adamw": {"optimizer.momentum": 0.5},
     "algorithm=gpt algorithm.decoder.temperature=0": {"decoder.top_k": 3, "decoder.top_p": 0.5},
     "algorithm=gpt algorithm.decoder.top_k=1": {"decoder.temperature": 3.0, "decoder.top_p": 0.5},
     "algorithm=df_lm": SQUARED_ERROR
