@@ -26,11 +26,10 @@ UPDATE_RMS = 0.2  # that of AdamW's updates at a learning rate of 1 (arXiv:2502.
 class OptimizerConfig:
     """The optimiser and its schedule; `min_lr_ratio` is the last learning rate as a share of the peak.
 
-    `muon` steps the matrices of the blocks by Muon, with `momentum`, and the rest by AdamW, which `adamw` takes for
-    everything.
+    `muon` steps the matrices of the blocks by Muon, with `momentum`, and the rest by AdamW; `adamw` steps everything.
     """
 
-    name: Literal["muon", "adamw"] = "muon"
+    name: Literal["adamw", "muon"] = "muon"
     lr: Positive = 4e-3
     min_lr_ratio: Share = 0.05
     warmup_steps: Natural = 100

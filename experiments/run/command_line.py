@@ -21,6 +21,7 @@ from experiments.run.folder import (
     checkpoint_of,
     overrides_of,
     pointed,
+    read_config,
     read_hydra,
     run_folder_of,
     state_of,
@@ -169,7 +170,7 @@ def _drifted(folder: Path, stored: list[str], given: set[str]) -> list[str]:
     now = composed(stored)
     if now is None:
         return []
-    config = read_hydra(folder, "config")
+    config = read_config(folder)
     known = {key for key, _ in leaves(OmegaConf.to_container(now))}  # type: ignore[arg-type]
     said = {key_of(o) for o in stored if not (CONFIGS / key_of(o)).is_dir()}
     kept = {*given, *said, "resume", "load"}
@@ -238,7 +239,7 @@ def _stored_config(
     file = checkpoint_of(path, ["best.ckpt", "last.ckpt"])
     folder = run_folder_of(path)
     if folder is not None:
-        config = read_hydra(folder, "config")
+        config = read_config(folder)
         config = {root: value for root, value in config.items() if root not in given}
         choices = read_hydra(folder, "hydra")["hydra"]["runtime"]["choices"]
     else:

@@ -137,6 +137,13 @@ def read_hydra(folder: Path, name: str) -> Any:
     return yaml.safe_load((folder / ".hydra" / f"{name}.yaml").read_text(encoding="utf-8"))
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """The configuration of a run; what it is too old to say is what was so then."""
+    config = read_hydra(folder, "config")
+    config.get("algorithm", {}).get("optimizer", {}).setdefault("name", "adamw")
+    return config
+
+
 def overrides_of(folder: Path) -> list[str]:
     """What was said on the command line of a run; paths of the data as they were meant there."""
     told = read_hydra(folder, "overrides") or []

@@ -12,7 +12,7 @@ from typing import Any
 from omegaconf import OmegaConf
 
 from experiments.run.composition import composed, leaves
-from experiments.run.folder import read_hydra, run_folder_of, stored_overrides
+from experiments.run.folder import read_config, run_folder_of, stored_overrides
 from experiments.run.overrides import quote
 
 
@@ -110,7 +110,7 @@ def begun_with(checkpoint: Path) -> dict[str, Any]:
     folder = run_folder_of(checkpoint)
     assert folder is not None  # resume= was expanded
     today = composed(stored_overrides(folder))
-    stored = _flat(OmegaConf.create(read_hydra(folder, "config")))
+    stored = _flat(OmegaConf.create(read_config(folder)))
     if today is None:
         return stored
     usual = _flat(today)

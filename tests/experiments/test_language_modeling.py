@@ -51,12 +51,11 @@ def test_a_run_leaves_everything_behind(smoke: Main, method: str) -> None:
     assert samples["texts"][0] in outcome.out
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
-def test_mixed_precision_runs(smoke: Main, method: str, optimizer: str) -> None:
+def test_mixed_precision_runs(smoke: Main, method: str) -> None:
     """Catches what a GPU's default precision would stumble over: clipping beside a fused optimiser, and operations on
     two dtypes."""
-    outcome = smoke(f"algorithm={method}", f"algorithm/optimizer={optimizer}", "trainer.precision=bf16-mixed")
+    outcome = smoke(f"algorithm={method}", "trainer.precision=bf16-mixed")
     assert (outcome.status, outcome.err) == (0, "")
 
 

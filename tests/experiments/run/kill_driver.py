@@ -128,8 +128,8 @@ def main() -> None:
     statuses: dict[str, int] = {}
     for method, kill in (case.split(":") for case in cases.split(",")):
         algorithm, _, optimizer = method.partition("+")
-        chosen = [f"algorithm={algorithm}", f"algorithm/optimizer={optimizer or 'muon'}"]
-        given = [*chosen, "resume=auto", *overrides]
+        chosen = [f"algorithm/optimizer={optimizer}"] if optimizer else []
+        given = [f"algorithm={algorithm}", *chosen, "resume=auto", *overrides]
         if method not in statuses:
             statuses[method] = run([*given, f"hydra.run.dir={folder}/{method}"])
         place = [f"hydra.run.dir={folder}/{method}-{kill}", f"dataset.cache_dir={folder}/{kill}"]

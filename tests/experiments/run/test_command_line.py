@@ -157,6 +157,19 @@ def test_a_resumed_run_keeps_the_defaults_of_its_time(make_run) -> None:
     assert expand(["resume=run", "algorithm.optimizer.warmup_steps=20"])[-1] == "algorithm.optimizer.warmup_steps=20"
 
 
+def test_a_run_from_before_muon_goes_on_with_adamw(make_run) -> None:
+    """Catches moments of one optimiser that are given to another, as the configuration did not say then which it is."""
+    run = make_run("run", "algorithm=gpt", "algorithm/optimizer=adamw", "algorithm.optimizer.lr=2e-3")
+    stored = run / ".hydra" / "config.yaml"
+    config = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    del config["algorithm"]["optimizer"]["name"], config["algorithm"]["optimizer"]["momentum"]
+    stored.write_text(yaml.safe_dump(config), encoding="utf-8")
+    (run / ".hydra" / "overrides.yaml").write_text("[algorithm=gpt]", encoding="utf-8")
+    assert begun_with(run)["algorithm.optimizer.name"] == "adamw"
+    optimizer = composed(expand(["resume=run"])).algorithm.optimizer
+    assert (optimizer.name, optimizer.lr) == ("adamw", 2e-3)
+
+
 def test_a_sweep_goes_on_with_its_own_command_line(make_run) -> None:
     """Catches a sweep that can only be begun anew, or whose jobs are changed on the way."""
     make_run("multirun/a/0", "seed=0")

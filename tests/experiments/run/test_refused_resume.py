@@ -50,9 +50,9 @@ def rates(folder: str) -> list[float]:
 def test_what_applies_from_now_on_does(smoke: Main, main: Main, optimizer: str, groups: int) -> None:
     """Catches a learning rate or a weight decay that is recorded and ignored, and a schedule that jumps in silence or a
     step too late."""
-    schedule = ["algorithm.optimizer.warmup_steps=0", "algorithm.optimizer.min_lr_ratio=0"]
-    schedule.append("algorithm.optimizer.lr=2e-3")
-    smoke("hydra.run.dir=run", "experiment.tasks=[training]", f"algorithm/optimizer={optimizer}", *schedule)
+    settings = ("lr=2e-3", "warmup_steps=0", "min_lr_ratio=0")
+    chosen = [f"algorithm/optimizer={optimizer}", *(f"algorithm.optimizer.{one}" for one in settings)]
+    smoke("hydra.run.dir=run", "experiment.tasks=[training]", *chosen)
     longer = ["experiment.training.max_steps=4", "algorithm.optimizer.lr=4e-3", "algorithm.optimizer.weight_decay=0.3"]
     outcome = main("resume=run", *longer)
     assert outcome.status == 0, outcome.err
