@@ -40,8 +40,8 @@ class Draws(NamedTuple):
     """What chance and the step decide: a step with flow and one without are two graphs."""
 
     masks: Masks
-    path: Path | None  # None on a step without flow
-    weight: Tensor  # () of the flow loss, a tensor: a number would make a graph of its own at every step of the warm-up
+    path: Path | None = None  # None on a step without flow
+    weight: Tensor | float = 0.0  # () of the flow loss; a number that rises would make a graph of each step
 
 
 class DiffusionFlow(MaskedDiffusion):
@@ -75,14 +75,17 @@ class DiffusionFlow(MaskedDiffusion):
         ended = (flow.max_step is not None and step >= flow.max_step) or self.plateau.off
         return 0.0 if ended else warmed_up(flow.weight, step, flow.warmup_steps)
 
+    @property
+    def step(self) -> int:
+        """Optimiser steps done; 0 outside of a training."""
+        return 0 if self._trainer is None else self._trainer.global_step
+
     def draw(self, ids: Tensor, generator: torch.Generator) -> Draws:
         """The masks, and on a step with flow its paths."""
-        masks = super().draw(ids, generator)
-        step = 0 if self._trainer is None else self._trainer.global_step  # no trainer outside of a training
-        share = self.flow_weight(step)
-        path = None
-        if share > 0 and step % self.config.flow.interval == 0:
-            path = self.flow.draw(ids, self.over_processes(masks.masked.sum()), generator)
+        masks, share = super().draw(ids, generator), self.flow_weight(self.step)
+        if share == 0 or self.step % self.config.flow.interval > 0:
+            return Draws(masks)
+        path = self.flow.draw(ids, self.over_processes(masks.masked.sum()), generator)
         return Draws(masks, path, torch.full((), share, device=ids.device))
 
     def loss_of(self, ids: Tensor, draws: Draws) -> dict[str, Tensor]:
@@ -92,21 +95,20 @@ class DiffusionFlow(MaskedDiffusion):
         if draws.path is not None:
             flow = self.flow.loss(self.model, ids, x, draws.path)
             loss, parts["flow"] = loss + draws.weight * flow, flow.detach()
-        return {"loss": loss, **parts, "flow_weight": draws.weight, "flow_active": (draws.weight > 0).float()}
+        return {"loss": loss, **parts}
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        parts, trainer = super().loss(ids, generator), self._trainer
+        share, trainer = self.flow_weight(self.step), self._trainer
+        parts = super().loss(ids, generator)
         if "flow" in parts:
             self.latest_flow_loss = self.over_processes(parts["flow"])  # so that all processes switch off together
             if trainer is not None:
                 self.plateau.record(self.latest_flow_loss)
         elif trainer is not None and trainer.world_size > 1:  # DDP waits for every parameter's gradient
             parts["loss"] = parts["loss"] + 0 * sum(p.sum() for p in self.flow.parameters())
-        if self.latest_flow_loss is None:
-            return parts
-        latest = self.latest_flow_loss.to(ids.device)  # that of a checkpoint is on the CPU
-        first = {"loss": parts["loss"], "masked": parts["masked"], "flow": latest}
-        return first | {name: value for name, value in parts.items() if name not in first}  # in the same order always
+        if self.latest_flow_loss is not None:  # flow steps and logged steps need not coincide
+            parts["flow"] = self.latest_flow_loss.to(ids.device)  # that of a checkpoint is on the CPU
+        return parts | {"flow_weight": torch.tensor(share), "flow_active": torch.tensor(float(share > 0))}
 
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
         if isinstance(decoder, FlowAssisted):

@@ -64,8 +64,7 @@ class Path(NamedTuple):
 
 def interpolate(clean: Tensor, noise: Tensor, progress: Tensor) -> Tensor:
     """The straight path (1 - s) noise + s clean at progress s (B,), for clean and noise (B, T, D)."""
-    s = progress[:, None, None]
-    return (1 - s) * noise + s * clean
+    return torch.lerp(noise, clean, progress[:, None, None])
 
 
 def draw_progress(config: FlowConfig, rows: int, generator: torch.Generator) -> Tensor:

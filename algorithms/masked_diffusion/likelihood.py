@@ -21,7 +21,7 @@ Network = Callable[[Tensor], Tensor]  # ids with masks (B, T + 1) -> logits (B, 
 
 def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropies (B, T) of targets (B, T) under logits (B, T, V)."""
-    nats = F.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), reduction="none")
+    nats = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
     return nats.unflatten(0, targets.shape)
 
 

@@ -140,7 +140,8 @@ def _sentence(error: Any, values: Any, where: str, known: list[str]) -> str:
         return f"unknown config key '{key}'{near_miss(key, inside, beside)}"
     if kind in ("missing", "union_tag_not_found"):
         return f"config key '{key}{'.name' if kind != 'missing' else ''}' has no value: set it"
-    choices = re.findall(r"'([^']*)'", context.get("expected_tags", context.get("expected", "")))
+    expected = context.get("expected_tags", context.get("expected", ""))
+    choices = [text or truth.lower() for text, truth in re.findall(r"'([^']*)'|\b(True|False)\b", expected)]
     if _is_misfit(error):
         key, name = key.removesuffix(".name"), context.get("tag", given)
         owner = f"{key.rpartition('.')[0]}.name={values.get('name')}"

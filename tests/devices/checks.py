@@ -468,8 +468,8 @@ STEP = {
     "df_lm_shifted": (286, 0, 1, 0),
     "df_lm_faithful": (240, 0, 1, 0),
     "masked_diffusion": (128, 0, 0, 0),
-    "diffusion_flow": (363, 0, 0, 0),
-    "diffusion_flow_reference": (296, 0, 0, 0),
+    "diffusion_flow": (359, 0, 0, 0),
+    "diffusion_flow_reference": (295, 0, 0, 0),
 }
 # Eight tokens of each of two texts, in float32, the checks of the request included:
 WRITING = {

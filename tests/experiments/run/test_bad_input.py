@@ -310,4 +310,7 @@ def test_compiling_without_a_compiler(smoke: Main, monkeypatch: pytest.MonkeyPat
     assert outcome.status == 1 and outcome.err.count("\n") == 1 and "--- training" not in outcome.out
     assert "experiment.training.compile=graphs records CUDA graphs, and training is on cpu" in outcome.err
     outcome = smoke("experiment.training.compile=maybe")
-    assert outcome.status == 1 and "experiment.training.compile is 'maybe': choose one of" in outcome.err
+    assert (
+        outcome.status == 1
+        and "experiment.training.compile is 'maybe': choose one of auto, true, false, graphs" in outcome.err
+    )
