@@ -107,8 +107,9 @@ class Blocks(nn.Module):
     def mask(self, rule: Rule) -> BlockMask:
         """Attention by this rule, in these blocks."""
         names = [f"{kind}_{end}{what}" for end in ENDS for kind in KINDS for what in ("_count", "")]
-        blocks: Any = [self.get_buffer(name) for name in names]
-        return BlockMask((self.tokens, self.tokens), *blocks, BLOCK_SIZE=(self.block, self.block), mask_mod=rule)
+        blocks = [self.get_buffer(name) for name in names]
+        arguments: Any = ((self.tokens, self.tokens), *blocks, (self.block, self.block), rule)
+        return BlockMask(*arguments)
 
 
 def windows_behind(clean: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:

@@ -78,8 +78,9 @@ def test_what_a_step_computes_changes_nothing(name):
         assert not torch.equal(model.process.levels.count, before["process.levels.count"])
 
 
-@pytest.mark.parametrize("name", ["two streams", "two streams, fitted", "its own estimates"])
-@pytest.mark.parametrize("compiled", [False, True])
+@pytest.mark.parametrize(
+    ("name", "compiled"), [("two streams", False), ("two streams", True), ("its own estimates", False)]
+)
 @pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 def test_attention_by_blocks_is_attention_by_a_mask(name, compiled, monkeypatch):
     """Catches blocks, or the rule inside them, that are not the mask of the CPU, in the shared layers or in those of a
