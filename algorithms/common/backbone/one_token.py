@@ -117,10 +117,10 @@ def _affine(module: Any, lay_out: bool = False) -> Affine:
     """The weights of a linear map in the dtype that it computes in, so that autocast need not cast them at every token;
     of a norm as they are. Laid out, the longer side of a matrix is contiguous: one row times (384, 1536) is read at 1.5
     times the speed of its transpose."""
-    weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if isinstance(module, nn.Linear):
         weight, bias = (None if one is None else one.detach().to(computed_in(one)) for one in (weight, bias))
-        if lay_out and module.out_features > module.in_features:
+        if lay_out and weight is not None and module.out_features > module.in_features:
             weight = weight.T.contiguous().T
     return Affine(weight, bias)
 
