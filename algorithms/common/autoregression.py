@@ -21,7 +21,7 @@ from algorithms.common.randomness import RowRandom
 from algorithms.common.sampling import context_start
 
 Draw = Callable[[Tensor, Tensor], Tensor]  # logits (B, V), uniforms (B,) -> tokens (B,)
-LONG = 64  # tokens from which on a graph is worth its capture
+LONG = 64  # tokens from which on a graph is worth its capture, and on a CPU the weights a copy
 WARM_UP = 3  # steps before that, in which libraries choose their kernels
 MOST_UNSEEN = 16  # tokens written before it is looked whether the texts have ended
 
@@ -103,7 +103,8 @@ class _Text:
         x = self.backbone.add_positions(self.network.wte(context))
         h = self.backbone(x, cache=self.cache)
         if self.cache is not None and self.one is None:
-            self.one = OneToken(self.backbone, self.cache)
+            is_long = self.end - self.begin >= LONG
+            self.one = OneToken(self.backbone, self.cache, lay_out=is_long and self.ids.device.type == "cpu")
         return self.network.lm_head(h[:, -1:])[:, -1]
 
     def next_logits(self, position: int) -> Tensor:

@@ -42,9 +42,10 @@ class OneToken:
     `backbone(x (B, 1, C), cache=one_token)` is then the pass that it would be with the cache itself. Told a `place`
     (1,) int64, a tensor that its owner moves on, it works on shapes and addresses that are the same at every token, as
     a CUDA graph needs them, and leaves the cache's length alone: a token sees the slots up to its place by a mask.
+    `lay_out` copies weights into the order that a CPU reads fastest, which pays for many tokens.
     """
 
-    def __init__(self, backbone: Any, cache: KVCache, place: Tensor | None = None) -> None:
+    def __init__(self, backbone: Any, cache: KVCache, place: Tensor | None = None, *, lay_out: bool = False) -> None:
         assert cache.window is None and cache.buffer is not None
         self.cache, self.place = cache, place
         self.pairs = cache.buffer.flatten(0, 1)  # (2 n_layer, B, nh, S, hs)
@@ -56,11 +57,11 @@ class OneToken:
         self.layers = [
             Layer(
                 _affine(block.ln_1),
-                _affine(block.attn.c_attn),
-                _affine(block.attn.c_proj),
+                _affine(block.attn.c_attn, lay_out),
+                _affine(block.attn.c_proj, lay_out),
                 _affine(block.ln_2),
-                _affine(block.mlp.c_fc),
-                _affine(block.mlp.c_proj),
+                _affine(block.mlp.c_fc, lay_out),
+                _affine(block.mlp.c_proj, lay_out),
             )
             for block in backbone.blocks
         ]
@@ -112,12 +113,15 @@ class OneToken:
             new[index].index_copy_(2, self.place, values[:, :, None].to(new[index].dtype))
 
 
-def _affine(module: Any) -> Affine:
+def _affine(module: Any, lay_out: bool = False) -> Affine:
     """The weights of a linear map in the dtype that it computes in, so that autocast need not cast them at every token;
-    of a norm as they are."""
-    weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
+    of a norm as they are. Laid out, the longer side of a matrix is contiguous: one row times (384, 1536) is read at 1.5
+    times the speed of its transpose."""
+    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if isinstance(module, nn.Linear):
         weight, bias = (None if one is None else one.detach().to(computed_in(one)) for one in (weight, bias))
+        if lay_out and weight is not None and module.out_features > module.in_features:
+            weight = weight.T.contiguous().T
     return Affine(weight, bias)
 
 

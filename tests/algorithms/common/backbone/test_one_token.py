@@ -20,8 +20,9 @@ def backbone_of(style: str, bias: bool) -> Backbone:
 
 @pytest.mark.parametrize(("style", "bias"), [("nanogpt", False), ("nanogpt", True), ("rope", False)])
 @pytest.mark.parametrize("fixed", [False, True])
+@pytest.mark.parametrize("lay_out", [False, True])
 @torch.no_grad()
-def test_one_token_is_the_modules_pass(style, bias, fixed):
+def test_one_token_is_the_modules_pass(style, bias, fixed, lay_out):
     """Catches a norm, a bias, a rotation or a residual path that the straight line has and the modules have not, or the
     reverse; a slot that is off by one; and what an earlier text left in the buffer."""
     backbone = backbone_of(style, bias).double()
@@ -31,7 +32,7 @@ def test_one_token_is_the_modules_pass(style, bias, fixed):
         expected = backbone(backbone.add_positions(text))
         memory.clear()
         backbone(backbone.add_positions(text[:, :4]), cache=memory)
-        one = OneToken(backbone, memory, place)
+        one = OneToken(backbone, memory, place, lay_out=lay_out)
         for t in range(4, BLOCK):
             if place is not None:
                 place.fill_(t)
