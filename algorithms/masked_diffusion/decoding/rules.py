@@ -81,8 +81,11 @@ class TopConfidence(MaskedDecoder):
 
     def commit(self, state: ChunkState, prediction: Prediction, uniform: Tensor | None = None) -> ChunkState:
         confidence = prediction.confidence(self.confidence).masked_fill(state.status == DONE, -torch.inf)  # (R, M)
-        # A stable order: of equal ones the first, so that positions that are not looked at make no difference.
-        best = confidence.sort(dim=-1, descending=True, stable=True).indices[:, : self.tokens_per_step]
+        # Of equal ones the first, so that what stands beside them makes no difference.
+        if self.tokens_per_step == 1:
+            best = confidence.argmax(-1, keepdim=True)  # several times as fast as sorting
+        else:
+            best = confidence.sort(dim=-1, descending=True, stable=True).indices[:, : self.tokens_per_step]
         return state.decide_at(best, prediction.tokens_at(best))
 
 

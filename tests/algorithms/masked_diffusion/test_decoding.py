@@ -447,12 +447,13 @@ def test_tokens_of_some_positions_are_those_of_all(options):
     assert torch.equal(every.tokens.gather(1, index), some.tokens_at(index))
 
 
-def test_of_equally_confident_positions_the_first_are_decided():
+@pytest.mark.parametrize("count", [1, 3])
+def test_of_equally_confident_positions_the_first_are_decided(count):
     """Catches an order among equals that hangs on what is beside them: a decoder and its likelihood would part."""
     prediction = Prediction(torch.full((1, 9, 2), 0.5), torch.zeros(1, 9, dtype=torch.long))
     status = torch.tensor([[MASKED, DONE, MASKED, MASKED, DONE, MASKED, MASKED, MASKED, MASKED]], dtype=torch.int8)
-    after = TopConfidence(tokens_per_step=3).commit(state_of(status, status=status), prediction)
-    assert after.open[0].nonzero().squeeze(-1).tolist() == [5, 6, 7, 8]
+    after = TopConfidence(tokens_per_step=count).commit(state_of(status, status=status), prediction)
+    assert after.open[0].nonzero().squeeze(-1).tolist() == [0, 2, 3, 5, 6, 7, 8][count:]
 
 
 def test_candidates_are_drawn_from_the_best_on():
