@@ -76,6 +76,7 @@ class Benchmark(BaseExperiment):
     @rank_zero_only
     def training_speed(self) -> None:
         """Training steps of every method on every backbone, first of all eager; a bare loop in turn with each."""
+        self._share_time(TRAINING)
         for mode in self.modes:
             for method, backbone in self.runs:
                 batch, length = self.backbones[backbone].batch_size, self.data[backbone].block_size
@@ -87,6 +88,7 @@ class Benchmark(BaseExperiment):
     @rank_zero_only
     def decoding_speed(self) -> None:
         """Every method's decoders, on the first backbone, at every number of texts, which fill one context at most."""
+        self._share_time(DECODING)
         backbone = next(iter(self.backbones))
         length = min(self.config.sampling.length, self.data[backbone].block_size)
         numbers = sorted(number for number in self.config.texts if number <= self.config.sampling.n_samples)
@@ -192,11 +194,16 @@ class Benchmark(BaseExperiment):
         found = decoding.timed_texts(model, setting.decoder, prompt, texts=row.batch, length=row.length, rounds=rounds)
         return {**found, "memory_gib": self._memory()}
 
+    def _share_time(self, task: str) -> None:
+        """Give a task its share of the time that is left: all tasks behind it get as much."""
+        tasks, now = self.config.tasks, time.perf_counter()
+        left = self._began + 60 * self.minutes - now
+        self.deadline = now + left / (len(tasks) - tasks.index(task))
+
     def _cell(self, row: Row, measure: Callable[[], dict[str, Any]]) -> Row:
         """The row with what `measure` finds, kept; with the reason where there is no time for it, or where it fails."""
         kind, began = (row.task, row.mode), time.perf_counter()
-        left = 60 * self.minutes - (began - self._began)
-        if left <= self.longest.get(kind, 0.0):
+        if self.deadline - began <= self.longest.get(kind, 0.0):
             return self._keep(replace(row, status=LEFT_OUT, reason=f"experiment.minutes={self.minutes:g} are too few"))
         try:
             row = replace(row, **measure())
@@ -212,7 +219,8 @@ class Benchmark(BaseExperiment):
         self.rows.append(row)
         self.summary["figures"] |= row.figures
         analysis.write_rows(self.run_dir, self.about, self.rows)
-        print_rank_zero(row.line)
+        if row.status != LEFT_OUT:  # of which the table tells at the end of the task
+            print_rank_zero(row.line)
         return row
 
     def _show(self, task: str) -> None:

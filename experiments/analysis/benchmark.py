@@ -140,7 +140,12 @@ def tables(about: dict[str, Any], rows: Sequence[Row]) -> str:
             f"decoding on {decoding[0].backbone}, texts of {decoding[0].length} tokens, {' and '.join(counted)} a token"
         )
         parts.append(_table(title, header, map(_decoding_cells, decoding)))
-    return "\n".join([*parts, *(row.line for row in rows if row.status != MEASURED)])
+    parts += [row.line for row in rows if row.status == FAILED]
+    left_out: dict[str | None, list[str]] = {}
+    for row in rows:
+        if row.status == LEFT_OUT:
+            left_out.setdefault(row.reason, []).append(row.name)
+    return "\n".join([*parts, *(f"{LEFT_OUT}, as {reason}: {', '.join(names)}" for reason, names in left_out.items())])
 
 
 def draw(folder: Path, about: dict[str, Any], rows: Sequence[Row]) -> list[Path]:

@@ -30,9 +30,12 @@ from algorithms.common.likelihood import Likelihood
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.flow import PlateauSwitch
 from datasets.tokenizers import ByteTokenizer
+from experiments import benchmark
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.measurement import Assignment, Writer
 from experiments.evaluation.settings import Setting
+from experiments.evaluation.speed import decoding, training
+from experiments.evaluation.speed.costs import Dispatched
 from experiments.evaluation.tracing import record_trace
 from experiments.run.build import build
 from experiments.run.folder import CONFIGS
@@ -615,3 +618,31 @@ def test_a_whole_run_and_its_resumption(
     assert summary["status"] == "finished" and summary["training"]["steps"] == 8
     assert all(np.isfinite(value) for value in summary["figures"].values())
     assert sum(costs.kernels.values()) > 1000  # it did run there
+
+
+@pytest.mark.parametrize("method", ["gpt", "df_lm", "diffusion_flow"])
+def test_a_benchmark_runs(method: str, kind: str, costs: Costs, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches arms whose model stays where the other has left it, batches on the CPU, and counts that need a CPU."""
+    monkeypatch.setattr(DeviceTrainer, "kind", kind)
+    monkeypatch.setattr(trainers, "Trainer", DeviceTrainer)
+
+    def uncounted(compute: Callable[[], Any], device: torch.device) -> Dispatched:
+        compute()
+        return Dispatched()
+
+    for part in (training, decoding):
+        monkeypatch.setattr(part, "dispatched", uncounted)
+    monkeypatch.setattr(benchmark, "measured_peak", lambda *_: 1e12)
+    for name, value in {"get_device_name": "NVIDIA H200", "max_memory_allocated": 2**30}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
+    sizes = ["experiment.rounds=1", "experiment.texts=[1,2]", "experiment.sampling.length=8", "hydra.run.dir=run"]
+    precision = ["trainer.precision=bf16-mixed"] if kind == "cuda" else []
+    chosen = ["experiment=benchmark", "debug=smoke", f"experiment.methods=[{method}]", "experiment.decoders=[]"]
+    outcome = main(*chosen, *sizes, *precision)
+    assert outcome.status == 0, outcome.err
+    found = json.loads(Path("run/benchmark.json").read_text(encoding="utf-8"))
+    assert [row["status"] for row in found["rows"]] == ["measured"] * 3
+    assert found["sheet_flops"] == (989.4e12 if kind == "cuda" else None)
+    assert {row["memory_gib"] for row in found["rows"]} == {1.0 if kind == "cuda" else None}
+    assert costs.total("kernels") > 1000  # it did run there

@@ -105,7 +105,7 @@ def test_time_is_kept_to(timed: Any) -> None:
     outcome = timed("experiment.methods=[gpt]", "experiment.minutes=1e-6")
     assert outcome.status == 0, outcome.err
     assert {row["status"] for row in rows()} == {"left out"}
-    assert "gpt/smoke/eager: left out: experiment.minutes=1e-06 are too few" in outcome.out
+    assert "left out, as experiment.minutes=1e-06 are too few: gpt/smoke/eager" in outcome.out
 
 
 def test_slow_texts_are_left_out(timed: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,7 +74,7 @@ def test_tables_show_what_is_known_and_say_what_is_not() -> None:
     assert "12,346" in shown and "40.0%" in shown and "operations" in shown
     assert "GiB" not in shown and "kernels" not in shown and "waits" not in shown
     assert "df_lm/tiny/compiled: failed: the compiled loss is 4, and 5 without" in shown
-    assert "df_lm/tiny/pyramid/256: left out: a round would take 99 s" in shown
+    assert "left out, as a round would take 99 s: df_lm/tiny/pyramid/256" in shown
 
 
 def test_a_gpu_has_columns_of_its_own() -> None:
