@@ -54,14 +54,14 @@ class BaseAlgorithm(LightningModule, ABC):
         """Tokens of context."""
         return self.config.backbone.block_size
 
+    @abstractmethod
     def draw(self, ids: Tensor, generator: torch.Generator) -> Any:
         """All that chance decides in a training step on ids (B, T + 1): what `loss_of` is given."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss_of(self, ids: Tensor, draws: Any) -> dict[str, Tensor]:
         """Training loss of ids (B, T + 1) and its draws: "loss", to be minimised, beside its named parts in nats per
         token. A pure function of weights and arguments, which compiles as one graph."""
-        raise NotImplementedError
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
         """The same with draws from `generator`."""

@@ -33,12 +33,19 @@ METHODS = {
     "gpt": ["algorithm=gpt"],
     "corrupted gpt": ["algorithm=gpt", "algorithm.input_noise=0.5", "algorithm.token_dropout=0.2"],
     "nanogpt": ["algorithm=gpt", "algorithm.backbone.style=nanogpt"],
+    "df_lm": ["algorithm=df_lm", "algorithm.streams.max_window=4"],
+    "df_lm_shifted": ["algorithm=df_lm_shifted", "algorithm.self_conditioning=0.5"],
+    "df_lm_faithful": ["algorithm=df_lm_faithful"],
     "masked_diffusion": ["algorithm=masked_diffusion"],
     "any_order": ["algorithm=masked_diffusion", "algorithm.objective=any_order"],
     "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=2"],
     "velocity": ["algorithm=diffusion_flow_reference", "algorithm.flow.interval=2"],
 }
-GRAPHS = {"diffusion_flow": 2, "velocity": 2}  # a step with flow, and one without
+GRAPHS = {
+    "diffusion_flow": 2,  # a step with flow, and one without
+    "velocity": 2,
+    "df_lm_shifted": 2,  # a step that conditions itself, and one that does not
+}
 
 
 def make(method: str, *overrides: str) -> BaseAlgorithm:
@@ -117,7 +124,7 @@ def test_what_is_traced_is_the_eager_loss(method: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gpt", "masked_diffusion", "diffusion_flow"])
+@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
 def test_what_is_compiled_is_the_eager_loss(method: str) -> None:
     """The same of the code that runs."""
     assert_compiled_is_eager(method)

@@ -293,7 +293,10 @@ def test_the_logged_loss_is_the_mean_of_its_micro_batches(tmp_path: Path) -> Non
             super().__init__(None, vocabulary_size=9, total_steps=9, seed=0)
             self.weight = torch.nn.Parameter(torch.zeros(1))
 
-        def loss(self, ids: torch.Tensor, generator: torch.Generator) -> dict[str, torch.Tensor]:
+        def draw(self, ids: torch.Tensor, generator: torch.Generator) -> None:
+            return None
+
+        def loss_of(self, ids: torch.Tensor, draws: None) -> dict[str, torch.Tensor]:
             return {"loss": ids[0, 0] + self.weight.square().sum(), "part": ids[0, 0].float()}
 
         def nll(self, ids: torch.Tensor, generator: Any) -> torch.Tensor:
