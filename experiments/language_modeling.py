@@ -47,7 +47,7 @@ class LanguageModeling(BaseExperiment):
 
     def prepare(self) -> None:
         if self.trains and (choice := self.config.training.compile) not in (False, "auto"):
-            check_choice(choice, self.device)
+            check_choice(choice, self.device, self.config.training.accumulate_grad_batches)
         self.block_size = self._block_size()
         samples = "sampling" in self.config.tasks
         check_memory(self.run.algorithm.backbone, self.config, trains=self.trains, samples=samples)

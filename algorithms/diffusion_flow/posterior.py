@@ -90,7 +90,7 @@ class PosteriorFlow(nn.Module):
         """Move latents (R, W, D) along the velocity (E[code] - z) / (1 - s) of the token posterior (R, W, V), from
         progress to following (R,)."""
         share = ((following - progress) / (1 - progress).clamp(min=1e-6))[:, None, None]
-        return torch.lerp(latents, posterior @ self.codes(), share)
+        return torch.lerp(latents, exact_product(posterior, self.codes()), share)
 
     def predictor(self, model: LanguageModel, decoder: FlowAssisted, random: RowRandom) -> Predictor:
         """Latents start as noise with each chunk and follow the flow while its tokens are decided, to flow_step at its

@@ -14,6 +14,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 
 from algorithms.common.backbone import LanguageModel
+from algorithms.common.device import exact_product, full_precision
 from algorithms.common.fields import STRICT, Count, Natural, Positive
 from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
@@ -51,8 +52,8 @@ def assisted_logits(
     """Logits (R, M, V + 1) blended with those of the embeddings (R, M, C) moved by flow_step along the velocity, read
     off the embedding table (V + 1, C); untouched in rows whose masked share `remaining` (R,) is at most flow_until."""
     blend = (BLEND_BASE + BLEND_SLOPE * remaining).clamp(max=BLEND_MAX) * (remaining > decoder.flow_until)
-    flow_logits = (embedded + decoder.flow_step * velocity) @ table.T
-    return torch.lerp(logits, flow_logits, blend[:, None, None])
+    flow_logits = exact_product(embedded + decoder.flow_step * velocity, table.T)
+    return torch.lerp(full_precision(logits), flow_logits, blend[:, None, None])
 
 
 class VelocityFlow(nn.Module):

@@ -38,10 +38,16 @@ def missing_compiler() -> str | None:
     return name if shutil.which(name) is None else None
 
 
-def check_choice(choice: Choice, device: torch.device) -> None:
-    """Raise ValueError, before any work, where a training on `device` cannot be compiled as asked for."""
+def check_choice(choice: Choice, device: torch.device, micro_batches: int = 1) -> None:
+    """Raise ValueError, before any work, where a training on `device` cannot be compiled as asked for, in steps of so
+    many micro-batches."""
     if choice == "graphs" and device.type != "cuda":
         raise ValueError(f"{KEY}=graphs records CUDA graphs, and training is on {device.type}: say {KEY}=auto")
+    if choice == "graphs" and micro_batches > 1:
+        raise ValueError(
+            f"{KEY}=graphs writes the gradients of every micro-batch to one place, and a step has {micro_batches} of "
+            f"them: say {KEY}=true, or experiment.training.accumulate_grad_batches=1"
+        )
     if choice is True and device.type == "cpu" and (name := missing_compiler()):
         raise ValueError(
             f"{KEY} needs a C++ compiler, and there is no {name}: install it, name another by the variable CXX, or say "

@@ -224,3 +224,13 @@ def test_a_stop_is_asked_about_generated_tokens_alone() -> None:
     assert Writes().generate(None, request).texts == [[1, 1, 1, 2, 1]]
     at_given = replace(request, stop=lambda generated: generated[-1] == 2)
     assert Writes().generate(None, at_given).lengths == (6,)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_texts_are_written_in_mixed_precision(name: str) -> None:
+    """Catches an operation on two dtypes, which a GPU's default precision would stumble over."""
+    method, decoder = ALL[name]
+    model = MODELS[method]().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        ids = write(model, [[1, 2], [2, 1]], decoder=decoder, length=5, seeds=[0, 1]).ids
+    assert ids.shape == (2, 7) and bool((ids < V).all())

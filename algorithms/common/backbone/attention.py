@@ -49,7 +49,8 @@ def fuses(device: torch.device, head_size: int) -> bool:
 def attend(q: Tensor, k: Tensor, v: Tensor, *, causal: bool, mask: Tensor | BlockMask | None, dropout: float) -> Tensor:
     """q (B, nh, T, hs), k and v (B, nh, S, hs) -> (B, nh, T, hs)."""
     if isinstance(mask, BlockMask):
-        return compiled_flex()(q.to(v.dtype), k.to(v.dtype), v, block_mask=mask)
+        flex = flex_attention if torch.compiler.is_compiling() else compiled_flex()
+        return flex(q.to(v.dtype), k.to(v.dtype), v, block_mask=mask)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, dropout_p=dropout)
 
 

@@ -123,6 +123,8 @@ class ShiftedDenoiser(Denoiser):
         weighs it, and the nats of tokens under their posteriors, where the process asks for them."""
         if weights is None and not process.observes:
             return Losses(parts)
+        if weights is None:
+            known = Known(*(one.detach() for one in known))  # who counts operations looks for the way back
 
         def costs(states: Tensor, x: Tensor, abar: Tensor, ids: Tensor) -> Tensor:
             logits = full_precision(self.model.lm_head(states)) + channel_logits(x, abar, table)  # (R, V)

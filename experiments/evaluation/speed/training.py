@@ -144,13 +144,14 @@ def bare_loop(subject: Subject, steps: int) -> Timed:
     model, clip = subject.begin(), subject.training.gradient_clip_norm
     configured: Any = model.configure_optimizers()
     optimizer, schedule = configured["optimizer"], configured["lr_scheduler"]["scheduler"]
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]  # their order rounds the norm
     began, loss = 0.0, torch.tensor(math.nan)
     for step, ids in subject.batches(steps):
         loss = subject.loss(step, ids)
         optimizer.zero_grad()
         loss.backward()
         if clip is not None:
-            torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+            torch.nn.utils.clip_grad_norm_(parameters, clip)
         optimizer.step()
         schedule.step()
         if step + 1 == WARM_UP:

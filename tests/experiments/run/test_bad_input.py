@@ -170,7 +170,12 @@ def test_split_weights_are_refused(smoke: Main, asked: str) -> None:
     ("overrides", "sentence"),
     [
         (
-            ["algorithm.decoder.chunk_size=66", "algorithm.decoder.use_cache=false", "experiment.sampling.length=80"],
+            [
+                "algorithm/decoder=pyramid",
+                "algorithm.decoder.chunk_size=66",
+                "algorithm.decoder.use_cache=false",
+                "experiment.sampling.length=80",
+            ],
             "algorithm.decoder: 66 tokens at once do not fit the window of 64",
         ),
         (

@@ -266,10 +266,10 @@ def test_true_says_what_fails(smoke: Main, monkeypatch: pytest.MonkeyPatch) -> N
     assert "torch.compile fails here (no compiler): say experiment.training.compile=false" in outcome.err
 
 
+@torch._dynamo.config.patch(recompile_limit=3)
 def test_more_graphs_than_torch_keeps_are_told(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     """Catches a training that compiles at every step, or goes back to eager steps in silence."""
     compile_by(monkeypatch, "eager")
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 3)
     for choice in ("auto", True):
         model = make("gpt")
         with compiled(model, choice):
@@ -306,6 +306,8 @@ def test_choices_that_cannot_be_are_one_sentence(monkeypatch: pytest.MonkeyPatch
     """Catches CUDA graphs asked for without CUDA, and a missing compiler that shows at the first step."""
     with pytest.raises(ValueError, match=r"compile=graphs records CUDA graphs, and training is on cpu: say .*=auto"):
         check_choice("graphs", CPU)
+    with pytest.raises(ValueError, match="compile=graphs writes the gradients .* and a step has 2 of them"):
+        check_choice("graphs", CUDA, micro_batches=2)
     monkeypatch.setenv("CXX", "nonesuch++")
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and there is no nonesuch\+\+: install it"):
         check_choice(True, CPU)
