@@ -306,7 +306,7 @@ def test_choices_that_cannot_be_are_one_sentence(monkeypatch: pytest.MonkeyPatch
     """Catches CUDA graphs asked for without CUDA, and a missing compiler that shows at the first step."""
     with pytest.raises(ValueError, match=r"compile=graphs records CUDA graphs, and training is on cpu: say .*=auto"):
         check_choice("graphs", CPU)
-    with pytest.raises(ValueError, match="compile=graphs writes the gradients .* and a step has 2 of them"):
+    with pytest.raises(ValueError, match=r"compile=graphs writes the gradients .* and a step has 2 of them"):
         check_choice("graphs", CUDA, micro_batches=2)
     monkeypatch.setenv("CXX", "nonesuch++")
     with pytest.raises(ValueError, match=r"needs a C\+\+ compiler, and there is no nonesuch\+\+: install it"):
