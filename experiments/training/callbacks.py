@@ -219,6 +219,7 @@ class ProgressLine(Callback):
         self._seconds_per_step = 0.0
         self._pace = Pace()
         self._last = 0.0  # time of the last batch, or of the validation behind it
+        self._first = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._shown = self._last = time.perf_counter()
@@ -230,6 +231,10 @@ class ProgressLine(Callback):
         tokens = batch.size(0) * (batch.size(1) - 1) * trainer.world_size
         self._tokens += tokens
         now = time.perf_counter()
+        if self._first:  # the step that is compiled tells nothing of those behind it
+            self._first, self._shown, self._last = False, now, now
+            self._mark = (now, self._tokens, trainer.global_step)
+            return
         slow = self._pace.add(tokens, now - self._last)
         self._last = now
         if slow is not None:

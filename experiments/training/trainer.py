@@ -195,6 +195,7 @@ def _quieten() -> None:
         ".*GPU available but not used.*",
         ".*`broadcast_buffers` is deprecated.*",  # its successor is younger than the oldest torch that will do
         ".*recommended to use `self.log.*sync_dist=True.*",  # what is logged is the same in all processes
+        ".*TensorFloat32 tensor cores for float32 matrix multiplication available.*",  # float32 means float32
         ".*Found .* module\\(s\\) in eval mode.*",
     ):
         warnings.filterwarnings("ignore", message=message)
