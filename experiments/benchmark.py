@@ -36,7 +36,7 @@ from experiments.run.overrides import key_of
 from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import RunConfig
 from experiments.run.summary import describe_machine
-from experiments.training.compilation import Choice, compiled, missing_compiler
+from experiments.training.compilation import KEY, Choice, compiled, missing_compiler
 
 MINUTES = {"cpu": 10.0}  # of a run, other devices get
 MINUTES_ELSEWHERE = 15.0
@@ -190,8 +190,15 @@ class Benchmark(BaseExperiment):
     def _timed_texts(self, model: BaseAlgorithm, setting: Setting, row: Row) -> dict[str, Any]:
         self._forget_memory()
         prompt = [self.data[row.backbone].tokenizer.start_id]
-        rounds = self.config.rounds
-        found = decoding.timed_texts(model, setting.decoder, prompt, texts=row.batch, length=row.length, rounds=rounds)
+        found = decoding.timed_texts(
+            model,
+            setting.decoder,
+            prompt,
+            texts=row.batch,
+            length=row.length,
+            rounds=self.config.rounds,
+            context=self.evaluator.strategy.precision_plugin.forward_context,
+        )
         return {**found, "memory_gib": self._memory()}
 
     def _share_time(self, task: str) -> None:
@@ -208,7 +215,8 @@ class Benchmark(BaseExperiment):
         try:
             row = replace(row, **measure())
         except Exception as error:  # one cell that does not work must not cost the others
-            row = replace(row, status=FAILED, reason=sentence(error, []))
+            reason = sentence(error, []).replace(f"say {KEY}=false", "leave it out of experiment.modes")
+            row = replace(row, status=FAILED, reason=reason)
             with (self.run_dir / "error.log").open("a", encoding="utf-8") as log:
                 traceback.print_exception(error, file=log)
         gc.collect()
@@ -217,7 +225,8 @@ class Benchmark(BaseExperiment):
 
     def _keep(self, row: Row) -> Row:
         self.rows.append(row)
-        self.summary["figures"] |= row.figures
+        for one in self.rows:  # shares of a peak that has turned out to be higher, too
+            self.summary["figures"] |= one.figures
         analysis.write_rows(self.run_dir, self.about, self.rows)
         if row.status != LEFT_OUT:  # of which the table tells at the end of the task
             print_rank_zero(row.line)
@@ -251,11 +260,18 @@ class Benchmark(BaseExperiment):
 
     def _backbones(self) -> dict[str, Size]:
         """Those of the config, the one that the command line has chosen, or those of the device."""
+        chosen, said = self.run.choices["algorithm/backbone"], [key_of(one) for one in self.run.overrides]
+        if self.config.backbones is not None and "algorithm/backbone" in said:
+            raise ValueError(
+                f"algorithm/backbone={chosen} is one backbone, and experiment.backbones names those to be timed: leave "
+                "one of them out"
+            )
+        if self.config.backbones is None and (chosen != USUAL or "algorithm/backbone" in said):
+            return {chosen: Size(self.config.training.batch_size)}
+        if "experiment.training.batch_size" in said:
+            print_rank_zero("note: experiment.training.batch_size makes no difference: experiment.backbones has sizes")
         if self.config.backbones is not None:
             return self.config.backbones
-        chosen, said = self.run.choices["algorithm/backbone"], map(key_of, self.run.overrides)
-        if chosen != USUAL or "algorithm/backbone" in said:
-            return {chosen: Size(self.config.training.batch_size)}
         return ON_A_CPU if self.device.type == "cpu" else ON_A_GPU
 
     def _composed(self, method: str, backbone: str) -> RunConfig:

@@ -100,16 +100,15 @@ class _Text:
             self.cache.clear()
         context = self.ids[:, self.start : position]
         self.token_forwards += context.numel()
-        x = self.backbone.add_positions(self.network.wte(context))
-        h = self.backbone(x, cache=self.cache)
-        if self.cache is not None and self.one is None:
-            is_long = self.end - self.begin >= LONG
-            self.one = OneToken(self.backbone, self.cache, lay_out=is_long and self.ids.device.type == "cpu")
+        h = self.network.hidden(context, cache=self.cache)
         return self.network.lm_head(h[:, -1:])[:, -1]
 
     def next_logits(self, position: int) -> Tensor:
         """The same by a pass over the newest token, behind those that are in the cache."""
-        assert self.one is not None
+        if self.one is None:
+            assert self.cache is not None
+            is_long = self.end - self.begin >= LONG
+            self.one = OneToken(self.backbone, self.cache, lay_out=is_long and self.ids.device.type == "cpu")
         self.token_forwards += len(self.ids)
         x = self.network.wte(self.ids.narrow(1, position - 1, 1))
         h = self.backbone(self.backbone.add_positions(x, self.one.where), cache=self.one)

@@ -23,9 +23,11 @@ def exact_product(x: Tensor, y: Tensor) -> Tensor:
 
 
 def working_dtype(x: Tensor) -> torch.dtype:
-    """What autocast makes of x in a matrix product; where there is none, x's own."""
+    """What autocast makes of x in a matrix product: it leaves float64; where there is none, x's own."""
     kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return x.dtype
 
 
 def now(device: torch.device) -> float:

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from algorithms.common.device import full_precision
+from algorithms.common.device import full_precision, working_dtype
 
 # Float32 logits that are held at once; a pass keeps up to five times as much for a moment. Larger chunks are no faster,
 # as they fill any device; smaller ones add to the gradient of the whole head more often.
@@ -77,20 +77,12 @@ def _classes(hidden: Tensor, weight: Tensor, classes: int | None) -> tuple[Tenso
     """
     if classes is not None:
         weight = weight[:classes]
-    weight = weight.to(product_dtype(hidden))
+    weight = weight.to(working_dtype(hidden))
     more = -len(weight) % ALIGNMENT
     if hidden.device.type != "cuda" or more == 0 or len(weight) < PADDED:
         return weight, None
     bias = F.pad(weight.new_zeros(len(weight)), (0, more), value=-torch.inf)
     return F.pad(weight, (0, 0, 0, more)), bias
-
-
-def product_dtype(x: Tensor) -> torch.dtype:
-    """The dtype in which a matrix product of x is computed: autocast's, where that is on."""
-    kind = x.device.type
-    if x.dtype != torch.float64 and torch.is_autocast_enabled(kind):
-        return torch.get_autocast_dtype(kind)
-    return x.dtype
 
 
 class _ChunkedMean(torch.autograd.Function):
@@ -104,6 +96,7 @@ class _ChunkedMean(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor, shares: Tensor, classes: int | None
     ) -> Tensor:
+        """hidden (N, C), weight (V, C), targets (N,), shares (N,), float32 at least -> the mean, ()."""
         w, bias = _classes(hidden, weight, classes)
         V = len(weight) if classes is None else classes
         top = shares.abs().amax().clamp(min=torch.finfo(shares.dtype).tiny)  # float16 would lose shares that are small

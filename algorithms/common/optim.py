@@ -144,7 +144,7 @@ def cut(matrices: Sequence[Tensor], pieces: Sequence[int]) -> list[Tensor]:
 def orthogonalised(updates: list[Tensor]) -> list[Tensor]:
     """The directions of Muon for matrices: U V^T, nearly, of each one's U S V^T, at a root mean square of UPDATE_RMS.
 
-    Equal shapes are one batch; in bfloat16 on a GPU, as the iteration bears it.
+    Equal shapes are one batch; in bfloat16 on CUDA, as the iteration bears it.
     """
     places: dict[torch.Size, list[int]] = defaultdict(list)
     for place, update in enumerate(updates):

@@ -19,7 +19,7 @@ from algorithms.common.randomness import RowRandom, normal
 from algorithms.diffusion_flow.decoders import FlowAssisted
 from algorithms.diffusion_flow.flow import FlowConfig, Path, draw_progress, interpolate, time_mlp
 from algorithms.masked_diffusion.decoding import ChunkState, Predictor
-from algorithms.masked_diffusion.likelihood import token_nats
+from algorithms.masked_diffusion.likelihood import nats_of_logits
 from algorithms.masked_diffusion.masking import mean_where
 
 
@@ -84,7 +84,7 @@ class PosteriorFlow(nn.Module):
         """The flow loss of ids (B, W), whose masked form is x (B, W): nats per masked token."""
         latents = interpolate(F.embedding(ids, self.codes()), path.noise, path.progress)
         logits = self.logits(model, x, latents, path.progress)  # (B, W, V)
-        return mean_where(token_nats(logits, ids), x == self.mask_id, path.total)
+        return mean_where(nats_of_logits(logits, ids), x == self.mask_id, path.total)
 
     def step(self, latents: Tensor, posterior: Tensor, progress: Tensor, following: Tensor) -> Tensor:
         """Move latents (R, W, D) along the velocity (E[code] - z) / (1 - s) of the token posterior (R, W, V), from

@@ -19,7 +19,7 @@ from algorithms.masked_diffusion.masking import counted_masks, hide, stratified_
 Network = Callable[[Tensor], Tensor]  # ids with masks (B, T + 1) -> logits (B, T + 1, V)
 
 
-def token_nats(logits: Tensor, targets: Tensor) -> Tensor:
+def nats_of_logits(logits: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropies (B, T) of targets (B, T) under logits (B, T, V)."""
     nats = F.cross_entropy(logits.float().flatten(0, 1), targets.flatten(), reduction="none")
     return nats.unflatten(0, targets.shape)
@@ -37,7 +37,7 @@ def any_order_bound(network: Network, ids: Tensor, *, mask_id: int, passes: int,
     for share in shares.unbind(1):
         masked, weight = counted_masks(share, T, generator)
         x = hide(ids, masked, mask_id)
-        nats += token_nats(network(x)[:, 1:], targets) * masked * weight[:, None]
+        nats += nats_of_logits(network(x)[:, 1:], targets) * masked * weight[:, None]
     return nats / passes
 
 
@@ -67,6 +67,6 @@ def decoder_likelihood(network: Network, ids: Tensor, *, mask_id: int, decoder: 
         x = torch.cat([ids[:, :1], state.tokens.to(ids.device)], dim=1)
         logits = decoder.tempered(network(x)[:, 1:].to(home))
         following = decoder.commit(state, Prediction.of(logits, targets, decoder.top_k))
-        nats += token_nats(logits, targets) * (state.open & ~following.open)
+        nats += nats_of_logits(logits, targets) * (state.open & ~following.open)
         state = following
     return nats.to(ids.device)

@@ -34,6 +34,7 @@ def rows(folder: str = "run") -> list[dict[str, Any]]:
     return json.loads(Path(folder, "benchmark.json").read_text(encoding="utf-8"))["rows"]
 
 
+@pytest.mark.slow
 def test_every_method_is_timed(timed: Any) -> None:
     """Catches a method or decoder that is left out, and figures that reach no file, table or plot."""
     outcome = timed()

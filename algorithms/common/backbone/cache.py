@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from algorithms.common.backbone.masks import attention_mask
+from algorithms.common.device import working_dtype
 
 Pair = tuple[Tensor, Tensor]  # keys and values
 
@@ -22,12 +23,6 @@ def check_fits(length: int, context: int) -> None:
             f"{length} tokens do not fit into the context of {context}: "
             "shorten the input or raise algorithm.backbone.block_size"
         )
-
-
-def computed_in(x: Tensor) -> torch.dtype:
-    """The dtype in which attention over x is computed: autocast's, where it is on."""
-    kind = x.device.type
-    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
 
 
 class Cache(Protocol):
@@ -94,7 +89,7 @@ class KVCache:
         if self.buffer is None:
             B, nh, T, hs = k.shape
             shape = (self.n_layer, 2, B, nh, self._slots(T), hs)
-            self.buffer = k.new_zeros(shape, dtype=computed_in(k))
+            self.buffer = k.new_zeros(shape, dtype=working_dtype(k))
         keys, values = self.buffer[layer].unbind(0)
         begin, start = self.first - self._dropped, self.length - self._dropped
         end = start + k.size(2)
@@ -153,7 +148,7 @@ class RowCache:
     def append(self, layer: int, k: Tensor, v: Tensor) -> Pair:
         if self._kept is None:
             shape = (self.n_layer, 2, len(self.filled), k.size(1), self.slots, k.size(3))
-            self._kept = k.new_zeros(shape, dtype=computed_in(k))
+            self._kept = k.new_zeros(shape, dtype=working_dtype(k))
         kept = self._kept[layer]
         if len(self._rows) < len(self.filled) or self._rows != [*range(len(self.filled))]:
             kept = kept.index_select(1, self._state(k.device)[0])

@@ -34,7 +34,6 @@ class LanguageModel(nn.Module):
         """ids (B, T) -> logits (B, T, V)."""
         return self.lm_head(self.hidden(ids, cache=cache))
 
-    def nats(self, ids: Tensor, targets: Tensor, *, classes: int | None = None) -> Tensor:
-        """Cross-entropies (B, T) of targets (B, T) for ids (B, T), the first `classes` tokens alone being possible;
-        without logits."""
-        return token_nats(self.hidden(ids), self.lm_head.weight, targets, classes=classes)
+    def nats(self, ids: Tensor, targets: Tensor) -> Tensor:
+        """Cross-entropies (B, T) of targets (B, T) for ids (B, T), without logits where these would be many."""
+        return token_nats(self.hidden(ids), self.lm_head.weight, targets)

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from algorithms.common.backbone.attention import rotate
-from algorithms.common.backbone.cache import KVCache, computed_in
+from algorithms.common.backbone.cache import KVCache
+from algorithms.common.device import working_dtype
 
 EPSILON = 1e-5  # of a LayerNorm
 
@@ -53,7 +54,7 @@ class OneToken:
         self.slots = torch.arange(cache.capacity, device=self.pairs.device)
         self.n_head = backbone.config.n_head
         self.is_rope = backbone.config.style == "rope"
-        self.rotary = backbone.rotary.transpose(0, 1)  # (block_size, 2, hs)
+        self.rotary = backbone.rotary.transpose(0, 1).to(cache.buffer.dtype)  # (block_size, 2, hs)
         self.layers = [
             Layer(
                 _affine(block.ln_1),
@@ -119,7 +120,7 @@ def _affine(module: Any, lay_out: bool = False) -> Affine:
     times the speed of its transpose."""
     weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
     if isinstance(module, nn.Linear):
-        weight, bias = (None if one is None else one.detach().to(computed_in(one)) for one in (weight, bias))
+        weight, bias = (None if one is None else one.detach().to(working_dtype(one)) for one in (weight, bias))
         if lay_out and weight is not None and module.out_features > module.in_features:
             weight = weight.T.contiguous().T
     return Affine(weight, bias)

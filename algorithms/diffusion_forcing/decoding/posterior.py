@@ -228,7 +228,7 @@ class TokenPosterior(Posterior):
         if n:
             self.state = h[:, n - 1 : n].detach()
         assert self.state is not None
-        return torch.cat([self.state, self._refined(h[:, n:])], dim=1)
+        return torch.cat([self.state, self.denoiser.refine(h[:, n:])], dim=1)
 
     def _all_states(self, noisy: Tensor, width: int) -> Tensor:
         """The same by a pass over the whole window, what is not begun included."""
@@ -237,11 +237,7 @@ class TokenPosterior(Posterior):
         h = torch.cat([self.read[:, self.read.size(1) - final :], noisy[:, :-1]], dim=1)
         self._count(h)
         h = backbone(backbone.add_positions(h))
-        return torch.cat([h[:, final - 1 : final], self._refined(h[:, final:])], dim=1)
-
-    def _refined(self, seen: Tensor) -> Tensor:
-        """The states of noisy tokens (B, n, n_embd), all of one window."""
-        return self.denoiser.refine(seen)
+        return torch.cat([h[:, final - 1 : final], self.denoiser.refine(h[:, final:])], dim=1)
 
     def _count(self, h: Tensor) -> None:
         self.forwards += 1

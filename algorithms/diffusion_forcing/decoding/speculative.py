@@ -17,7 +17,7 @@ from algorithms.common.device import float64_device
 from algorithms.common.randomness import RowRandom
 from algorithms.common.sampling import context_start, invert
 from algorithms.diffusion_forcing.models import ShiftedDenoiser
-from algorithms.diffusion_forcing.process.gaussian import GaussianProcess, channel_logits
+from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
 
 
 def accept(p: Tensor, q: Tensor, drafts: Tensor, limit: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
@@ -161,7 +161,7 @@ class Speculation:
         denoiser, table = self.denoiser, self.denoiser.table()
         x = self.random.normal(self.n, table.size(1)).to(table)
         abar = process.alphas_cumprod[-1].expand(x.shape[:2])
-        return denoiser.read_noisy(x, abar, channel_logits(x, abar, table))
+        return denoiser.read_channel(x, abar, table)
 
     def _pass(self, rows: list[int], index: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
         """States (R, n + 1, n_embd) of the newest tokens and the drafts, clean (R, n + 1), and those of the windows of

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from algorithms.common.head import CHUNK_BYTES
+from algorithms.common.head import chunk_rows
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.randomness import Source, draw_rows
 from algorithms.diffusion_forcing.models.embeddings import TokenTable
@@ -48,7 +48,7 @@ class Draws(NamedTuple):
 
 class Losses(NamedTuple):
     """Parts of the loss by name: `ce`, nats per token, and `mse`, the weighted squared error, where the loss weighs it;
-    beside them, where the process asks for that, levels (B, K) of tokens and their nats (B, K) given all that is
+    beside them, where the process asks for that, levels (B, N) of tokens and their nats (B, N) given all that is
     known."""
 
     parts: dict[str, Tensor]
@@ -58,7 +58,7 @@ class Losses(NamedTuple):
 def over_rows(function: Callable[..., Tensor], vocabulary: int, *rows: Tensor) -> Tensor:
     """`function` (R, ...) of rows (R, ...) that each take V numbers on the way; where these would be many, in pieces
     that are computed again on the way back, so that they are never held at once."""
-    size = max(1, CHUNK_BYTES // (4 * vocabulary))
+    size = chunk_rows(vocabulary)
     if size >= len(rows[0]):
         return function(*rows)
     pieces = zip(*(one.split(size) for one in rows), strict=True)

@@ -90,7 +90,7 @@ class ShiftedDenoiser(Denoiser):
 
         def seen(x: Tensor, abar: Tensor, *past: Tensor) -> Tensor:
             belief = channel_logits(x, abar, table)
-            return self._expected(belief + self.model.lm_head(past[0]) if past else belief)
+            return self._expected(belief + self.model.lm_head(past[0]).detach() if past else belief)
 
         rows = over_rows(seen, len(table), x.flatten(0, 1), abar.flatten(), *states)
         return self._told(rows.view(*x.shape[:2], -1), x, abar)
@@ -192,7 +192,7 @@ class ShiftedDenoiser(Denoiser):
     def window_priors(self, ids: Tensor, x: Tensor, snr: Tensor, begins: Tensor) -> tuple[Tensor, Tensor]:
         """The two priors of `bounds.WindowPrior`, each (B, T, V), for ids (B, T + 1)."""
         abar, begins = snr / (1 + snr), begins + 1
-        noisy = self.read_noisy(x, abar, channel_logits(x, abar, self.table()))
+        noisy = self.read_channel(x, abar, self.table())
         positions = torch.arange(1, ids.size(1), device=ids.device)
         # The last token is nobody's past.
         inner = Windows(positions[:-1], begins[:-1])

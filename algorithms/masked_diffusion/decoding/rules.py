@@ -1,7 +1,8 @@
 """Decoders of masked diffusion that decide a token once and for all, and ReMDM, which may mask it again.
 
 A decoder is its settings and a pure commit step; the loop around it is in loop.py. Sources stand at each class.
-R rows, K positions of the chunk, W window. Time t runs from 1 (all masked) to 0, alpha_t = 1 - t.
+R rows, K positions of the chunk, M of them that are looked at, W window.
+Time t runs from 1 (all masked) to 0, alpha_t = 1 - t.
 """
 
 from dataclasses import replace
@@ -182,7 +183,7 @@ class Remasking(MaskedDecoder):
         alpha_t, alpha_s = step / self.steps, (step + 1) / self.steps
         sigma = self.eta * ((1 - alpha_s) / alpha_t).clamp(max=1)  # alpha_t is 0 at first: 1/0 is clamped to 1
         masked = state.status == MASKED
-        chosen = uniform < torch.where(masked, (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t), sigma)  # (R, K)
+        chosen = uniform < torch.where(masked, (alpha_s - (1 - sigma) * alpha_t) / (1 - alpha_t), sigma)  # (R, M)
         last = alpha_s >= 1
         shown = masked & (chosen | last)  # with a single step sigma is 0/0, and nothing chosen
         hidden = (state.status == DRAFT) & chosen

@@ -12,7 +12,7 @@ from typing import Literal, Self
 import torch
 from torch import Tensor
 
-from algorithms.common.sampling import filter_logits, largest
+from algorithms.common.sampling import filter_logits, invert, largest
 
 MASKED, DRAFT, DONE = 0, 1, 2
 
@@ -207,20 +207,14 @@ class Drawn(Prediction):
         if self.top_p is not None and self.top_p < 1:
             kept = filter_logits(self.logits, top_k=self.top_k, top_p=self.top_p) > -torch.inf
             shares = shares * (kept if ids is None else kept.gather(-1, ids))
-        place = inverse_cdf(shares, self.uniform)
+        place = invert(shares, self.uniform)
         return place if ids is None else ids.gather(-1, place[..., None]).squeeze(-1)
 
     def tokens_at(self, index: Tensor) -> Tensor:
         uniform = self.uniform.gather(1, index)
         if self.greedy or self.top_k is not None or self.top_p is not None:
             return Drawn(take(self.logits, index), uniform, self.top_k, self.top_p, self.greedy).tokens
-        return inverse_cdf(take(self.probabilities, index), uniform)
-
-
-def inverse_cdf(shares: Tensor, uniform: Tensor) -> Tensor:
-    """Draw from shares (R, M, N), which need not add up to 1, with uniforms (R, M) in [0, 1): numbers (R, M)."""
-    cdf = shares.cumsum(-1)
-    return torch.searchsorted(cdf, uniform[..., None] * cdf[..., -1:], right=True).squeeze(-1)
+        return invert(take(self.probabilities, index), uniform)
 
 
 def best_of(values: Tensor, where: Tensor) -> Tensor:

@@ -4,8 +4,11 @@ B texts.
 """
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
+
+import torch
 
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Decoder, Generation, Request
@@ -18,25 +21,35 @@ COUNTED = 32  # tokens of the texts whose dispatches are counted: the profiler k
 
 
 def timed_texts(
-    model: BaseAlgorithm, decoder: Decoder, prompt: Sequence[int], *, texts: int, length: int, rounds: int
+    model: BaseAlgorithm,
+    decoder: Decoder,
+    prompt: Sequence[int],
+    *,
+    texts: int,
+    length: int,
+    rounds: int,
+    context: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> dict[str, Any]:
     """`texts` texts of `length` tokens behind the prompt, written up to `rounds` times after once for nothing: tokens
-    per second over all texts, tokens per forward, and what a token hands to the device.
+    per second over all texts, tokens per forward, and what a token hands to the device. `context` is the precision's.
 
-    Raises Disagreement on a CPU unless the first and the last text are what they are alone; elsewhere sums of a batch
-    round in another way, and the share of equal tokens is told.
+    Raises Disagreement on a CPU, in float32, unless the first and the last text are what they are alone; elsewhere sums
+    of a batch round in another way, and the share of equal tokens is told.
     """
 
     def write(seeds: Sequence[int], tokens: int = length) -> Generation:
         request = Request.continuing([list(prompt)] * len(seeds), length=tokens, seeds=seeds, device=model.device)
-        return model.generate(request, decoder)
+        with context():
+            return model.generate(request, decoder)
 
     seeds = range(texts)
     together = write(seeds)
     ends = [0, texts - 1] if texts > 1 else []
     equal = [(write([seed]).ids[0] == together.ids[seed])[len(prompt) :].float().mean().item() for seed in ends]
     share = statistics.mean(equal or [1.0])
-    if share < 1 and model.device.type == "cpu":
+    with context():
+        exact = model.device.type == "cpu" and not torch.is_autocast_enabled("cpu")
+    if share < 1 and exact:
         raise Disagreement(f"of {texts} texts in a batch {1 - share:.0%} of the tokens are others than of each alone")
     runs = [write(seeds) for _ in range(max(1, min(rounds, int(SECONDS / together.seconds))))]
     counted = min(length, COUNTED)

@@ -38,8 +38,8 @@ def measured_peak(device: torch.device, dtype: torch.dtype, size: int | None = N
 
 
 def sheet_peak(device: torch.device, dtype: torch.dtype) -> float | None:
-    """FLOP/s of the card's data sheet; None where it is not known here, and in float32."""
-    if device.type != "cuda" or dtype == torch.float32:
+    """FLOP/s of the card's data sheet; None where it is not known here, and beyond 16 bits."""
+    if device.type != "cuda" or dtype not in (torch.bfloat16, torch.float16):
         return None
     name = torch.cuda.get_device_name(device)
     return next((peak for end, peak in SHEETS.items() if re.search(rf"\b{end}$", name)), None)

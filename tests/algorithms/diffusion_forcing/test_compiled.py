@@ -15,7 +15,7 @@ from algorithms.common import head
 from algorithms.common.backbone import attention, transformer
 from algorithms.diffusion_forcing.config import DiffusionConfig
 from algorithms.diffusion_forcing.df_lm import DFLM
-from algorithms.diffusion_forcing.models import StreamConfig, base
+from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
 from tests.algorithms.diffusion_forcing.tiny_models import V, faithful, generator, next_token, some_ids
 
@@ -112,9 +112,19 @@ def test_logits_in_pieces_are_the_logits(name, monkeypatch):
     ids = some_ids(3, model.config.backbone.block_size + 1)
     draws = model.draw(ids, generator())
     expected, sizes = graded(model, model.loss_of(ids, draws)), []
-    for module in (base, head):
-        monkeypatch.setattr(module, "CHUNK_BYTES", 4 * V * 7)
+    monkeypatch.setattr(head, "CHUNK_BYTES", 4 * V * 7)
     plain = torch.Tensor.softmax
     monkeypatch.setattr(torch.Tensor, "softmax", lambda x, dim: sizes.append(len(x)) or plain(x, dim))
     assert_same(graded(model, model.loss_of(ids, draws)), expected)
     assert max(sizes, default=0) <= 7
+
+
+@pytest.mark.parametrize("name", ["its own estimates", "shifted, fitted"])
+def test_no_gradient_reaches_an_estimate_that_is_fed_back(name):
+    """Catches a head that learns to make its own second input easy (arXiv:2208.04202 stops the gradient)."""
+    denoiser = MODELS[name]().train().denoiser
+    x, past = torch.randn(2, 3, denoiser.table.dim), torch.randn(2, 3, denoiser.model.wte.embedding_dim)
+    head = denoiser.model.lm_head
+    head.weight = torch.nn.Parameter(head.weight.detach().clone())  # apart from the embedding that the input is made of
+    denoiser.read_channel(x, torch.rand(2, 3), denoiser.table(), past).sum().backward()
+    assert head.weight.grad is None
