@@ -477,29 +477,29 @@ def test_texts_are_measured_and_traced(method: str, kind: str, costs: Costs) -> 
 # Kernels, waits, copies to the device and attention with a dense mask, at most. They may only fall: a change that saves
 # some lowers them here. A step of training, 3 rows in bf16, its gradients included and without the optimiser:
 STEP = {
-    "gpt": (91, 0, 0, 0),
-    "df_lm": (550, 0, 0, 0),
-    "df_lm_shifted": (279, 0, 0, 0),
-    "df_lm_faithful": (231, 0, 0, 0),
-    "masked_diffusion": (109, 0, 0, 0),
-    "diffusion_flow": (326, 0, 0, 0),
-    "diffusion_flow_reference": (262, 0, 0, 0),
+    "gpt": (85, 0, 0, 0),
+    "df_lm": (525, 0, 0, 0),
+    "df_lm_shifted": (267, 0, 0, 0),
+    "df_lm_faithful": (220, 0, 0, 0),
+    "masked_diffusion": (103, 0, 0, 0),
+    "diffusion_flow": (309, 0, 0, 0),
+    "diffusion_flow_reference": (245, 0, 0, 0),
 }
 # The step of the optimiser behind it, for gpt, with as many blocks as may be:
 OPTIMIZER = {"adamw": (2, 0, 0, 0), "muon": (73, 0, 0, 0)}
 # Eight tokens of each of two texts, in float32, the checks of the request included:
 WRITING = {
-    ("gpt", "autoregressive"): (226, 3, 1, 0),
-    ("df_lm", "autoregressive_matrix"): (226, 3, 1, 0),
-    ("df_lm", "pyramid"): (2843, 4, 12, 26),
-    ("df_lm", "sampled_pyramid"): (5135, 4, 20, 0),
-    ("df_lm", "speculative"): (1451, 13, 37, 17),
-    ("df_lm_faithful", "pyramid"): (1676, 4, 12, 0),
-    ("masked_diffusion", "top_confidence"): (425, 7, 4, 0),
-    ("masked_diffusion", "first_hitting"): (358, 7, 5, 0),
-    ("masked_diffusion", "two_stage"): (692, 15, 4, 0),
-    ("diffusion_flow", "flow_top_confidence"): (208, 7, 5, 0),
-    ("diffusion_flow_reference", "flow_top_confidence"): (177, 7, 4, 0),
+    ("gpt", "autoregressive"): (222, 3, 1, 0),
+    ("df_lm", "autoregressive_matrix"): (222, 3, 1, 0),
+    ("df_lm", "pyramid"): (2465, 4, 12, 8),
+    ("df_lm", "sampled_pyramid"): (4685, 4, 20, 0),
+    ("df_lm", "speculative"): (1328, 13, 37, 9),
+    ("df_lm_faithful", "pyramid"): (1564, 4, 12, 0),
+    ("masked_diffusion", "top_confidence"): (313, 5, 1, 0),
+    ("masked_diffusion", "first_hitting"): (246, 5, 2, 0),
+    ("masked_diffusion", "two_stage"): (580, 13, 1, 0),
+    ("diffusion_flow", "flow_top_confidence"): (168, 5, 2, 0),
+    ("diffusion_flow_reference", "flow_top_confidence"): (137, 5, 1, 0),
 }
 
 
