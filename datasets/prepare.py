@@ -264,13 +264,12 @@ def locked(folder: Path) -> Iterator[None]:
     with cache_errors(folder.parent):
         (folder.parent / ".locks").mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder.parent / ".locks" / f"{folder.name}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        rank_zero_only(print)(f"waiting for another process that prepares the same data: {folder}", flush=True)
-        lock.acquire()
-    except (OSError, NotImplementedError):
-        pass  # no locks here
+    with suppress(OSError, NotImplementedError):
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            rank_zero_only(print)(f"waiting for another process that prepares the same data: {folder}", flush=True)
+            lock.acquire()
     try:
         yield
     finally:

@@ -7,21 +7,13 @@ from tests.devices.simulated import Costs, simulated  # isort: skip  # before ou
 
 import copy
 import io
-import json
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from functools import cache, wraps
-from pathlib import Path
+from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
-from lightning import Trainer
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from omegaconf import OmegaConf
 
 from algorithms.common import head
 from algorithms.common.base_algorithm import BaseAlgorithm
@@ -30,100 +22,23 @@ from algorithms.common.likelihood import Likelihood
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.flow import PlateauSwitch
 from datasets.tokenizers import ByteTokenizer
-from experiments import benchmark
 from experiments.evaluation.likelihood import measure
 from experiments.evaluation.measurement import Assignment, Writer
 from experiments.evaluation.settings import Setting
-from experiments.evaluation.speed import decoding, training
-from experiments.evaluation.speed.costs import Dispatched
 from experiments.evaluation.tracing import record_trace
-from experiments.run.build import build
-from experiments.run.folder import CONFIGS
-from experiments.run.registry import ALGORITHMS, look_up
-from experiments.training import trainer as trainers
-from tests.conftest import Main
-
-V = 13
-KINDS = ("cuda", "mps")
-METHODS = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
-DECODERS = sorted(path.stem for path in (CONFIGS / "algorithm" / "decoder").glob("*.yaml"))
-BACKBONE = ["n_layer=1", "n_head=2", "n_embd=16", "block_size=20"]
-SMALL = [f"algorithm.backbone.{size}" for size in BACKBONE]
-SMALL_FORCING = [*SMALL, "algorithm.streams.max_window=4", "algorithm.diffusion.timesteps=4"]
-FORCING = [method for method in METHODS if method.startswith("df_lm")]
-FLOWS = [method for method in METHODS if method.startswith("diffusion_flow")]
-
-
-# ---- models, on the CPU and on the device ----
-
-
-@cache
-def composed(*overrides: str) -> Any:
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return compose("config", overrides=list(overrides)).algorithm
-
-
-def configured(method: str, *overrides: str, decoder: str | None = None) -> Any:
-    """The config of a small model; ValueError for a decoder that is not of this method."""
-    sizes = SMALL_FORCING if method in FORCING else SMALL
-    config = composed(f"algorithm={method}", *sizes, *overrides).copy()
-    if decoder is not None:
-        config.decoder = composed("algorithm=gpt", f"algorithm/decoder={decoder}").decoder
-    for steps in {"sampling_timesteps", "steps"} & config.decoder.keys():
-        if config.decoder[steps] is not None:
-            config.decoder[steps] = min(config.decoder[steps], 4)  # as good as many, and sooner done
-    cls = look_up(ALGORITHMS, config.name, "algorithm.name")
-    return cls, build(cls.config_class, OmegaConf.create(OmegaConf.to_container(config)), "algorithm")
-
-
-@cache
-def cpu_model(method: str, *overrides: str) -> BaseAlgorithm:
-    """A small model whose weights are as uneven as those of a trained one, and none of them zero."""
-    cls, config = configured(method, *overrides)
-    model = cls(config, vocabulary_size=V, total_steps=8)
-    generator = torch.Generator().manual_seed(0)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(0.3 * torch.randn(parameter.shape, generator=generator))
-    return model.eval()
-
-
-def on_device(model: BaseAlgorithm, kind: str) -> BaseAlgorithm:
-    return copy.deepcopy(model).to(torch.device(kind, 0))
-
-
-def batch(rows: int = 3) -> torch.Tensor:
-    """ids (B, T + 1)."""
-    return torch.randint(V, (rows, 21), generator=torch.Generator().manual_seed(1))
-
-
-def generator_on(device: torch.device) -> torch.Generator:
-    return torch.Generator(device).manual_seed(2)
-
-
-def equal(found: torch.Tensor | None, expected: torch.Tensor | None) -> bool:
-    """Whether a tensor of any device has these very values."""
-    if found is None or expected is None:
-        return found is expected
-    return torch.equal(found.cpu(), expected)
-
-
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def costs(kind: str) -> Iterator[Costs]:
-    """The device, simulated for the length of a test."""
-    with simulated(kind) as found:
-        yield found
-
-
-def precision(kind: str) -> Any:
-    """Autocast as trainer.precision=auto has it: bf16 on CUDA, none on MPS."""
-    return torch.autocast(kind, dtype=torch.bfloat16) if kind == "cuda" else nullcontext()
-
+from tests.devices.models import (
+    DECODERS,
+    FORCING,
+    METHODS,
+    V,
+    batch,
+    configured,
+    cpu_model,
+    equal,
+    generator_on,
+    on_device,
+    precision,
+)
 
 # ---- training ----
 
@@ -470,179 +385,3 @@ def test_texts_are_measured_and_traced(method: str, kind: str, costs: Costs) -> 
     shown = Setting("default", {}, model.config)
     record = record_trace(model, tokenizer, assignment, shown, method=method, seed=0)
     assert record.levels[-1].max() == 0 and len(record.tokens) == len(record.forwards)
-
-
-# ---- what it costs ----
-
-# Kernels, waits, copies to the device and attention with a dense mask, at most. They may only fall: a change that saves
-# some lowers them here. A step of training, 3 rows in bf16, its gradients included and without the optimiser:
-STEP = {
-    "gpt": (85, 0, 0, 0),
-    "df_lm": (525, 0, 0, 0),
-    "df_lm_shifted": (267, 0, 0, 0),
-    "df_lm_faithful": (220, 0, 0, 0),
-    "masked_diffusion": (103, 0, 0, 0),
-    "diffusion_flow": (309, 0, 0, 0),
-    "diffusion_flow_reference": (245, 0, 0, 0),
-}
-# The step of the optimiser behind it, for gpt, with as many blocks as may be:
-OPTIMIZER = {"adamw": (2, 0, 0, 0), "muon": (73, 0, 0, 0)}
-# Eight tokens of each of two texts, in float32, the checks of the request included:
-WRITING = {
-    ("gpt", "autoregressive"): (222, 3, 1, 0),
-    ("df_lm", "autoregressive_matrix"): (222, 3, 1, 0),
-    ("df_lm", "pyramid"): (2465, 4, 12, 8),
-    ("df_lm", "sampled_pyramid"): (4685, 4, 20, 0),
-    ("df_lm", "speculative"): (1328, 13, 37, 9),
-    ("df_lm_faithful", "pyramid"): (1564, 4, 12, 0),
-    ("masked_diffusion", "top_confidence"): (313, 5, 1, 0),
-    ("masked_diffusion", "first_hitting"): (246, 5, 2, 0),
-    ("masked_diffusion", "two_stage"): (580, 13, 1, 0),
-    ("diffusion_flow", "flow_top_confidence"): (168, 5, 2, 0),
-    ("diffusion_flow_reference", "flow_top_confidence"): (137, 5, 1, 0),
-}
-
-
-def spent(costs: Costs) -> tuple[int, ...]:
-    return tuple(costs.total(kind) for kind in ("kernels", "waits", "copies", "dense_masks"))
-
-
-def assert_within(costs: Costs, budget: tuple[int, ...]) -> None:
-    where = "\n".join(f"{name}: {getattr(costs, name).most_common()}" for name in ("waits", "copies", "dense_masks"))
-    assert all(cost <= most for cost, most in zip(spent(costs), budget, strict=True)), f"{spent(costs)}\n{where}"
-
-
-@pytest.mark.parametrize("method", STEP)
-def test_a_training_step_costs_no_more_than_it_did(method: str) -> None:
-    """Catches a step that waits for the device, or that asks more of it."""
-    with simulated("cuda") as costs:
-        model = on_device(cpu_model(method, "algorithm.backbone.n_head=1"), "cuda").train()  # a head as kernels have it
-        ids = batch().to(model.device)
-        model.draw(ids, generator_on(ids.device))  # the first one copies constants
-        generator = generator_on(ids.device)
-        costs.reset()
-        with precision("cuda"):
-            loss = model.loss(ids, generator)["loss"]
-        loss.backward()
-        assert_within(costs, STEP[method])
-
-
-@pytest.mark.parametrize("name", OPTIMIZER)
-def test_an_optimizer_costs_no_more_than_it_did(name: str) -> None:
-    """Catches an optimiser that waits for the device, or that asks more of it."""
-    with simulated("cuda") as costs:
-        model = on_device(cpu_model("gpt", f"algorithm/optimizer={name}"), "cuda").train()
-        optimizer = model.configure_optimizers()["optimizer"]
-        for parameter in model.parameters():
-            parameter.grad = parameter.detach().clone()
-        optimizer.step()  # makes its state
-        costs.reset()
-        optimizer.step()
-        assert_within(costs, OPTIMIZER[name])
-
-
-@pytest.mark.parametrize("method, name", WRITING)
-def test_writing_costs_no_more_than_it_did(method: str, name: str) -> None:
-    """Catches a token that waits for the device more often, or that asks more of it."""
-    decoder = configured(method, decoder=name)[1].decoder
-    with simulated("cuda") as costs:
-        model = on_device(cpu_model(method), "cuda")
-        request = Request.continuing(batch(2)[:, :4].tolist(), length=8, seeds=[3, 4], device=model.device)
-        costs.reset()
-        model.generate(request, decoder)
-        assert_within(costs, WRITING[method, name])
-
-
-# ---- whole runs ----
-
-
-class SimulatedAccelerator(CPUAccelerator):
-    def setup_device(self, device: torch.device) -> None:
-        pass
-
-
-class DeviceTrainer(Trainer):
-    """Lightning's Trainer, on a simulated device whatever it is asked for."""
-
-    kind = "cuda"
-
-    @wraps(Trainer.__init__)
-    def __init__(self, **settings: Any) -> None:
-        device, accelerator = torch.device(self.kind, 0), SimulatedAccelerator()
-        strategy = SingleDeviceStrategy(device, accelerator=accelerator)
-        super().__init__(**settings | {"accelerator": "auto", "strategy": strategy, "inference_mode": False})
-
-
-RUN = [
-    "algorithm.backbone.n_embd=16",
-    "algorithm.backbone.block_size=20",
-    "experiment.training.val_every_steps=4",
-    "experiment.training.checkpoint_every_steps=4",
-    "experiment.training.ema_decay=0.5",
-    "experiment.evaluation.max_batches=1",
-    "experiment.evaluation.batch_size=2",
-    "experiment.sampling.length=4",
-    "hydra.run.dir=run",
-]
-OF_METHOD = {
-    "df_lm": [
-        "algorithm.streams.max_window=4",
-        "algorithm.diffusion.timesteps=4",
-        "algorithm.diffusion.fit_every_steps=2",
-    ],
-    "diffusion_flow": [
-        "algorithm.flow.plateau_patience=2",
-        "algorithm.flow.plateau_window=3",
-        "algorithm.flow.interval=1",
-    ],
-}
-
-
-@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
-def test_a_whole_run_and_its_resumption(
-    method: str, kind: str, costs: Costs, smoke: Main, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Catches what crashes on a device between the command line and the last task: callbacks, averages of weights, fits
-    of levels, checkpoints, and a resumed run whose losses are of two devices."""
-    monkeypatch.setattr(DeviceTrainer, "kind", kind)
-    monkeypatch.setattr(trainers, "Trainer", DeviceTrainer)
-    arguments = [f"algorithm={method}", *RUN, *OF_METHOD.get(method, [])]
-    if kind == "cuda":
-        arguments.append("trainer.precision=bf16-mixed")
-    first = smoke(*arguments, "experiment.tasks=[training]", "experiment.training.max_steps=4")
-    assert first.status == 0, first.err
-    tasks = "experiment.tasks=[training,validation,test,likelihood,sampling]"
-    second = smoke(*arguments, tasks, "experiment.training.max_steps=8", "resume=run")
-    assert second.status == 0, second.err
-    summary = json.loads(Path("run/summary.json").read_text(encoding="utf-8"))
-    assert summary["status"] == "finished" and summary["training"]["steps"] == 8
-    assert all(np.isfinite(value) for value in summary["figures"].values())
-    assert sum(costs.kernels.values()) > 1000  # it did run there
-
-
-@pytest.mark.parametrize("method", ["gpt", "df_lm", "diffusion_flow"])
-def test_a_benchmark_runs(method: str, kind: str, costs: Costs, main: Main, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches arms whose model stays where the other has left it, batches on the CPU, and counts that need a CPU."""
-    monkeypatch.setattr(DeviceTrainer, "kind", kind)
-    monkeypatch.setattr(trainers, "Trainer", DeviceTrainer)
-
-    def uncounted(compute: Callable[[], Any], device: torch.device) -> Dispatched:
-        compute()
-        return Dispatched()
-
-    for part in (training, decoding):
-        monkeypatch.setattr(part, "dispatched", uncounted)
-    monkeypatch.setattr(benchmark, "measured_peak", lambda *_: 1e12)
-    for name, value in {"get_device_name": "NVIDIA H200", "max_memory_allocated": 2**30}.items():
-        monkeypatch.setattr(torch.cuda, name, lambda *_, value=value: value)
-    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda *_: None)
-    sizes = ["experiment.rounds=1", "experiment.texts=[1,2]", "experiment.sampling.length=8", "hydra.run.dir=run"]
-    precision = ["trainer.precision=bf16-mixed"] if kind == "cuda" else []
-    chosen = ["experiment=benchmark", "debug=smoke", f"experiment.methods=[{method}]", "experiment.decoders=[]"]
-    outcome = main(*chosen, *sizes, *precision)
-    assert outcome.status == 0, outcome.err
-    found = json.loads(Path("run/benchmark.json").read_text(encoding="utf-8"))
-    assert [row["status"] for row in found["rows"]] == ["measured"] * 3
-    assert found["sheet_flops"] == (989.4e12 if kind == "cuda" else None)
-    assert {row["memory_gib"] for row in found["rows"]} == {1.0 if kind == "cuda" else None}
-    assert costs.total("kernels") > 1000  # it did run there

@@ -1,4 +1,4 @@
-"""CUDA and MPS, simulated: the checks of checks.py, in a process of their own, as torch knows only one such backend."""
+"""CUDA and MPS, simulated: checks, budgets and whole runs, in a process of their own: torch knows one such backend."""
 
 import subprocess
 import sys
@@ -11,6 +11,7 @@ import pytest
 def test_every_method_runs_on_simulated_devices() -> None:
     """Catches what only a GPU would object to, on machines without one."""
     folder = Path(__file__).parent
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short", str(folder / "checks.py")]
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--tb=short"]
+    command += [str(folder / name) for name in ("checks.py", "budgets.py", "whole_runs.py")]
     done = subprocess.run(command, cwd=folder.parents[1], capture_output=True, text=True, encoding="utf-8")
     assert done.returncode == 0, done.stdout + done.stderr
