@@ -24,6 +24,7 @@ from algorithms.masked_diffusion.decoding import AnyDecoder, ChunkState, MaskedD
 from algorithms.masked_diffusion.likelihood import any_order_bound, chain_rule, decoder_likelihood
 from algorithms.masked_diffusion.masking import Masks, counted_masks, hide, independent_masks, stratified_shares
 
+MEANS = ("masked_mean", "reference")  # objectives whose loss is a mean over masked tokens
 CPU_ROWS = 8  # rows of a forward while decoding: the activations of more fall out of a CPU's cache
 
 
@@ -31,13 +32,14 @@ CPU_ROWS = 8  # rows of a forward while decoding: the activations of more fall o
 class MaskedDiffusionConfig:
     """Settings of `algorithm=masked_diffusion`.
 
-    `objective`: `continuous_time` is the bound with independent masks and the weight 1/p, `any_order` the same bound
-    with a drawn number of masks, `reference` the mean over all masked tokens of a batch, which is no likelihood.
+    `objective`: `masked_mean` is the mean over all masked tokens of a batch, which is no likelihood and trains a lower
+    bound than the bound itself; `continuous_time` is that bound with independent masks and the weight 1/p, `any_order`
+    the same with a drawn number of masks, `reference` the mean with the mask among the classes.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     name: Literal["masked_diffusion"] = "masked_diffusion"
-    objective: Literal["continuous_time", "any_order", "reference"] = "continuous_time"
+    objective: Literal["masked_mean", "continuous_time", "any_order", "reference"] = "masked_mean"
     validation_masks: Count = 8
     masks_per_count: Count = 1
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -65,7 +67,8 @@ class MaskedDiffusion(BaseAlgorithm):
         self.window = config.backbone.block_size + 1
         longer = replace(config.backbone, block_size=self.window)
         self.model = LanguageModel(longer, vocabulary_size + 1, attention="bidirectional")
-        if config.objective == "reference":
+        self.takes_mean = config.objective in MEANS
+        if self.takes_mean:
             self.loss_unit = "nats per masked token"
 
     def logits(self, x: Tensor) -> Tensor:
@@ -79,7 +82,7 @@ class MaskedDiffusion(BaseAlgorithm):
         share = draw_rows(generator, B, lambda rows, g: stratified_shares(rows, g)[0])  # (B,)
         draw = counted_masks if self.config.objective == "any_order" else independent_masks
         masked, weight = draw(share, T, generator)
-        total = self.over_processes(masked.sum()) if self.config.objective == "reference" else None
+        total = self.over_processes(masked.sum()) if self.takes_mean else None
         return Masks(masked, weight, total)
 
     def loss_of(self, ids: Tensor, draws: Masks) -> dict[str, Tensor]:
@@ -88,11 +91,11 @@ class MaskedDiffusion(BaseAlgorithm):
 
     def restoration_loss(self, hidden: Tensor, targets: Tensor, draws: Masks) -> Tensor:
         """The configured objective of final hidden states (B, T, C), in nats per token, or per masked token."""
-        weight = self.model.lm_head.weight
-        if draws.total is not None:  # the reference, whose softmax runs over the mask token, too
-            share = draws.total.clamp(min=1e-6) / targets.numel()  # of the tokens of all processes, as in mean_where
-            return mean_nats(hidden, weight, targets, draws.masked / share)
-        return mean_nats(hidden, weight, targets, draws.masked * draws.weight[:, None], classes=self.mask_id)
+        factors = draws.masked * draws.weight[:, None]
+        if draws.total is not None:  # the tokens of all processes, as in mean_where
+            factors = draws.masked * (targets.numel() / draws.total.clamp(min=1e-6))
+        classes = None if self.config.objective == "reference" else self.mask_id
+        return mean_nats(hidden, self.model.lm_head.weight, targets, factors, classes=classes)
 
     def nll(self, ids: Tensor, generator: Source) -> Tensor:
         passes = self.config.validation_masks

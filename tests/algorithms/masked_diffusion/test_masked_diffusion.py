@@ -43,7 +43,7 @@ def test_logits_and_loss_equal_tiny_diffusion() -> None:
     torch.testing.assert_close(loss, values["loss"], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("objective", ["continuous_time", "any_order", "reference"])
+@pytest.mark.parametrize("objective", ["masked_mean", "continuous_time", "any_order", "reference"])
 def test_masks_spare_the_first_token(objective: str) -> None:
     """Catches a window whose given token is hidden: the likelihood would not be the one of a GPT's tokens."""
     method, batch = make(objective=objective), ids(64)
@@ -67,9 +67,20 @@ def test_both_forms_of_the_bound_agree(objective: str) -> None:
     assert abs(float(trained.mean() - bound)) < 4 * float(error) + 0.002
 
 
-def test_a_batch_without_masks_has_a_finite_loss() -> None:
-    """Catches 0/0 in the reference's mean on an unlucky batch."""
-    method = make(objective="reference")
+def test_masked_mean_is_the_mean_over_masked_tokens() -> None:
+    """Catches a mean over rows or over all tokens, and a softmax that runs over the mask."""
+    method, batch = make(objective="masked_mean").eval(), ids(8)
+    draws = method.draw(batch, torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        logits = method.logits(hide(batch, draws.masked, method.mask_id))[:, 1:]
+        expected = torch.nn.functional.cross_entropy(logits[draws.masked], batch[:, 1:][draws.masked])
+        torch.testing.assert_close(method.loss_of(batch, draws)["loss"], expected)
+
+
+@pytest.mark.parametrize("objective", ["masked_mean", "reference"])
+def test_a_batch_without_masks_has_a_finite_loss(objective: str) -> None:
+    """Catches 0/0 in a mean on an unlucky batch."""
+    method = make(objective=objective)
     none = Masks(torch.zeros(2, 12, dtype=torch.bool), torch.ones(2), torch.tensor(0))
     assert method.restoration_loss(torch.randn(2, 12, method.config.backbone.n_embd), ids(2)[:, 1:], none) == 0
 

@@ -26,7 +26,7 @@ METHODS = {
     "df_lm_shifted": ["algorithm=df_lm_shifted", "algorithm.self_conditioning=0.5"],
     "df_lm_faithful": ["algorithm=df_lm_faithful"],
     "masked_diffusion": ["algorithm=masked_diffusion"],
-    "masked_reference": ["algorithm=masked_diffusion", "algorithm.objective=reference"],
+    "masked_bound": ["algorithm=masked_diffusion", "algorithm.objective=continuous_time"],
     "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=1"],
     "velocity": ["algorithm=diffusion_flow_reference", "algorithm.flow.interval=1"],
 }
@@ -71,7 +71,7 @@ def train_all(text: Path, out: Path, methods: list[str], batch_size: int) -> dic
 @forks
 @pytest.mark.parametrize(
     ("methods", "numbers"),
-    [(["df_lm", "masked_reference"], [3]), pytest.param([*METHODS], [2, 3], marks=pytest.mark.slow)],
+    [(["df_lm", "masked_diffusion"], [3]), pytest.param([*METHODS], [2, 3], marks=pytest.mark.slow)],
     ids=["three", "all"],
 )
 def test_processes_train_what_one_trains(tmp_path: Path, methods: list[str], numbers: list[int]) -> None:
