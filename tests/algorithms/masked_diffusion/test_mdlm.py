@@ -127,7 +127,7 @@ def test_the_bias_of_eps(network, markov):
 
 
 def test_a_uniform_model_loses_eps_log_v():
-    """Catches a wrong end of the integral, or bias: where every token costs the same, (1 - eps) T log V is estimated."""
+    """Catches a wrong end of the integral: where every token costs the same, it is (1 - eps) T log V."""
     costs = math.log(V) * torch.arange(1, T + 1, dtype=torch.double)[None]
     assert float(exact_bound(costs)) == pytest.approx(T * math.log(V))
     assert float(exact_mdlm(costs)) == pytest.approx((1 - EPS) * T * math.log(V), rel=1e-7)
