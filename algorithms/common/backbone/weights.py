@@ -1,4 +1,4 @@
-"""Other programs' weights under the names of our LanguageModel.
+"""Other programs' weights under the names of our LanguageModel, and ours under those of nanoGPT.
 
 Source: karpathy/nanoGPT, model.py; tiny-diffusion (Nathan Barry). C channels, V vocabulary.
 """
@@ -24,6 +24,17 @@ def from_nanogpt(state: dict[str, Tensor]) -> dict[str, Tensor]:
         elif name.startswith(("wpe.", "ln_f.")):
             name = f"backbone.{name}"
         renamed[name] = value
+    return renamed
+
+
+def to_nanogpt(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict of a `LanguageModel` with style nanogpt as one of nanoGPT's GPT: the inverse of `from_nanogpt`."""
+    renamed = {}
+    for name, value in state.items():
+        inner = name.removeprefix("backbone.")
+        if inner.startswith("blocks."):
+            inner = f"h.{inner.removeprefix('blocks.')}"
+        renamed[inner if inner.startswith("lm_head.") else f"transformer.{inner}"] = value
     return renamed
 
 
