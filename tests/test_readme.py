@@ -1,7 +1,7 @@
 """Runs what README.md tells people to type, in its order, and looks up every file and config it names.
 
 A line of a bash block that starts with `python main.py` is run with `debug=smoke`, one that starts with
-`python -m experiments.analysis` on the folders that are there by then. Before one that ends in `# needs a run of NAME`
+`python -m experiments.` on the folders that are there by then. Before one that ends in `# needs a run of NAME`
 such a run is trained where the newest is another's. What cannot run everywhere, as `# needs a GPU`, is only composed.
 """
 
@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = ROOT / "configs"
 PAGE = ROOT / "README.md"
 FENCE = re.compile(r"^ *```(\w*)[^\n]*\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
-LAUNCH, ANALYSIS = "python main.py", "python -m experiments.analysis."
+LAUNCH, MODULE = "python main.py", "python -m experiments."
 COMPOSED_FOR = ("a GPU", "a checkpoint", "documents", "slurm")  # what a machine may lack
 LAUNCH_LINE = "python main.py algorithm=df_lm experiment=shakespeare"
 FEW_STEPS = [
@@ -44,7 +44,7 @@ def commands(text: str) -> list[str]:
     """The launch lines of all bash blocks, each once, with continued lines joined."""
     blocks = "\n".join(body for language, body in FENCE.findall(text) if language == "bash")
     lines = (line.strip() for line in blocks.replace("\\\n", " ").splitlines())
-    return list(dict.fromkeys(line for line in lines if line.startswith((LAUNCH, ANALYSIS))))
+    return list(dict.fromkeys(line for line in lines if line.startswith((LAUNCH, MODULE))))
 
 
 def needs(command: str) -> str | None:
@@ -151,8 +151,8 @@ class Reader:
         self.trained: list[Path] = []
 
     def type(self, command: str) -> None:
-        if command.startswith(ANALYSIS):
-            self._analyse(command)
+        if command.startswith(MODULE):
+            self._run_module(command)
             return
         if wanted := trained_before(command):
             if wanted != "any" and latest_algorithm() != wanted:
@@ -208,11 +208,11 @@ class Reader:
         if (run / "metrics.csv").exists():
             self.trained.append(run)
 
-    def _analyse(self, command: str) -> None:
-        """Run a module of experiments.analysis on the folders that are there."""
-        module, *words = shlex.split(command.removeprefix(ANALYSIS), comments=True)
-        run = self.trained[-1] if module == "curves" else self.runs[READ_BY[module]]
-        if module == "blind_review":
+    def _run_module(self, command: str) -> None:
+        """Run a module of experiments on the folders that are there."""
+        module, *words = shlex.split(command.removeprefix(MODULE), comments=True)
+        run = self.trained[-1] if module == "analysis.curves" else self.runs[READ_BY[module]]
+        if module == "analysis.blind_review":
             run = self.runs["flow_comparison"]
             sheet = (run / "blind_samples.csv").read_text(encoding="utf-8")
             Path("filled.csv").write_text(sheet.replace(',"",""\n', ',"1",""\n'), encoding="utf-8")
@@ -223,12 +223,13 @@ class Reader:
             setting = f"{rows[0]['method']}: {rows[0]['setting']}"
         places = {"FILLED_SHEET": "filled.csv", "SETTING": setting, "FOLDER": "drawn"}
         places |= dict.fromkeys(("RUN", "RUN_A", "RUN_B"), str(run))
-        places |= {"RUN_B": str(self.trained[-2])} if module == "curves" else {}
+        places |= {"RUN_B": str(self.trained[-2])} if module == "analysis.curves" else {}
         words = [places.get(word, word.replace("RUN/", f"{run}/")) for word in words]
-        name = f"experiments.analysis.{module}" + (".__main__" if module in ("report", "animation") else "")
+        name = f"experiments.{module}" + (".__main__" if module in ("analysis.report", "analysis.animation") else "")
         assert importlib.import_module(name).main(words) == 0, command
         for flag, file in pairwise(words):
             assert flag not in ("--gif", "--html", "--out") or Path(file).exists(), command
+        assert module != "training.export" or Path(words[-1]).is_file()
 
 
 LEFT_BEHIND = {  # by experiment (blank: any) and task
@@ -244,13 +245,14 @@ LEFT_BEHIND = {  # by experiment (blank: any) and task
     ("comparison", "visualize"): ("traces",),
     ("", "report"): ("report.html", "report.md", "plots", "flags.json", "comparison.json"),
 }
-READ_BY = {  # what a module of experiments.analysis needs a run to have
-    "sweep": "results.csv",
-    "animation": "traces",
-    "blind_review": "report.html",
-    "curves": "metrics.csv",
-    "report": "report.html",
-    "likelihood": "likelihood_windows.csv",
+READ_BY = {  # what a module needs a run to have, or to be of
+    "analysis.sweep": "results.csv",
+    "analysis.animation": "traces",
+    "analysis.blind_review": "report.html",
+    "analysis.curves": "metrics.csv",
+    "analysis.report": "report.html",
+    "analysis.likelihood": "likelihood_windows.csv",
+    "training.export": "gpt",
 }
 COMMANDS = commands(PAGE.read_text("utf-8"))
 COMPOSED = [command for command in COMMANDS if needs(command) in COMPOSED_FOR]
@@ -291,7 +293,7 @@ def test_readme_has_the_launch_line_and_little_is_excused() -> None:
     """Catches a README whose commands are not found, or all excused: the tests above would test nothing."""
     assert LAUNCH_LINE in IN_ORDER, "README.md lacks the launch line"
     assert len(COMPOSED) <= 5 and {trained_before(command) for command in IN_ORDER} > {"any", "df_lm"}
-    modules = {command.removeprefix(ANALYSIS).split()[0] for command in IN_ORDER if command.startswith(ANALYSIS)}
+    modules = {command.removeprefix(MODULE).split()[0] for command in IN_ORDER if command.startswith(MODULE)}
     assert modules == {*READ_BY}
 
 
