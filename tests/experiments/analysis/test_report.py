@@ -557,7 +557,7 @@ def test_a_method_given_from_elsewhere_is_not_said_to_be_trained_here(run: Path)
     facts = dict(summary.facts(comparison).items)
     assert facts["training"] == "gpt 30 steps, masked 10 steps"
     assert "3,000" not in f"{said} {facts}" and "training seed" not in facts
-    assert comparison.methods[1].folder == run / "methods" / "masked"
+    assert comparison.methods[1].first.folder == run / "methods" / "masked"
 
 
 FLOW = {"masked": {"any_order": "bound", "left_to_right": "exact for this order"}}
