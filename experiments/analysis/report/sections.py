@@ -20,12 +20,12 @@ OVER_TRAININGS = (
 
 
 TWO_ERRORS = (
-    "Means are over training seeds. Small below them is the 95 % interval of the mean over training seeds by Student's "
-    "t, wide with three seeds because three tell little of the next; two seeds have no interval, but their values. It "
-    "says what other training seeds would change, on these windows. ± over windows is a standard error, says what "
-    "other windows would change for one training, and is no part of the interval. A gap is settled if its interval over "
-    f"training seeds leaves out 0 and it is more than {tables.SURE:g} standard errors over windows; it is open with "
-    "fewer than three training seeds of either side."
+    "Means are over training seeds. Small below them is the 95 % interval of the mean over training seeds by "
+    "Student's t, wide with three seeds because three tell little of the next; two seeds have no interval, but their "
+    "values. It says what other training seeds would change, on these windows. ± over windows is a standard error, "
+    "says what other windows would change for one training, and is no part of the interval. A gap is settled if its "
+    f"interval over training seeds leaves out 0 and it is more than {tables.SURE:g} standard errors over windows; it "
+    "is open with fewer than three training seeds of either side."
 )
 
 
