@@ -158,7 +158,7 @@ def test_training_seeds_are_added_and_brought_along(stopped: Path, main: Main, c
     ]
     figures = json.loads((stopped / "summary.json").read_text(encoding="utf-8"))["figures"]
     assert figures["gpt/test/nll_seed_sd"] > 0 and figures["gpt/test/nll_error"] > 0
-    assert "times, from other seeds" in (stopped / "report.md").read_text(encoding="utf-8")
+    assert "trained with 2 seeds" in (stopped / "report.md").read_text(encoding="utf-8")
 
     given = f"experiment.methods.gpt.load={stopped}/methods/*"
     one = f"experiment.methods.masked_diffusion.load={stopped}/methods/masked_diffusion"

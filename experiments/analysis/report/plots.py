@@ -95,7 +95,7 @@ def training_seeds(comparison: Comparison) -> Picture | None:
         ax.tick_params(labelsize=SMALL)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("nats per token above or below the mean of the method", fontsize=SMALL + 1)
+        ax.set_xlabel("nats per token from the mean", fontsize=SMALL + 1)
     alt = "The likelihood of each training as a point beside the mean of its method, a row for each likelihood"
     caption = (
         "A point for each training, a line for the 95 % interval of the mean over training seeds. Every row is drawn "

@@ -74,10 +74,10 @@ def _likelihood(comparison: Comparison) -> Iterator[Block]:
         return
     yield tables.likelihoods(comparison)
     if comparison.several:
+        yield say(TWO_ERRORS)
         picture = plots.training_seeds(comparison)
         if picture:
             yield picture
-        yield say(TWO_ERRORS)
     split = naming.listed(sorted({each.split for each in comparison.likelihoods}))
     part = comparison.about.get("part")
     said = f"Split: {split}{f', {part}' if part else ''}. Kinds stand in groups and are not ranked against each other."

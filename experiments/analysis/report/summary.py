@@ -25,8 +25,8 @@ def purpose(comparison: Comparison) -> str:
     said = f"{what}, {naming.listed(labels)}, measured on the same windows of text, prompts and sampling seeds."
     counts = sorted({len(method.trainings) for method in comparison.methods})
     if comparison.several:
-        said += f" Each was trained {' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} times, from other"
-        said += " seeds, and values are means over these trainings."
+        said += f" Each was trained with {' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} seeds, and "
+        said += "values are means over these trainings."
     budgets = _budgets(comparison)
     if len(budgets) == 1 and None not in budgets:
         said += f" Each learned for {_steps(*budgets)} of training."
@@ -49,7 +49,7 @@ def findings(comparison: Comparison) -> Points:
     """What was found, a few sentences about each of likelihood, samples, cost and controls."""
     likelihoods = [_of_kind(comparison, kind) for kind in tables.kinds(comparison)]
     if comparison.several and likelihoods:
-        likelihoods.append("In brackets: 95 % intervals of these means over training seeds, of two seeds their values.")
+        likelihoods.append("Behind each mean its 95 % interval over training seeds, of two seeds their values.")
     found = [
         ("Likelihood", " ".join(likelihoods)),
         (" against ".join(reversed(comparison.pair or ())), versus.finding(comparison)),

@@ -719,7 +719,7 @@ def test_sampling_seeds_are_averaged_inside_a_training_seed(run: Path, drawn: di
     document = sections.build(comparison)
     assert "training seed" in said_in(document, "speed") and "training_seeds.png" in drawn
     assert dict(summary.facts(comparison).items)["training seeds"] == "0, 1, 2"
-    assert "trained 3 times" in summary.purpose(comparison)
+    assert "trained with 3 seeds" in summary.purpose(comparison)
 
 
 def test_trainings_that_the_comparison_no_longer_has_are_left_out(run: Path) -> None:
