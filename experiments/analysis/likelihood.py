@@ -117,7 +117,7 @@ class Recorded:
 def read_recorded(path: Path) -> Recorded:
     """The record of a run folder, or of a method's file in a comparison's likelihoods/; raises as read_windows."""
     windows = read_windows(path)
-    method = None if path.is_dir() else path.stem.partition(",")[0]  # behind it a training seed
+    method = None if path.is_dir() else path.stem.partition("_seed=")[0]  # behind it a training seed
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "likelihoods" else path.parent
     table, summary = folder / "likelihood.csv", folder / "summary.json"
     rows = read_table(table)[1] if table.is_file() else []

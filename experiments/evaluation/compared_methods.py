@@ -120,7 +120,7 @@ def _trained_here(run: RunConfig, folder: Path, label: str, method: MethodConfig
     for seed in asked or [first]:
         passed, name, said = _passed(run), label, label
         if seed != first:
-            passed, name = [*(o for o in passed if key_of(o) != "seed"), f"seed={seed}"], f"{label},seed={seed}"
+            passed, name = [*(o for o in passed if key_of(o) != "seed"), f"seed={seed}"], f"{label}_seed={seed}"
         if asked is not None and len(asked) > 1:
             said = f"{label}, training seed {seed}"
         overrides = [f"algorithm={method.algorithm}", *passed, *method.overrides]
@@ -162,7 +162,7 @@ def _given(label: str, method: MethodConfig, key: str) -> tuple[list[Trained], M
     seeds: list[int] = known if None not in known and len({*known}) == len(runs) else [*range(len(runs))]
     trainings = []
     for number, (seed, (place, model)) in enumerate(zip(seeds, found.values(), strict=True)):
-        name = f"{label},seed={seed}" if number else label
+        name = f"{label}_seed={seed}" if number else label
         trainings.append(Trained(name, seed, place.resolve(), key, None, model.tokenizer, model.dataset))
     return trainings, first[1]
 

@@ -154,7 +154,7 @@ def test_training_seeds_are_added_and_brought_along(stopped: Path, main: Main, c
     (manifest,) = [one for one in json.loads((stopped / "comparison.json").read_bytes())["methods"][:1]]
     assert [(one["name"], one["seed"], one["folder"]) for one in manifest["trainings"]] == [
         ("gpt", 0, "methods/gpt"),
-        ("gpt,seed=1", 1, "methods/gpt,seed=1"),
+        ("gpt_seed=1", 1, "methods/gpt_seed=1"),
     ]
     figures = json.loads((stopped / "summary.json").read_text(encoding="utf-8"))["figures"]
     assert figures["gpt/test/nll_seed_sd"] > 0 and figures["gpt/test/nll_error"] > 0
@@ -184,7 +184,7 @@ def test_the_runs_own_seed_trains_where_a_single_one_would(corpus: Path) -> None
     first, second = make(run, folder, "gpt", MethodConfig("gpt")).values()
     (alone,) = make(single, folder, "gpt", MethodConfig("gpt")).values()
     assert (first.folder, first.overrides) == (alone.folder, alone.overrides)
-    assert alone.folder == folder / "methods/gpt" and second.folder == folder / "methods/gpt,seed=8"
+    assert alone.folder == folder / "methods/gpt" and second.folder == folder / "methods/gpt_seed=8"
     assert [word for word in second.overrides if word.startswith("seed=")] == ["seed=8"]
     assert {*second.overrides} ^ {*first.overrides} == {"seed=7", "seed=8"}
     assert [*make(single, folder, "gpt", MethodConfig("gpt", overrides=["seed=3"]))] == [3]

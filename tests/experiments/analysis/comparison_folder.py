@@ -100,7 +100,7 @@ def write_trainings(folder: Path, nats: dict[str, dict[int, dict[str, np.ndarray
     for method, by_seed in nats.items():
         trainings = []
         for number, (seed, own) in enumerate(by_seed.items()):
-            name = f"{method},seed={seed}" if number else method
+            name = f"{method}_seed={seed}" if number else method
             trainings.append({"name": name, "seed": seed, "training": {"steps": 30, "seconds": 60.0 + 10 * seed}})
             write_windows(folder / "likelihoods" / f"{name}.csv", Windows(TOKENS, own))
             for likelihood, values in own.items():
