@@ -5,7 +5,10 @@ Everything is kept in files as it is made, and the report is written from these 
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from functools import cached_property
+from itertools import zip_longest
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,13 +19,14 @@ from algorithms.common.metrics.adversaries import CONTROLS
 from datasets.data_module import TextDataModule
 from experiments.analysis import blind_review
 from experiments.analysis import decoding_table as table
-from experiments.analysis.files import write
-from experiments.analysis.likelihood import mean_per_token, write_windows
+from experiments.analysis.files import table_text, write
+from experiments.analysis.likelihood import figures_over_trainings, mean_per_token, write_windows
 from experiments.analysis.report import write_report
+from experiments.analysis.report.reading import LIKELIHOOD_COLUMNS
 from experiments.analysis.trace import write_trace
 from experiments.base_experiment import BaseExperiment
 from experiments.evaluation import compared_methods, manifest
-from experiments.evaluation.compared_methods import ComparedMethod
+from experiments.evaluation.compared_methods import ComparedMethod, Trained
 from experiments.evaluation.comparison_config import ComparisonConfig
 from experiments.evaluation.decoding_sweep import DecodingSweep
 from experiments.evaluation.judges.base import KEY, fingerprint
@@ -40,6 +44,7 @@ from experiments.run.devices import visible_devices
 from experiments.run.files import read_json, write_json
 from experiments.run.folder import COMPARISON
 from experiments.run.overrides import key_of
+from experiments.run.unused import sentence
 from experiments.training.child_runs import ChildRun, train
 
 MODELLESS = (
@@ -66,6 +71,8 @@ class Comparison(BaseExperiment):
         for method in self.methods:
             for note in notes_of(method.settings):
                 print_rank_zero(note)
+        if config.training_seeds is not None and all(method.load is not None for method in config.methods.values()):
+            print_rank_zero(sentence("experiment.training_seeds", "experiment.methods.NAME.load of every method"))
         self.judge_runs = compared_methods.judge_runs(run, self.run_dir)
         self._check_trained()
         with keys_below("dataset", run.dataset):
@@ -84,7 +91,7 @@ class Comparison(BaseExperiment):
         (prompt,) = read_prompts(tokenizer, sampling)
         self.assignment = Assignment(tuple(prompt.ids), prompt.text, sampling.length, sampling.n_samples)
         untrained = {method.label: method.fresh(tokenizer.vocabulary_size) for method in self.methods}
-        self._decoding_sweep(untrained, None).check(self.plan, "experiment.methods")
+        self._decoding_sweep(untrained, TextEvaluator(self.data, None)).check(self.plan, "experiment.methods")
 
     def begin(self) -> None:
         super().begin()
@@ -92,8 +99,8 @@ class Comparison(BaseExperiment):
 
     @rank_zero_only
     def training(self) -> None:
-        """Train what is missing, every method by the same budget, and the judges; several at once on a CPU or several
-        GPUs."""
+        """Train what is missing, every method by the same budget and at every training seed, and the judges; several at
+        once on a CPU or several GPUs."""
         children = self._children()
         at_once = min(2, os.cpu_count() or 1) if self.device.type == "cpu" else max(1, len(visible_devices(os.environ)))
         shown = self.run.callbacks
@@ -103,21 +110,25 @@ class Comparison(BaseExperiment):
 
     @rank_zero_only
     def likelihood(self) -> None:
-        """Every likelihood of every method over the same windows of one split: likelihood.csv, window by window in
-        likelihoods/."""
-        split = self.config.evaluation.likelihood_split
-        measured = {method.label: self._likelihoods(method, split) for method in self.methods}
-        lines = ["method,split,likelihood,kind,nats_per_token,standard_error,bits_per_character,windows,tokens"]
-        for label, found in measured.items():
-            for one in found["likelihoods"]:
-                name, kind, mean, error, bits = (one[key] for key in ("name", "kind", "nats", "error", "bits"))
-                values = f"{mean!r},{error!r},{bits!r},{found['windows']},{found['tokens']}"
-                lines.append(f"{label},{split},{name},{kind},{values}")
-                key = f"{label}/{split}/{name}"
-                self.summary["figures"] |= {key: mean, f"{key}_error": error}
-                self.summary["kinds"][key] = kind
-                print_rank_zero(f"{label}: {split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
-        write(self.run_dir / "likelihood.csv", "\n".join(lines) + "\n")
+        """Every likelihood of every training of every method over the same windows of one split: likelihood.csv, window
+        by window in likelihoods/."""
+        split, lines = self.config.evaluation.likelihood_split, []
+        for method in self.methods:
+            by_seed: dict[str, list[tuple[float, float]]] = {}
+            for training in method.trainings:
+                found = self._likelihoods(training, split)
+                said = self._called(method, training)
+                for one in found["likelihoods"]:
+                    name, kind, mean, error, bits = (one[key] for key in ("name", "kind", "nats", "error", "bits"))
+                    own = [method.label, split, name, kind, mean, error, bits, found["windows"], found["tokens"]]
+                    lines.append([*own, training.seed])
+                    key = f"{method.label}/{split}/{name}"
+                    by_seed.setdefault(key, []).append((mean, error))
+                    self.summary["kinds"][key] = kind
+                    print_rank_zero(f"{said}: {split}/{name} {mean:.4f} ± {error:.4f} nats per token ({kind})")
+            for key, values in by_seed.items():
+                self.summary["figures"] |= figures_over_trainings(key, *zip(*values, strict=True))
+        write(self.run_dir / "likelihood.csv", table_text(LIKELIHOOD_COLUMNS, lines))
 
     @rank_zero_only
     def sweep(self) -> None:
@@ -126,10 +137,23 @@ class Comparison(BaseExperiment):
         judges = self._judges()
         if judges is not None:
             judges.check_writer(self.data.tokenizer)
-        decoding_sweep = self._decoding_sweep(
-            {method.label: method.load().algorithm for method in self.methods}, judges
-        )
-        groups = table.aggregate(decoding_sweep.measure(self.plan))
+        evaluator = TextEvaluator(self.data, judges)
+        rows: list[table.Row] = []
+        rounds = max(len(method.trainings) for method in self.methods)
+        for number in range(rounds):  # one training of each at a time: so many models fit a GPU
+            there = {m.label: m.trainings[number] for m in self.methods if number < len(m.trainings)}
+            if rounds > 1:
+                seeds = ", ".join(f"{label} of training seed {one.seed}" for label, one in there.items())
+                print_rank_zero(f"models {number + 1} of {rounds}: {seeds}")
+            decoding_sweep = self._decoding_sweep(
+                {label: one.load().algorithm for label, one in there.items()},
+                evaluator,
+                modelless=() if number else MODELLESS,
+                training_seeds={label: one.seed for label, one in there.items()},
+            )
+            settings = {label: self.plan.settings[label] for label in there}
+            rows += decoding_sweep.measure(self.plan._replace(settings=settings))
+        groups = table.aggregate(rows)
         flags = decoding_sweep.flags(groups, self.assignment)
         write_json(self.run_dir / "flags.json", flags)
         write(self.run_dir / "results.md", table.markdown_table(groups))
@@ -143,13 +167,13 @@ class Comparison(BaseExperiment):
 
     @rank_zero_only
     def visualize(self) -> None:
-        """One text of each method at its default setting, state by state: traces/."""
+        """One text of each method's first training at its default setting, state by state: traces/."""
         assignment = self.assignment._replace(length=self.config.visualize.blocks * self.data.block_size)
         for method in self.methods:
             out = self.run_dir / "traces" / f"{method.label}.json"
             if out.is_file():
                 continue
-            model, seed = method.load(), self.config.seeds[0]
+            model, seed = method.trainings[0].load(), self.config.seeds[0]
             algorithm = model.algorithm.to(self.device).eval()
             try:
                 trace = record_trace(
@@ -188,7 +212,14 @@ class Comparison(BaseExperiment):
     def plan(self) -> Plan:
         return Plan({method.label: method.settings for method in self.methods}, self.assignment)
 
-    def _decoding_sweep(self, algorithms: dict[str, Any], judges: JudgePanel | None) -> DecodingSweep:
+    def _decoding_sweep(
+        self,
+        algorithms: dict[str, Any],
+        evaluator: TextEvaluator,
+        *,
+        modelless: Sequence[tuple[str, str]] = MODELLESS,
+        training_seeds: Mapping[str, int] = MappingProxyType({}),
+    ) -> DecodingSweep:
         return DecodingSweep(
             self.run_dir,
             {
@@ -200,14 +231,21 @@ class Comparison(BaseExperiment):
                 )
                 for label, algorithm in algorithms.items()
             },
-            TextEvaluator(self.data, judges),
+            evaluator,
             seeds=self.config.seeds,
-            modelless=MODELLESS,
+            modelless=modelless,
             progress=self.run.callbacks.progress,
+            training_seeds=training_seeds,
         )
 
     def _children(self) -> list[ChildRun]:
-        return [*(method.child for method in self.methods if method.child is not None), *self.judge_runs]
+        """Those of all methods at one training seed, then at the next, and the judges."""
+        by_seed = zip_longest(*(method.trainings for method in self.methods))
+        own = [one.child for trainings in by_seed for one in trainings if one is not None and one.child is not None]
+        return [*own, *self.judge_runs]
+
+    def _called(self, method: ComparedMethod, training: Trained) -> str:
+        return method.label if len(method.trainings) == 1 else f"{method.label}, training seed {training.seed}"
 
     def _judges(self) -> JudgePanel | None:
         paths = self.config.judges.load or [str(child.folder) for child in self.judge_runs]
@@ -232,10 +270,10 @@ class Comparison(BaseExperiment):
             if not self.trains and not child.finished:
                 raise ValueError(f"{child.label} is not trained yet: put training first in experiment.tasks")
 
-    def _likelihoods(self, method: ComparedMethod, split: str) -> dict[str, Any]:
-        """Likelihoods of a method, measured unless the same weights' are there."""
-        model = method.load()
-        stored = self.run_dir / "likelihoods" / f"{method.label}.json"
+    def _likelihoods(self, training: Trained, split: str) -> dict[str, Any]:
+        """Likelihoods of a training, measured unless the same weights' are there."""
+        model = training.load()
+        stored = self.run_dir / "likelihoods" / f"{training.name}.json"
         loader = self.data.eval_dataloader(split)
         batches, number = len(loader), self._likelihood_batches(split)
         chosen = {*np.linspace(0, batches - 1, number).round().astype(int).tolist()}  # spread evenly

@@ -86,12 +86,16 @@ def draw_pairs(a: Texts, b: Texts, count: int | None, seed: int) -> list[Pair]:
 
 
 def _read_samples(folder: Path) -> list[dict[str, Any]]:
-    """The texts of the rows that are done."""
+    """The texts of the rows that are done; of a method that was trained several times those of its first training."""
     path = folder / "samples.jsonl"
     done = {table.identity(row) for row in table.read_rows(folder / "results.csv")}
     if not path.is_file() or not done:
         raise FileNotFoundError(f"{folder} holds no results.csv with samples.jsonl: give a comparison's, or an A/B's")
-    return [record for record in read_records(path) if table.identity(record) in done]
+    records = [record for record in read_records(path) if table.identity(record) in done]
+    first: dict[str, int | None] = {}
+    for record in records:
+        first.setdefault(record["method"], record.get(table.TRAINING_SEED))
+    return [record for record in records if record.get(table.TRAINING_SEED) == first[record["method"]]]
 
 
 def _texts_of(arm: Arm, records: Sequence[dict[str, Any]], folder: Path) -> Texts:

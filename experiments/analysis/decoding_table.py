@@ -1,7 +1,8 @@
 """Rows of a decoding sweep: their schema, results.csv read back, means over seeds, and the table for people.
 
 A row is one setting of a method's decoder at one seed, or as much real text, or what a sampler without a model wrote.
-What was not measured is blank and None, never 0. Its metrics are those of metrics.py.
+`seed` is that of sampling, and `training_seed` tells the trainings of one method in a comparison. What was not
+measured is blank and None, never 0. Its metrics are those of metrics.py.
 """
 
 import csv
@@ -26,14 +27,16 @@ SPREAD_FROM = 3  # seeds from which on a standard deviation is given
 GROUP = ("method", "setting", "decoder", "n_samples", "length", "prompt", "weights", "judge")  # alike in an average
 IDENTITY = (*GROUP, "seed")  # no two rows are alike in these
 OWN = ("method", "setting", "options", "decoder", "seed", "n_samples", "length", "prompt", "weights", "judge")
-COLUMNS = (*OWN, *BY_KEY)
+TRAINING_SEED = "training_seed"  # which weights: blank of a single model, of real text and of controls
+COLUMNS = (*OWN, TRAINING_SEED, *BY_KEY)
 MODELLESS = (CONTROL, REAL)
 JSON_COLUMNS = ("options", "decoder")
-WHOLE = ("seed", "n_samples", "length", *(name for name, metric in BY_KEY.items() if metric.whole))
+WHOLE = ("seed", TRAINING_SEED, "n_samples", "length", *(name for name, metric in BY_KEY.items() if metric.whole))
 
 
 class Spread(NamedTuple):
-    """Mean over the seeds that have the metric, and the sample standard deviation where they are enough."""
+    """Mean over the seeds that have the metric, and the sample standard deviation where they are enough: training seeds
+    where there are several, else sampling seeds."""
 
     mean: float
     sd: float | None
@@ -83,17 +86,37 @@ def write_rows(rows: Sequence[Row], columns: Sequence[str] = COLUMNS, *, header:
 
 
 def aggregate(rows: Sequence[Row]) -> list[Row]:
-    """One row per setting, in order of appearance, controls and then real text last: what its rows share, `seeds`, and
-    a Spread or None for every metric. Rows of other weights, lengths, prompts or judges are never averaged together."""
+    """One row per setting, in order of appearance, controls and then real text last: what its rows share, `seeds` of
+    sampling, `training_seeds`, and a Spread or None for every metric. Rows of other weights, lengths, prompts or judges
+    are never averaged together, but for weights that are told apart by their training seed."""
     groups: dict[str, list[Row]] = {}
     for row in rows:
-        groups.setdefault(identity(row, GROUP), []).append(row)
+        one_model = row[TRAINING_SEED] is None
+        alike = GROUP if one_model else [name for name in GROUP if name != "weights"]
+        groups.setdefault(identity(row, alike), []).append(row)
     found = []
     for members in groups.values():
         shared = {name: members[0][name] for name in (*GROUP, "options")}
-        means = {name: spread([row[name] for row in members if row[name] is not None]) for name in BY_KEY}
-        found.append(shared | {"seeds": [row["seed"] for row in members]} | means)
+        seeds = {f"{each}s": list(dict.fromkeys(row[each] for row in members)) for each in ("seed", TRAINING_SEED)}
+        found.append(shared | seeds | {name: spread(over_seeds(members, name)) for name in BY_KEY})
     return sorted(found, key=lambda group: MODELLESS.index(group["method"]) if group["method"] in MODELLESS else -1)
+
+
+def by_training_seed(rows: Sequence[Row], metric: str) -> dict[int | None, float]:
+    """Training seed -> mean of a metric over the sampling seeds that have it."""
+    found: dict[int | None, list[float]] = {}
+    for row in rows:
+        if row[metric] is not None:
+            found.setdefault(row[TRAINING_SEED], []).append(row[metric])
+    return {seed: statistics.fmean(values) for seed, values in found.items()}
+
+
+def over_seeds(rows: Sequence[Row], metric: str) -> list[float]:
+    """The values of a setting that its mean and its interval are of: one for each training seed where there are
+    several, else one for each sampling seed."""
+    if len({row[TRAINING_SEED] for row in rows}) > 1:
+        return list(by_training_seed(rows, metric).values())
+    return [row[metric] for row in rows if row[metric] is not None]
 
 
 def summary_means(groups: Sequence[Row]) -> dict[str, float]:
@@ -107,15 +130,18 @@ def summary_means(groups: Sequence[Row]) -> dict[str, float]:
 
 
 def markdown_table(groups: Sequence[Row]) -> str:
-    """Aggregated rows as a table of Markdown: mean ± standard deviation, blank where nothing was measured; last the
-    Pareto fronts that a row is on."""
+    """Aggregated rows as a table of Markdown: mean ± standard deviation over training seeds where there are several,
+    else over sampling seeds, blank where nothing was measured; last the Pareto fronts that a row is on."""
     several = len({group["method"] for group in groups} - {*MODELLESS}) > 1
     shown = [BY_KEY[name] for name in shown_in(TABLE)]
-    header = [*["method"] * several, "setting", "seeds", *(metric.heading for metric in shown), "front"]
+    trained = any(len(group["training_seeds"]) > 1 for group in groups)
+    header = [*["method"] * several, "setting", *["training seeds"] * trained, "seeds"]
+    header += [*(metric.heading for metric in shown), "front"]
     lines = []
     for group, on in zip(groups, fronts(groups), strict=True):
         cells = [_shown(group[metric.key], metric.form) for metric in shown]
         own = [*[group["method"]] * several, group["setting"]]
+        own += ["" if group["method"] in MODELLESS else str(len(group["training_seeds"]))] * trained
         lines.append([*own, str(len(group["seeds"])), *cells, ", ".join(on)])
     return render(header, lines)
 

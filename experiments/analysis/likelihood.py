@@ -9,6 +9,7 @@ windows.
 import argparse
 import itertools
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,6 +48,27 @@ def write_windows(path: Path, windows: Windows) -> None:
     write(path, table_text(["tokens", *windows.nats], zip(*(column.tolist() for column in columns), strict=True)))
 
 
+def figures_over_trainings(name: str, nats: Sequence[float], errors: Sequence[float]) -> dict[str, float]:
+    """What summary.json holds of one likelihood of several trainings of a method: their mean, `_error`, the standard
+    error over windows that one of them has, and, of several, `_seed_sd`, their standard deviation."""
+    found = {name: float(np.mean(nats)), f"{name}_error": window_error(errors)}
+    return found | ({f"{name}_seed_sd": float(np.std(nats, ddof=1))} if len(nats) > 1 else {})
+
+
+def window_error(errors: Sequence[float]) -> float:
+    """Of one training among several: the quadratic mean of their standard errors over windows."""
+    return errors[0] if len(errors) == 1 else float(np.sqrt(np.mean(np.square(errors))))
+
+
+def mean_windows(trainings: Sequence[Windows]) -> Windows:
+    """Nats of each window, the mean over several trainings of one method. Raises ValueError unless all are of the same
+    windows."""
+    first = trainings[0]
+    for other in trainings[1:]:
+        _check_same(first, other)
+    return Windows(first.tokens, {name: np.mean([one.nats[name] for one in trainings], axis=0) for name in first.nats})
+
+
 def read_windows(path: Path) -> Windows:
     """The windows of a file, or of the one in a run folder. Raises FileNotFoundError, or ValueError without rows."""
     path = path / FILE if path.is_dir() else path
@@ -64,13 +86,17 @@ def paired_gaps(first: Windows, second: Windows) -> dict[tuple[str, str], tuple[
 
     Raises ValueError unless both are of the same windows.
     """
+    _check_same(first, second)
+    pairs = itertools.product(first.nats, second.nats)
+    return {(a, b): mean_per_token(second.nats[b] - first.nats[a], first.tokens) for a, b in pairs}
+
+
+def _check_same(first: Windows, second: Windows) -> None:
     if not np.array_equal(first.tokens, second.tokens):
         raise ValueError(
             f"the runs were evaluated on different windows ({len(first.tokens)} and {len(second.tokens)}): take the "
             "same dataset, split and block_size for both"
         )
-    pairs = itertools.product(first.nats, second.nats)
-    return {(a, b): mean_per_token(second.nats[b] - first.nats[a], first.tokens) for a, b in pairs}
 
 
 @dataclass(frozen=True)
@@ -91,7 +117,7 @@ class Recorded:
 def read_recorded(path: Path) -> Recorded:
     """The record of a run folder, or of a method's file in a comparison's likelihoods/; raises as read_windows."""
     windows = read_windows(path)
-    method = None if path.is_dir() else path.stem
+    method = None if path.is_dir() else path.stem.partition("_seed=")[0]  # behind it a training seed
     folder = path if path.is_dir() else path.parent.parent if path.parent.name == "likelihoods" else path.parent
     table, summary = folder / "likelihood.csv", folder / "summary.json"
     rows = read_table(table)[1] if table.is_file() else []

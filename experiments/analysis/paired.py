@@ -1,9 +1,10 @@
 """Two settings, A and B, on the same weights and seeds: paired differences with intervals, and wins seed by seed.
 
 From the rows of a decoding sweep alone. Costs and texts are told apart, and no metric is an overall score. n seeds.
+Sampling seeds get bootstrap intervals, and training seeds, of which there are few, Student's.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,36 @@ def bootstrap_interval(differences: Sequence[float]) -> tuple[float, float] | No
     low, high = np.quantile(d[drawn].mean(axis=1), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     # A mean lies within its range but for rounding, which would make an interval of a constant.
     return float(np.clip(low, d.min(), d.max())), float(np.clip(high, d.min(), d.max()))
+
+
+def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
+    """Student's interval at LEVEL of the mean that n training seeds are drawn around; None with fewer than three."""
+    if len(values) < table.SPREAD_FROM:
+        return None
+    from scipy.stats import sem, t  # which take a second to import
+
+    half = t.ppf((1 + LEVEL) / 2, len(values) - 1) * sem(values)
+    return float(np.mean(values) - half), float(np.mean(values) + half)
+
+
+def across_trainings(
+    a: Mapping[int | None, float], b: Mapping[int | None, float]
+) -> tuple[float, tuple[float, float] | None]:
+    """Mean of B less mean of A, each a value by training seed, with the interval of this difference.
+
+    Of the same seeds the difference is paired, as a seed decides in which order the text is seen; else it is Welch's.
+    """
+    mean = float(np.mean([*b.values()]) - np.mean([*a.values()]))
+    if a.keys() == b.keys():
+        return mean, t_interval([b[seed] - a[seed] for seed in a])
+    if min(len(a), len(b)) < table.SPREAD_FROM:
+        return mean, None
+    if len({*a.values()}) == len({*b.values()}) == 1:
+        return mean, (mean, mean)
+    from scipy.stats import ttest_ind
+
+    low, high = ttest_ind([*b.values()], [*a.values()], equal_var=False).confidence_interval(LEVEL)
+    return mean, (float(low), float(high))
 
 
 def compare(a: Sequence[table.Row], b: Sequence[table.Row], real: Sequence[table.Row] = ()) -> dict[str, Any]:
@@ -131,9 +162,10 @@ def _spread(rows: Sequence[table.Row], name: str) -> dict[str, Any] | None:
 
 
 def _pairs(a: Sequence[table.Row], b: Sequence[table.Row]) -> list[tuple[table.Row, table.Row]]:
-    """Rows of A and B of one seed."""
-    by_seed = {row["seed"]: row for row in b}
-    return [(row, by_seed[row["seed"]]) for row in a if row["seed"] in by_seed]
+    """Rows of A and B of one seed, and of one training."""
+    by_seed = {(row[table.TRAINING_SEED], row["seed"]): row for row in b}
+    seeds = [(row[table.TRAINING_SEED], row["seed"]) for row in a]
+    return [(row, by_seed[seed]) for row, seed in zip(a, seeds, strict=True) if seed in by_seed]
 
 
 def difference(a: Sequence[table.Row], b: Sequence[table.Row], name: str) -> dict[str, Any] | None:

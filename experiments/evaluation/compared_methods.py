@@ -1,20 +1,28 @@
-"""The methods of a comparison: models that are given or get trained, each with the settings it is measured at."""
+"""The methods of a comparison: trainings that are given or made here, and the settings that each is measured at."""
 
 import dataclasses
-from collections.abc import Sequence
+import glob
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from algorithms.common.base_algorithm import BaseAlgorithm
 from datasets.data_module import TextDataModule
+from datasets.tokenizers import Tokenizer
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig
+from experiments.evaluation.judges.base import fingerprint
 from experiments.evaluation.models import Model, load_model
 from experiments.evaluation.settings import KEY, ModelSettings, Setting, build_settings
 from experiments.run.build import called, compose_run
+from experiments.run.composition import leaves
 from experiments.run.errors import sentence
-from experiments.run.overrides import key_of, quote
+from experiments.run.files import read_json
+from experiments.run.folder import run_folder_of
+from experiments.run.overrides import key_of, quote, value_of
 from experiments.run.registry import ALGORITHMS, look_up
+from experiments.run.resume import Verdict, changes, rule_of
 from experiments.run.schema import LanguageModelingConfig, RunConfig
 from experiments.training.child_runs import ChildRun
 
@@ -23,18 +31,32 @@ NOT_PASSED = ("experiment", "algorithm", "name", "load", "resume")
 TASKS = "experiment.tasks=[training,validation,test]"
 
 
-@dataclass
+@dataclass(frozen=True)
+class Trained:
+    """One training of a method: the `name` of its files, its training seed, the run folder or checkpoint that has the
+    weights, and the child that makes it, or else, as it was given, what it was trained on."""
+
+    name: str
+    seed: int
+    place: Path
+    key: str
+    child: ChildRun | None = None
+    tokenizer: Tokenizer | None = None
+    dataset: str | None = None
+
+    def load(self) -> Model:
+        return load_model(str(self.place), self.key)
+
+
+@dataclass(frozen=True)
 class ComparedMethod:
-    """A method: its label, the file of configs/algorithm that it is, where its run is, the child that trains it (None:
-    it was given), its model once there is one, and its settings: `frontier` by rising temperature, `speed` at
-    temperature 1, `control` at a very low one."""
+    """A method: its label, the file of configs/algorithm that it is, its trainings, and its settings: `frontier` by
+    rising temperature, `speed` at temperature 1, `control` at a very low one."""
 
     label: str
     algorithm: str
-    folder: Path
-    child: ChildRun | None
+    trainings: list[Trained]
     model_settings: ModelSettings
-    model: Model | None
     frontier: list[Setting]
     speed: list[Setting]
     control: Setting | None
@@ -56,16 +78,8 @@ class ComparedMethod:
 
     def fresh(self, vocabulary_size: int) -> BaseAlgorithm:
         """The algorithm with untrained weights: what can be known to be wrong before training."""
-        if self.model is not None:
-            return self.model.algorithm
         cls = look_up(ALGORITHMS, self.model_settings.algorithm, f"{self.key}.algorithm")
         return cls(self.default.algorithm, vocabulary_size=vocabulary_size)
-
-    def load(self) -> Model:
-        """The trained model, read once."""
-        if self.model is None:
-            self.model = load_model(str(self.folder), self.key)
-        return self.model
 
 
 def make_compared_method(run: RunConfig, folder: Path, label: str, method: MethodConfig) -> ComparedMethod:
@@ -74,21 +88,16 @@ def make_compared_method(run: RunConfig, folder: Path, label: str, method: Metho
     Raises ValueError or OSError in one sentence that names its key.
     """
     key = f"experiment.methods.{label}"
-    child, model = None, None
     if method.load is not None:
-        model = load_model(method.load, f"{key}.load")
+        trainings, model = _given(label, method, f"{key}.load")
         algorithm = model.chosen
-        told = "algorithm" in model.choices or method.algorithm in ALGORITHMS  # an older checkpoint knows less
-        if told and method.algorithm not in (None, algorithm):
-            raise ValueError(f"{key}.load={method.load} holds algorithm={algorithm}: say {key}.algorithm={algorithm}")
         decoder = model.choices.get("algorithm/decoder", "own decoder")
         model_settings = ModelSettings(model.algorithm.name, model.plain, decoder)
-        place = Path(method.load).resolve()
     else:
         assert method.algorithm is not None  # as MethodConfig sees to
-        algorithm, place = method.algorithm, folder / "methods" / label
-        child = ChildRun(label, place, [f"algorithm={algorithm}", *_passed(run), *method.overrides], folder.name)
-        model_settings = _composed(child, key)
+        algorithm, children = method.algorithm, _trained_here(run, folder, label, method)
+        trainings = [Trained(child.folder.name, seed, child.folder, key, child) for seed, child in children.items()]
+        model_settings = _composed(next(iter(children.values())), key)
     config: ComparisonConfig = run.experiment
     autoregressive = look_up(ALGORITHMS, model_settings.algorithm, f"{key}.algorithm").is_autoregressive
     with called(KEY, f"{key}.frontier"):
@@ -97,7 +106,86 @@ def make_compared_method(run: RunConfig, folder: Path, label: str, method: Metho
         control = _heated(model_settings, method.frontier, [LOW_TEMPERATURE])[0] if autoregressive else None
     with called(KEY, f"{key}.decoders"):
         others = build_settings(model_settings, method.decoders, None) if method.decoders else []
-    return ComparedMethod(label, algorithm, place, child, model_settings, model, frontier, [*at_one, *others], control)
+    return ComparedMethod(label, algorithm, trainings, model_settings, frontier, [*at_one, *others], control)
+
+
+def _trained_here(run: RunConfig, folder: Path, label: str, method: MethodConfig) -> dict[int, ChildRun]:
+    """A child for each training seed; that of the run's own seed is called as the method, and others may be added."""
+    asked = run.experiment.training_seeds
+    own = value_of(method.overrides, "seed")
+    if own is not None and asked is not None:
+        raise ValueError(f"experiment.methods.{label}.overrides has seed={own}: leave it to experiment.training_seeds")
+    first = run.seed if own is None else int(own)
+    found = {}
+    for seed in asked or [first]:
+        passed, name, said = _passed(run), label, label
+        if seed != first:
+            passed, name = [*(o for o in passed if key_of(o) != "seed"), f"seed={seed}"], f"{label}_seed={seed}"
+        if asked is not None and len(asked) > 1:
+            said = f"{label}, training seed {seed}"
+        overrides = [f"algorithm={method.algorithm}", *passed, *method.overrides]
+        found[seed] = ChildRun(said, folder / "methods" / name, overrides, folder.name)
+    return found
+
+
+def _given(label: str, method: MethodConfig, key: str) -> tuple[list[Trained], Model]:
+    """The trainings that `load` names, and the first of them.
+
+    Each counts as a training seed: that of its run, or its place where these are unknown or the same. Raises ValueError
+    where one is there twice, or differs from the first in how it was trained.
+    """
+    asked = [method.load] if isinstance(method.load, str) else method.load or []
+    found: dict[str, tuple[Path, Model]] = {}  # by fingerprint
+    first: tuple[Path, Model] | None = None
+    for place, chosen_by_pattern in (each for path in asked for each in _places(path, key)):
+        model = load_model(str(place), key)
+        told = "algorithm" in model.choices or method.algorithm in ALGORITHMS  # an older checkpoint knows less
+        if told and method.algorithm not in (None, model.chosen):
+            if chosen_by_pattern:
+                continue  # a sweep over methods
+            named = f"{key.removesuffix('.load')}.algorithm={model.chosen}"
+            raise ValueError(f"{key}={place} holds algorithm={model.chosen}: say {named}")
+        first = first or (place, model)
+        weights = fingerprint(model.algorithm)
+        if weights in found:
+            raise ValueError(f"{key} has the same weights twice, in {found[weights][0]} and {place}: leave one out")
+        if differs := _difference(first[1], model):
+            raise ValueError(
+                f"{key} has {first[0]} and {place}, which differ in {differs} and not in their seeds alone: give each "
+                "a name of its own in experiment.methods"
+            )
+        found[weights] = place, dataclasses.replace(model, algorithm=first[1].algorithm)  # lets go of its weights
+    if first is None:
+        raise ValueError(f"{key} matches no run of algorithm={method.algorithm}: check the pattern")
+    runs = [run_folder_of(model.file) for _, model in found.values()]
+    known: list[Any] = [read_json(one / "summary.json").get("seed") for one in runs if one]
+    seeds: list[int] = known if None not in known and len({*known}) == len(runs) else [*range(len(runs))]
+    trainings = []
+    for number, (seed, (place, model)) in enumerate(zip(seeds, found.values(), strict=True)):
+        name = f"{label}_seed={seed}" if number else label
+        trainings.append(Trained(name, seed, place.resolve(), key, None, model.tokenizer, model.dataset))
+    return trainings, first[1]
+
+
+def _places(path: str, key: str) -> Iterator[tuple[Path, bool]]:
+    """What a path names, and whether by a pattern: then all that holds weights, numbers in their order."""
+    if Path(path).exists() or not glob.has_magic(path):
+        yield Path(path), False
+        return
+    matches = [Path(each) for each in glob.glob(os.path.expanduser(path), recursive=True)]
+    holding = [each for each in matches if each.suffix == ".ckpt" or any((each / "checkpoints").glob("*.ckpt"))]
+    if not holding:
+        raise FileNotFoundError(f"{key}: no run folder or checkpoint matches {path}: check the pattern")
+    yield from ((each, True) for each in sorted(holding, key=lambda each: (len(str(each)), str(each))))
+
+
+def _difference(a: Model, b: Model) -> str:
+    """The first key of configs/algorithm that both were trained with, and not alike; blank without one."""
+    if a.chosen != b.chosen:
+        return "algorithm"
+    both = {*dict(leaves(a.plain))} & {*dict(leaves(b.plain))}  # an older checkpoint knows less
+    keys = [f"algorithm.{one.key}" for one in changes(a.plain, b.plain) if one.key in both]
+    return next((key for key in keys if rule_of(key).verdict is not Verdict.FREE), "")
 
 
 def judge_runs(run: RunConfig, folder: Path) -> list[ChildRun]:
@@ -128,12 +216,11 @@ def check_fit(methods: Sequence[ComparedMethod], data: TextDataModule) -> None:
                 f"{first.key} has a context of {sizes[0]} tokens and {method.key} one of {sizes[1]}: windows would "
                 "differ; train both with the same algorithm.backbone.block_size"
             )
-        if method.model is None:
-            continue
-        if method.model.tokenizer.state() != data.tokenizer.state():
-            raise ValueError(f"{method.key}.load has another vocabulary than dataset={data.config.name}: {_REMEDY}")
-        if method.model.dataset is not None and method.model.dataset != data.fingerprint:
-            raise ValueError(f"{method.key}.load was not trained on dataset={data.config.name} as it is: {_REMEDY}")
+        for one in method.trainings:
+            if one.tokenizer is not None and one.tokenizer.state() != data.tokenizer.state():
+                raise ValueError(f"{one.key} has another vocabulary than dataset={data.config.name}: {_REMEDY}")
+            if one.dataset is not None and one.dataset != data.fingerprint:
+                raise ValueError(f"{one.key} was not trained on dataset={data.config.name} as it is: {_REMEDY}")
 
 
 _REMEDY = "say the dataset that it was trained on, or leave it out"

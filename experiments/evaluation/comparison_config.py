@@ -20,13 +20,14 @@ LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 
 @dataclass(frozen=True, config=STRICT)
 class MethodConfig:
-    """One side of the comparison: `algorithm`, trained here with `overrides` on its command line, or the run `load`.
+    """One side of the comparison: `algorithm`, trained here with `overrides` on its command line, or the runs `load`:
+    one or several run folders, checkpoints and patterns of these, each a training of the method.
 
     `frontier` is the decoder that is swept over temperatures, None the model's own; `decoders` are measured beside it.
     """
 
     algorithm: str | None = None
-    load: str | None = None
+    load: str | list[str] | None = None
     overrides: list[str] = field(default_factory=list)
     frontier: Any = None
     decoders: list[Any] = field(default_factory=list)
@@ -37,6 +38,8 @@ class MethodConfig:
         known = sorted(path.stem for path in (CONFIGS / "algorithm").glob("*.yaml"))
         if self.algorithm is not None and self.algorithm not in known:
             raise ValueError(f"algorithm is '{self.algorithm}', which is unknown{near_miss(self.algorithm, known)}")
+        if self.load is not None and not self.load:
+            raise ValueError("load is empty: name a run folder or checkpoint, or several, or say null")
         if self.load is not None and self.overrides:
             raise ValueError("overrides are for training, and load= brings weights that are trained: drop one")
         if self.decoders:
@@ -88,12 +91,14 @@ class ReviewConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ComparisonConfig(LanguageModelingConfig):
-    """`experiment=comparison`: `training` is each method's, `sampling` the texts of every setting at every seed."""
+    """`experiment=comparison`: `training` is each method's, once for each of `training_seeds` (None: the run's `seed`);
+    `sampling` the texts of every setting at each of the sampling `seeds`."""
 
     name: str = "comparison"
     tasks: list[str] = field(default_factory=lambda: ["training", "likelihood", "sweep", "visualize", "report"])
-    title: str = "Four ways to train a language model, compared"
+    title: str = "Ways to train a language model, compared"
     methods: Annotated[dict[str, MethodConfig], BeforeValidator(_without_null)] = field(kw_only=True)
+    training_seeds: list[Seed] | None = None
     judges: JudgesConfig = field(default_factory=JudgesConfig)
     temperatures: list[float] = field(default_factory=lambda: [0.6, 0.8, 1.0])
     seeds: list[Seed] = field(default_factory=lambda: [0, 1, 2])
@@ -122,6 +127,8 @@ class ComparisonConfig(LanguageModelingConfig):
         if self.sampling.suffix:
             raise ValueError("sampling.suffix is not seen by every method: leave it empty")
         check_seeds(self.seeds)
+        if self.training_seeds is not None:
+            check_seeds(self.training_seeds, "training_seeds")
         if not self.methods:
             raise ValueError("methods is empty: name at least one, as in {gpt: {algorithm: gpt}}")
         for label in self.methods:

@@ -80,9 +80,9 @@ class DecodingConfig(LanguageModelingConfig):
         check_seeds(self.seeds)
 
 
-def check_seeds(seeds: list[int]) -> None:
+def check_seeds(seeds: list[int], name: str = "seeds") -> None:
     """Raise ValueError unless there are seeds, all different."""
     if not seeds:
-        raise ValueError("seeds is empty: give at least one, and three for a spread")
+        raise ValueError(f"{name} is empty: give at least one, and three for a spread")
     if len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds is {seeds}: give different ones")
+        raise ValueError(f"{name} is {seeds}: give different ones")

@@ -1,8 +1,9 @@
 """Makes the rows of plans, each once: models, real text and controls side by side, into the records of a folder."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from algorithms.common.metrics.corpus import unlike_real_text
@@ -18,6 +19,7 @@ from experiments.run.console import print_rank_zero
 
 class DecodingSweep:
     """Writers by method, what they are measured by, and what stands beside them: `modelless` (method, setting) pairs.
+    `training_seeds` tell writers of a method from those that other sweeps of the folder have for it.
 
     Raises ValueError where the folder's results.csv is not one of a sweep.
     """
@@ -31,6 +33,7 @@ class DecodingSweep:
         seeds: Sequence[int],
         modelless: Sequence[tuple[str, str]],
         progress: bool,
+        training_seeds: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
         self.records = DecodingRecords(folder)
         self.writers = writers
@@ -38,6 +41,7 @@ class DecodingSweep:
         self.seeds = seeds
         self.modelless = modelless
         self.progress = progress
+        self.training_seeds = training_seeds
 
     def check(self, plan: Plan, key: str) -> None:
         """Raise ValueError, with the configuration's key and the setting's label, on what does not fit its model."""
@@ -53,13 +57,16 @@ class DecodingSweep:
     def measure(self, plan: Plan, warm_up: Sequence[str] = ("method",)) -> list[table.Row]:
         """All rows of a plan. Those that are not there yet are made after passes that are not recorded: one for every
         different value that their identities have in `warm_up`."""
+        jobs = self._jobs(plan)
+        for job in jobs:
+            if job.identity in self.records:  # it may have been made when nobody asked which training it is of
+                self.records.rows[table.identity(job.identity)][table.TRAINING_SEED] = job.training_seed
         self.records.begin()
         judges = self.evaluator.judges
         for writer in self.writers.values():
             writer.algorithm.to(writer.device).eval()
             if judges is not None:
                 judges.to(writer.device)
-        jobs = self._jobs(plan)
         todo = [job for job in jobs if job.identity not in self.records]
         if len(todo) < len(jobs):
             print_rank_zero(f"{len(jobs) - len(todo)} of {len(jobs)} rows are there already")
@@ -96,7 +103,7 @@ class DecodingSweep:
 
     def _jobs(self, plan: Plan) -> list[Job]:
         modelless = self.modelless
-        if not self.evaluator.has_real_text(plan.assignment):
+        if modelless and not self.evaluator.has_real_text(plan.assignment):
             print_rank_zero("the val split is shorter than a sample: the table has no row of real text")
             modelless = [pair for pair in modelless if pair[0] != table.REAL]
         judges = self.evaluator.judges
@@ -106,6 +113,7 @@ class DecodingSweep:
             weights={method: fingerprint(writer.algorithm) for method, writer in self.writers.items()},
             judge=judges.fingerprint if judges else None,
             modelless=modelless,
+            training_seeds=self.training_seeds,
         )
 
     def _write(self, job: Job, assignment: Assignment) -> Any:
@@ -123,6 +131,7 @@ class DecodingSweep:
 
     def _keep(self, job: Job, found: Any, values: dict[str, Any]) -> table.Row:
         """The row of a job, kept in the records: what was not measured stays None."""
-        row = dict.fromkeys(table.COLUMNS) | job.identity | found.cost | values
+        own = job.identity | {table.TRAINING_SEED: job.training_seed}
+        row = dict.fromkeys(table.COLUMNS) | own | found.cost | values
         self.records.add(row, found.origins, found.texts, found.prompts)
         return row

@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from experiments.analysis import decoding_table as table
-from experiments.evaluation.compared_methods import ComparedMethod
+from experiments.evaluation.compared_methods import ComparedMethod, Trained
 from experiments.evaluation.comparison_config import ComparisonConfig
 from experiments.run.files import read_json
+from experiments.run.folder import run_folder_of
 from experiments.run.overrides import key_of
 from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.schema import RunConfig
@@ -55,23 +56,31 @@ def describe(
 
 
 def _method(method: ComparedMethod, folder: Path) -> dict[str, Any]:
-    summary = read_json(method.folder / "summary.json")
+    first = method.trainings[0]
+    summary = read_json((run_folder_of(first.place) or first.place) / "summary.json")
     cls = look_up(ALGORITHMS, method.model_settings.algorithm, f"{method.key}.algorithm")
     return {
         "label": method.label,
         "algorithm": method.algorithm,
         "description": cls.description,
-        "folder": _from(folder, method.folder),
-        "trained_here": method.child is not None,
-        "command": method.child.command if method.child else None,
+        **_training(first, folder),
+        "trainings": [{"name": one.name, "seed": one.seed} | _training(one, folder) for one in method.trainings],
+        "trained_here": first.child is not None,
         "parameters": summary.get("parameters"),
         "likelihood_kind": summary.get("likelihood_kind"),
-        "training": summary.get("training"),
         "block_size": method.model_settings.plain["backbone"]["block_size"],
         "default": method.default.label,
         "frontier": [setting.label for setting in method.frontier],
         "speed": [setting.label for setting in method.speed],
     }
+
+
+def _training(one: Trained, folder: Path) -> dict[str, Any]:
+    """Where a training is, what makes it, and what it cost."""
+    place = run_folder_of(one.place) or one.place
+    summary = read_json(place / "summary.json")
+    command = one.child.command if one.child else None
+    return {"folder": _from(folder, place), "command": command, "training": summary.get("training")}
 
 
 def _judge(place: Path, folder: Path, child: ChildRun | None) -> dict[str, Any]:

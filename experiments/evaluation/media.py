@@ -20,11 +20,11 @@ def sweep_tables(records: DecodingRecords) -> dict[str, Table]:
     ]
     samples: list[list[Any]] = []
     for record in records.read_samples():
-        own = [record["method"], record["setting"], record["seed"]]
+        own = [record.get(name) for name in ("method", "setting", table.TRAINING_SEED, "seed")]
         samples += [[*own, *pair] for pair in zip(record["prompts"], record["texts"], strict=True)]
     return {
         "results": (list(table.COLUMNS), results),
-        "samples": (["method", "setting", "seed", "prompt", "text"], samples),
+        "samples": (["method", "setting", table.TRAINING_SEED, "seed", "prompt", "text"], samples),
     }
 
 

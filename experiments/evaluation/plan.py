@@ -20,10 +20,11 @@ class Plan(NamedTuple):
 
 
 class Job(NamedTuple):
-    """One row to be made: its identity, and its setting, None for real text and controls."""
+    """One row to be made: its identity, and its setting and training seed, None for real text and controls."""
 
     identity: table.Row
     setting: Setting | None
+    training_seed: int | None = None
 
 
 def jobs_of(
@@ -33,9 +34,11 @@ def jobs_of(
     weights: dict[str, str],
     judge: str | None,
     modelless: Sequence[tuple[str, str]],
+    training_seeds: Mapping[str, int],
 ) -> list[Job]:
     """All rows of a plan: those of `modelless` (method, setting), then every setting at the first seed, at the
-    second, ...: what slows the machine down for a while slows all methods. `weights` are fingerprints by method."""
+    second, ...: what slows the machine down for a while slows all methods. `weights` are fingerprints by method,
+    `training_seeds` whose they are, where that is told."""
     assignment = plan.assignment
     shared = {"n_samples": assignment.n_samples, "length": assignment.length, "prompt": assignment.text, "judge": judge}
     jobs = []
@@ -47,7 +50,7 @@ def jobs_of(
             for setting in settings:
                 own = {"method": method, "setting": setting.label, "options": setting.options}
                 own |= {"decoder": setting.plain, "weights": weights[method], "seed": seed}
-                jobs.append(Job(own | shared, setting))
+                jobs.append(Job(own | shared, setting, training_seeds.get(method)))
     return jobs
 
 

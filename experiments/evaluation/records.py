@@ -30,7 +30,9 @@ class DecodingRecords:
 
     def begin(self) -> None:
         """Bring the files to the rows that are done: whatever a kill cut short or left without its row goes."""
-        texts = [record for record in self.read_samples() if record in self]
+        done = [record for record in self.read_samples() if record in self]
+        seed = table.TRAINING_SEED
+        texts = [record | {seed: self.rows[table.identity(record)][seed]} for record in done]
         write(self.csv, table.write_rows(list(self.rows.values()), self.columns, header=True))
         write(self.samples, "".join(map(_line, texts)))
         write(self.readable, "".join(map(_block, texts)))
@@ -39,7 +41,7 @@ class DecodingRecords:
     def add(self, row: table.Row, origins: Sequence[int], texts: Sequence[str], prompts: Sequence[str]) -> None:
         """Keep a row, and first its texts, each with what it continues and with its origin: a sampling seed, or a
         position in real text."""
-        record = {name: row[name] for name in table.IDENTITY}
+        record = {name: row[name] for name in (*table.IDENTITY, table.TRAINING_SEED)}
         record |= {"origins": list(origins), "prompts": list(prompts), "texts": list(texts)}
         append_text(self.samples, _line(record))
         append_text(self.readable, _block(record))

@@ -55,6 +55,7 @@ TABLE = (
     Rule("experiment.name", REFUSED, "its tasks leave other files"),
     Rule("experiment.block_size", REFUSED, DATA),
     Rule("experiment.methods", FREE, "each method that was begun is compared with what it was begun with"),
+    Rule("experiment.training_seeds", FREE, "each training is one of its own, and those that are missing are made"),
     Rule("experiment.judges", FREE, "each judge that was begun is compared with what it was begun with"),
     Rule("experiment.training", REFUSED, METHOD),
     Rule("experiment.training.batch_size", REFUSED, DATA),

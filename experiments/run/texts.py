@@ -32,7 +32,13 @@ PATHS = (  # in which ~ is the home folder, and latest-run may be a text file th
 WORDS = ("dataset.cache_dir", "dataset.text_column", "experiment.title", "logger.wandb.project")
 NEVER_NULL = (*PROMPTS, *WORDS)  # in which null is a word
 SWITCHES = (f"{SAMPLING}stop",)  # that may also be true or false
-LISTS = (f"{SAMPLING}prompt", "experiment.judge", "experiment.judges.load", "logger.wandb.tags")  # one text or several
+LISTS = (  # one text or several
+    f"{SAMPLING}prompt",
+    "experiment.judge",
+    "experiment.judges.load",
+    "experiment.methods.*.load",
+    "logger.wandb.tags",
+)
 NULLABLE = ("name", "algorithm.decoder.keyword", "dataset.encoding", "experiment.baseline", "logger.group")
 TEXTS = (*PROMPTS, *PATHS, *WORDS, *LISTS, *NULLABLE, "logger.wandb.*")
 SWEEP = re.compile(r"(choice|glob|shuffle|sort|tag)\(.*\)|\[.*\]\s*,\s*\[.*\]", re.DOTALL)  # that Hydra reads itself

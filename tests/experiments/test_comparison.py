@@ -15,8 +15,10 @@ import torch
 from algorithms.teacher_forcing.gpt import GPT
 from experiments import launch
 from experiments.analysis import decoding_table as table
+from experiments.evaluation import compared_methods
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig, ReviewConfig
-from experiments.run.build import build
+from experiments.run.build import build, compose_run
+from experiments.run.composition import composing
 from experiments.run.overrides import quote
 from experiments.training import child_runs as training
 from experiments.training.child_runs import ChildRun, train
@@ -133,6 +135,76 @@ def test_trained_runs_are_taken_as_they_are(stopped: Path, main: Main, corpus: P
     assert Path("given/report.html").is_file()
 
 
+def test_training_seeds_are_added_and_brought_along(stopped: Path, main: Main, corpus: Path) -> None:
+    """Catches a seed that is trained again, rows of the first that are made anew or lost, a second training under the
+    name of the first, a pattern that takes another method's runs, and weights that count twice."""
+    few = ["experiment.seeds=[0]", "experiment.tasks=[training,likelihood,sweep,report]"]
+    assert main(f"resume={stopped}", *few, "experiment.sampling.n_samples=2").status == 0
+    before = table.read_rows(stopped / "results.csv")
+    outcome = main(f"resume={stopped}", *few, "experiment.training_seeds=[0,1]")
+    assert (outcome.status, outcome.err) == (0, "")
+    trained = outcome.out.partition("--- likelihood")[0]
+    assert "gpt, training seed 1: test/nll" in trained and "training seed 0" not in trained
+    rows = table.read_rows(stopped / "results.csv")
+    assert rows[: len(before)] == before and {row["training_seed"] for row in rows} == {None, 0, 1}
+    added = [row for row in rows[len(before) :]]
+    assert {row["training_seed"] for row in added} == {1} and len(added) == 3 + 3  # settings of both methods
+    likelihoods = (stopped / "likelihood.csv").read_text(encoding="utf-8").splitlines()
+    assert [line.split(",")[-1] for line in likelihoods if line.startswith("gpt,")] == ["0", "1"]
+    (manifest,) = [one for one in json.loads((stopped / "comparison.json").read_bytes())["methods"][:1]]
+    assert [(one["name"], one["seed"], one["folder"]) for one in manifest["trainings"]] == [
+        ("gpt", 0, "methods/gpt"),
+        ("gpt_seed=1", 1, "methods/gpt_seed=1"),
+    ]
+    figures = json.loads((stopped / "summary.json").read_text(encoding="utf-8"))["figures"]
+    assert figures["gpt/test/nll_seed_sd"] > 0 and figures["gpt/test/nll_error"] > 0
+    assert "trained with 2 seeds" in (stopped / "report.md").read_text(encoding="utf-8")
+
+    given = f"experiment.methods.gpt.load={stopped}/methods/*"
+    one = f"experiment.methods.masked_diffusion.load={stopped}/methods/masked_diffusion"
+    words = command(corpus, given, one, "experiment.judges.dataset=null", "hydra.run.dir=given", few[0])
+    outcome = main(*words, "experiment.tasks=[likelihood,report]")
+    assert (outcome.status, outcome.err) == (0, "")
+    rows = [line.split(",") for line in Path("given/likelihood.csv").read_text(encoding="utf-8").splitlines()[1:]]
+    assert [(row[0], row[-1]) for row in rows if row[2] in ("nll", "any_order")] == [
+        *(("gpt", "0"), ("gpt", "1")),
+        ("masked_diffusion", "0"),
+    ]
+    twice = [str(stopped / "methods" / "gpt" / part) for part in (".", "checkpoints/best.ckpt")]
+    outcome = main(*command(corpus, f"experiment.methods.gpt.load={quote(twice)}"))
+    assert outcome.status == 1 and "experiment.methods.gpt.load has the same weights twice" in outcome.err
+
+
+def test_the_runs_own_seed_trains_where_a_single_one_would(corpus: Path) -> None:
+    """Catches a folder of before training seeds that is trained again or refused, and a seed that is said twice."""
+    folder, make = Path("run").resolve(), compared_methods._trained_here
+    with composing():
+        run = compose_run([*command(corpus), "seed=7", "experiment.training_seeds=[7,8]"])
+        single = compose_run([*command(corpus), "seed=7"])
+    first, second = make(run, folder, "gpt", MethodConfig("gpt")).values()
+    (alone,) = make(single, folder, "gpt", MethodConfig("gpt")).values()
+    assert (first.folder, first.overrides) == (alone.folder, alone.overrides)
+    assert alone.folder == folder / "methods/gpt" and second.folder == folder / "methods/gpt_seed=8"
+    assert [word for word in second.overrides if word.startswith("seed=")] == ["seed=8"]
+    assert {*second.overrides} ^ {*first.overrides} == {"seed=7", "seed=8"}
+    assert [*make(single, folder, "gpt", MethodConfig("gpt", overrides=["seed=3"]))] == [3]
+    with pytest.raises(ValueError, match=r"overrides has seed=3: leave it to experiment\.training_seeds"):
+        make(run, folder, "gpt", MethodConfig("gpt", overrides=["seed=3"]))
+
+
+def test_trainings_that_differ_in_more_than_their_seeds_are_refused(stopped: Path, main: Main, corpus: Path) -> None:
+    """Catches a sweep over learning rates whose spread is reported as that of seeds."""
+    gpt = stopped / "methods" / "gpt" / "checkpoints" / "best.ckpt"
+    checkpoint = torch.load(gpt, weights_only=True)
+    algorithm = checkpoint["config"]["algorithm"]
+    faster = algorithm | {"optimizer": algorithm["optimizer"] | {"lr": 0.5}}
+    checkpoint["state_dict"] = {key: value + 1 for key, value in checkpoint["state_dict"].items()}
+    torch.save(checkpoint | {"config": checkpoint["config"] | {"algorithm": faster}}, "faster.ckpt")
+    outcome = main(*command(corpus, f"experiment.methods.gpt.load=[{gpt},faster.ckpt]"))
+    assert outcome.status == 1 and outcome.err.count("\n") == 1
+    assert "which differ in algorithm.optimizer.lr and not in their seeds alone" in outcome.err
+
+
 def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: Main, corpus: Path) -> None:
     """Catches windows, vocabularies or corpora that differ between the methods, and a run of another method."""
     gpt = stopped / "methods" / "gpt" / "checkpoints" / "best.ckpt"
@@ -179,6 +251,10 @@ def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: M
             "experiment.judges: dataset.tokenizer is 'qqq': choose one of ",
         ),
         ("algorithm=gpt", "algorithm= chooses one method: a comparison has experiment.methods"),
+        (
+            "experiment.methods.gpt.load='no*where'",
+            "experiment.methods.gpt.load: no run folder or checkpoint matches no*wh",
+        ),
         ("experiment.tasks=[report]", "gpt is not trained yet: put training first in experiment.tasks"),
         ("experiment.sampling.prompt='Σ'", "experiment.sampling.prompt: the vocabulary of"),
         (
@@ -211,6 +287,9 @@ def test_bad_input_is_one_sentence_before_any_work(main: Main, corpus: Path, ove
         ({"temperatures": [0.0, 1.0]}, "experiment.temperatures is [0.0, 1.0]"),
         ({"temperatures": []}, "experiment.temperatures is []"),
         ({"seeds": []}, "experiment.seeds is empty"),
+        ({"training_seeds": []}, "experiment.training_seeds is empty"),
+        ({"training_seeds": [1, 1]}, "experiment.training_seeds is [1, 1]: give different ones"),
+        ({"methods": {"a": {"load": []}}}, "experiment.methods.a.load is empty"),
         ({"sampling": {"suffix": "end"}}, "experiment.sampling.suffix is not seen by every method"),
         ({"workers": 0}, "experiment.workers is 0"),
         ({"review": ReviewConfig(["gpt", "b"])}, "experiment.review.methods is ['gpt', 'b']: name two of gpt"),

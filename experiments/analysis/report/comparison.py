@@ -10,7 +10,7 @@ from typing import Any
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis.likelihood import BOUND, Windows
-from experiments.analysis.paired import bootstrap_interval
+from experiments.analysis.paired import bootstrap_interval, t_interval
 from experiments.analysis.trace import TraceRecord
 
 Setting = tuple[str, str]  # the label of a method and of one of its settings
@@ -18,25 +18,47 @@ REAL: Setting = (table.REAL, table.HELD_OUT)
 
 
 @dataclass(frozen=True)
+class Training:
+    """One training of a method: its seed, None where an older file does not tell, the name of its files, its run folder
+    if that is there, and what it cost."""
+
+    seed: int | None
+    name: str
+    folder: Path | None
+    command: str | None
+    cost: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Method:
-    """A model of the comparison. `default`, `frontier` and `speed` are labels of its settings."""
+    """A method of the comparison. `default`, `frontier` and `speed` are labels of its settings."""
 
     label: str
     algorithm: str
     description: str  # what its network learns, for whoever meets it here first
-    folder: Path | None
+    trainings: tuple[Training, ...]
     trained_here: bool
-    command: str | None
     parameters: int | None
-    training: dict[str, Any]
     default: str | None
     frontier: tuple[str, ...]
     speed: tuple[str, ...]
 
+    @property
+    def first(self) -> Training:
+        """The training that is shown where one has to stand for all."""
+        return self.trainings[0]
+
+    @property
+    def seconds(self) -> float | None:
+        """Of a training, the mean over those that tell."""
+        known = [one.cost["seconds"] for one in self.trainings if one.cost.get("seconds") is not None]
+        return sum(known) / len(known) if known else None
+
 
 @dataclass(frozen=True)
 class Likelihood:
-    """One likelihood of a method, with its kind; nats per token, bits per character."""
+    """One likelihood of a method, with its kind; nats per token and bits per character are means over trainings, whose
+    nats are `by_seed`. `error` is over windows and of one training."""
 
     method: str
     split: str
@@ -45,8 +67,12 @@ class Likelihood:
     nats: float
     error: float | None
     bits: float | None
-    windows: int | None
-    tokens: int | None
+    by_seed: dict[int | None, float]
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """Of the mean, over training seeds; None where these are fewer than three."""
+        return t_interval([*self.by_seed.values()])
 
     @property
     def is_bound(self) -> bool:
@@ -55,11 +81,11 @@ class Likelihood:
 
 @dataclass(frozen=True)
 class Estimate:
-    """Mean of a metric over sampling seeds; its bootstrap interval where there are seeds enough."""
+    """Mean of a metric, and its interval where there are seeds enough: Student's over training seeds where there are
+    several, else the bootstrap's over sampling seeds."""
 
     mean: float
     interval: tuple[float, float] | None
-    seeds: int
 
 
 @dataclass(frozen=True)
@@ -72,12 +98,17 @@ class Comparison:
     controls: tuple[Setting, ...]
     judges: tuple[dict[str, Any], ...]
     likelihoods: tuple[Likelihood, ...]
-    windows: dict[str, Windows]
+    windows: dict[str, Windows]  # by method, the mean over its trainings
     rows: tuple[table.Row, ...]
     groups: dict[Setting, table.Row]
-    samples: dict[Setting, dict[int, dict[str, Any]]]  # -> sampling seed -> record
+    samples: dict[Setting, dict[int, dict[str, Any]]]  # of the first training -> sampling seed -> record
     flags: dict[Setting, tuple[str, ...]]
     traces: dict[str, TraceRecord]
+
+    @property
+    def several(self) -> bool:
+        """Whether a method was trained more than once."""
+        return any(len(method.trainings) > 1 for method in self.methods)
 
     @property
     def defaults(self) -> list[Setting]:
@@ -96,13 +127,15 @@ class Comparison:
         return sorted({row["seed"] for row in self.rows})
 
     def estimate(self, setting: Setting, metric: str) -> Estimate | None:
-        """A metric of a setting, over the seeds that have it; None where none has."""
+        """A metric of a setting, over the trainings or sampling seeds that have it; None where none has."""
         group = self.groups.get(setting)
         if group is None or group[metric] is None or not math.isfinite(group[metric].mean):
             return None
-        values = [row[metric] for row in self.rows if (row["method"], row["setting"]) == setting]
-        found = [value for value in values if value is not None]
-        return Estimate(group[metric].mean, bootstrap_interval(found), len(found))
+        interval = t_interval if len(group["training_seeds"]) > 1 else bootstrap_interval
+        return Estimate(group[metric].mean, interval(table.over_seeds(self.rows_of(setting), metric)))
+
+    def rows_of(self, setting: Setting) -> list[table.Row]:
+        return [row for row in self.rows if (row["method"], row["setting"]) == setting]
 
     @property
     def numbers(self) -> dict[Setting, int]:

@@ -33,9 +33,27 @@ def estimated(estimate: Estimate | None, metric: Metric) -> tuple[str, str]:
 
 
 def nats(likelihood: Likelihood, digits: int = 4) -> str:
-    """A likelihood in nats per token: a bound stands behind ≤."""
-    error = "" if likelihood.error is None else f" ± {likelihood.error:.{digits}f}"
-    return f"{'≤ ' * likelihood.is_bound}{likelihood.nats:.{digits}f}{error}"
+    """A likelihood in nats per token, in one line: a bound stands behind ≤. Of one training the standard error over
+    windows stands behind it, of several the interval over them."""
+    mean, seeds = over_seeds(likelihood, digits)
+    if len(likelihood.by_seed) > 1:
+        return f"{mean} ({seeds})"
+    return mean if likelihood.error is None else f"{mean} ± {likelihood.error:.{digits}f}"
+
+
+def over_seeds(likelihood: Likelihood, digits: int = 4) -> tuple[str, str]:
+    """The mean of a likelihood over trainings, and its interval; of two their values, of one nothing."""
+    mean = f"{'≤ ' * likelihood.is_bound}{likelihood.nats:.{digits}f}"
+    if likelihood.interval is not None:
+        return mean, " to ".join(f"{end:.{digits}f}" for end in likelihood.interval)
+    values = likelihood.by_seed.values()
+    return mean, listed([f"{value:.{digits}f}" for value in values]) if len(values) > 1 else ""
+
+
+def of_first(comparison: Comparison, label: str) -> str:
+    """Which of several trainings of a method is shown, where one stands for all; blank where it is the only one."""
+    method = next(method for method in comparison.methods if method.label == label)
+    return f"training seed {method.first.seed}" if len(method.trainings) > 1 else ""
 
 
 def sampler(setting: Setting) -> str:

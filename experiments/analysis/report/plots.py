@@ -1,4 +1,4 @@
-"""The plots of the report: quality against diversity, time and forwards, training curves, and the traces.
+"""The plots of the report: single trainings, quality against diversity, time and forwards, training curves, traces.
 
 Each draws one file of the folder plots/ and says what it shows, or gives None where nothing was measured.
 S states, L positions.
@@ -19,7 +19,7 @@ from experiments.analysis import plots as style
 from experiments.analysis.animation import html_fragment, write_gif
 from experiments.analysis.curves import plot_curves, validated
 from experiments.analysis.metrics import BY_KEY
-from experiments.analysis.report import naming
+from experiments.analysis.report import naming, tables
 from experiments.analysis.report.comparison import REAL, Comparison, Estimate
 from experiments.analysis.report.document import Animation, Picture
 from experiments.analysis.report.labels import Label, place
@@ -75,6 +75,33 @@ def quality_against(comparison: Comparison, cost: str, file: str, caption: str) 
         _finish(ax, list(known), names)
     alt = f"Judge, in nats per character, against {BY_KEY[cost].on_axis}, a point for each setting"
     return Picture(file, alt, caption)
+
+
+def training_seeds(comparison: Comparison) -> Picture | None:
+    """Every training's likelihood as a point beside the mean of its method: how much the seed of training decides."""
+    shown = [each for kind in tables.kinds(comparison) for each in comparison.likelihoods if each.kind == kind]
+    if not any(len(each.by_seed) > 1 for each in shown):
+        return None
+    with _axes(comparison, "training_seeds.png", (WIDE, 1.3 + 0.35 * len(shown))) as ax:
+        for row, each in enumerate(shown):
+            colour = naming.colour(comparison, each.method)
+            if each.interval is not None:
+                ax.plot([end - each.nats for end in each.interval], [row, row], color=colour, linewidth=1.6)
+            points = [value - each.nats for value in each.by_seed.values()]
+            ax.plot(points, [row] * len(points), naming.marker(comparison, each.method), color=colour, alpha=0.7)
+        ax.axvline(0, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
+        names = [f"{each.method}, {each.name} ({each.kind})  {naming.over_seeds(each)[0]}" for each in shown]
+        ax.set_yticks(range(len(shown)), names)
+        ax.tick_params(labelsize=SMALL)
+        ax.invert_yaxis()
+        ax.grid(axis="y", visible=False)
+        ax.set_xlabel("nats per token from the mean", fontsize=SMALL + 1)
+    alt = "The likelihood of each training as a point beside the mean of its method, a row for each likelihood"
+    caption = (
+        "A point for each training, a line for the 95 % interval of the mean over training seeds. Every row is drawn "
+        "around its own mean, which stands beside it: it shows how much training seeds differ, and ranks nothing."
+    )
+    return Picture("training_seeds.png", alt, caption)
 
 
 def tokens_per_forward(comparison: Comparison, file: str, caption: str) -> Picture | None:
@@ -133,19 +160,22 @@ def levels(comparison: Comparison, label: str, file: str) -> Picture | None:
         ax.set_title(label, color=naming.colour(comparison, label), fontsize=13, fontweight="bold", loc="left")
     cost = "" if not record.tokens_per_forward else f", {record.tokens_per_forward:.2f} tokens per forward"
     written = int((~record.given).sum())
-    caption = f"{label} with {record.decoder}: {record.forwards[-1]} forward passes for {written} tokens{cost}."
+    seed = "".join(f" ({each})" for each in [naming.of_first(comparison, label)] if each)
+    caption = f"{label}{seed} with {record.decoder}: {record.forwards[-1]} forward passes for {written} tokens{cost}."
     return Picture(file, f"Levels of {label} while it writes, {S} states downwards, {L} positions across", caption)
 
 
 def training_curves(comparison: Comparison) -> Picture | None:
     """Validation NLL of every method that has a record of it; None where none has."""
-    logged = {m.label: m.folder for m in comparison.methods if m.folder is not None and validated(m.folder)}
+    folders = {m.label: m.first.folder for m in comparison.methods if m.first.folder is not None}
+    logged = {label: folder for label, folder in folders.items() if validated(folder)}
     if not logged:
         return None
     colours = [naming.colour(comparison, label) for label in logged]
     plot_curves(logged, comparison.folder / FOLDER / CURVES, colours)
     alt = f"Validation NLL against tokens seen and time trained, a curve for each of {naming.listed(list(logged))}"
-    return Picture(CURVES, alt, "Validation NLL against training tokens (above) and training time (below).")
+    caption = "Validation NLL against training tokens (above) and training time (below)"
+    return Picture(CURVES, alt, f"{caption}{_first_alone(comparison)}.")
 
 
 def animation(comparison: Comparison) -> Animation | None:
@@ -156,9 +186,14 @@ def animation(comparison: Comparison) -> Animation | None:
     fps = comparison.about.get("fps", 12)
     write_gif(traces, comparison.folder / FOLDER / MOVIE, fps=fps)
     names = naming.listed([trace.method for trace in traces])
-    caption = "One text of each method as it is written; the clock counts forwards of the network."
+    caption = f"One text of each method as it is written{_first_alone(comparison)}; the clock counts forwards of the "
+    caption += "network."
     picture = Picture(MOVIE, f"Animation of {names} writing a text each", caption)
     return Animation(html_fragment(traces, fps=fps), picture)
+
+
+def _first_alone(comparison: Comparison) -> str:
+    return ", by the first training seed of each alone" if comparison.several else ""
 
 
 @contextmanager

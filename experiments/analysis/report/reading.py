@@ -3,12 +3,13 @@
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import fmean
 from typing import Any, TypeVar
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis.files import number, read_json, read_records, read_table
-from experiments.analysis.likelihood import read_windows
-from experiments.analysis.report.comparison import Comparison, Likelihood, Method, Setting
+from experiments.analysis.likelihood import Windows, mean_windows, read_windows, window_error
+from experiments.analysis.report.comparison import Comparison, Likelihood, Method, Setting, Training
 from experiments.analysis.trace import read_trace
 
 SCHEMA = 1
@@ -16,7 +17,7 @@ FILE = "comparison.json"
 AGAIN = "run the comparison again"
 LIKELIHOOD_COLUMNS = (
     *("method", "split", "likelihood", "kind", "nats_per_token"),
-    *("standard_error", "bits_per_character", "windows", "tokens"),
+    *("standard_error", "bits_per_character", "windows", "tokens", table.TRAINING_SEED),
 )
 KINDS = {  # of what comparison.json and its methods may hold, or leave out
     **dict.fromkeys(
@@ -24,10 +25,11 @@ KINDS = {  # of what comparison.json and its methods may hold, or leave out
     ),
     **dict.fromkeys(("seed", "steps", "parameters"), int),
     **dict.fromkeys(("sampling", "machine", "versions", "training", "review"), dict),
-    **dict.fromkeys(("methods", "judges", "controls", "frontier", "speed"), list),
+    **dict.fromkeys(("methods", "trainings", "judges", "controls", "frontier", "speed"), list),
 }
 
 T = TypeVar("T")
+Seeds = dict[str, list[int | None]]  # training seeds by method
 
 
 def read_comparison(folder: Path) -> Comparison:
@@ -50,18 +52,19 @@ def read_comparison(folder: Path) -> Comparison:
     methods = tuple(_method(entry, folder, path) for entry in _entries(about, "methods", path))
     if not methods or len({method.label for method in methods}) < len(methods):
         raise ValueError(f"{path} must name at least one method, and each once: {AGAIN}.")
-    rows = tuple(table.read_rows(folder / "results.csv"))
+    seeds = {method.label: [one.seed for one in method.trainings] for method in methods}
+    rows = tuple(row for row in table.read_rows(folder / "results.csv") if _is_of(row, seeds))
     return Comparison(
         folder=folder,
         about=about,
         methods=methods,
         controls=tuple(_setting(entry, path) for entry in _entries(about, "controls", path)),
         judges=tuple(_entries(about, "judges", path)),
-        likelihoods=tuple(_likelihoods(folder / "likelihood.csv")),
-        windows=_each(folder / "likelihoods", ".csv", methods, read_windows),
+        likelihoods=tuple(_likelihoods(folder / "likelihood.csv", seeds)),
+        windows=_windows(folder / "likelihoods", methods),
         rows=rows,
         groups=_groups(rows, folder / "results.csv"),
-        samples=_samples(folder / "samples.jsonl"),
+        samples=_samples(folder / "samples.jsonl", {label: own[:1] for label, own in seeds.items()}),
         flags=_flags(folder / "flags.json"),
         traces=_each(folder / "traces", ".json", methods, read_trace),
     )
@@ -69,44 +72,79 @@ def read_comparison(folder: Path) -> Comparison:
 
 def _method(entry: dict[str, Any], folder: Path, path: Path) -> Method:
     _check(entry, path)
-    where = folder / entry["folder"] if entry.get("folder") else None
+    label = _typed(entry, "label", str, path)
+    trainings = _entries(entry, "trainings", path) or [entry]  # older files have the one
     return Method(
-        label=_typed(entry, "label", str, path),
+        label=label,
         algorithm=_typed(entry, "algorithm", str, path),
         description=entry.get("description") or entry["algorithm"],  # older files have none
-        folder=where if where is not None and where.is_dir() else None,
+        trainings=tuple(_training(one, label, folder, path) for one in trainings),
         trained_here=bool(entry.get("trained_here")),
-        command=entry.get("command"),
         parameters=entry.get("parameters"),
-        training=entry.get("training") or {},
         default=entry.get("default"),
         frontier=tuple(entry.get("frontier") or ()),
         speed=tuple(entry.get("speed") or ()),
     )
 
 
-def _likelihoods(path: Path) -> Iterator[Likelihood]:
+def _training(entry: dict[str, Any], label: str, folder: Path, path: Path) -> Training:
+    _check(entry, path)
+    where = folder / entry["folder"] if entry.get("folder") else None
+    return Training(
+        seed=entry.get("seed"),
+        name=entry.get("name") or label,
+        folder=where if where is not None and where.is_dir() else None,
+        command=entry.get("command"),
+        cost=entry.get("training") or {},
+    )
+
+
+def _likelihoods(path: Path, seeds: Seeds) -> Iterator[Likelihood]:
+    """Each with its values by training seed, in the order of the file."""
     if not path.is_file():
         return
     header, rows = read_table(path)
-    if tuple(header) != LIKELIHOOD_COLUMNS:
+    if tuple(header) not in (LIKELIHOOD_COLUMNS, LIKELIHOOD_COLUMNS[:-1]):  # older files are of one training
         raise ValueError(f"{path} has other columns than a comparison writes: {AGAIN}.")
+    found: dict[tuple[str, ...], dict[int | None, list[float]]] = {}
     for row in rows:
-        read = {name: number(row[name], name, path) for name in LIKELIHOOD_COLUMNS[4:]}
-        numbers = {name: value if math.isfinite(value) else None for name, value in read.items()}  # NaN: of one window
-        nats, kind = numbers["nats_per_token"], row["kind"]
-        if nats is None or not kind:
+        values = [number(row[name], name, path) for name in LIKELIHOOD_COLUMNS[4:7]]  # an error of NaN: of one window
+        if not math.isfinite(values[0]) or not row["kind"]:
             raise ValueError(f"{path} holds a likelihood without its value or its kind: {AGAIN}.")
-        counts = [None if count is None else int(count) for count in (numbers["windows"], numbers["tokens"])]
-        error, bits = numbers["standard_error"], numbers["bits_per_character"]
-        yield Likelihood(row["method"], row["split"], row["likelihood"], kind, nats, error, bits, *counts)
+        seed = int(row[table.TRAINING_SEED]) if row.get(table.TRAINING_SEED) else None
+        if _is_of({"method": row["method"], table.TRAINING_SEED: seed}, seeds):
+            found.setdefault(tuple(row[name] for name in LIKELIHOOD_COLUMNS[:4]), {})[seed] = values
+    for (method, split, name, kind), by_seed in found.items():
+        nats, errors, bits = zip(*by_seed.values(), strict=True)
+        error, mean_bits = (value if math.isfinite(value) else None for value in (window_error(errors), fmean(bits)))
+        values_by_seed = dict(zip(by_seed, nats, strict=True))
+        yield Likelihood(method, split, name, kind, fmean(nats), error, mean_bits, values_by_seed)
+
+
+def _is_of(row: dict[str, Any], seeds: Seeds) -> bool:
+    """Whether a row is of a training that the comparison has; rows that do not tell theirs are of the only one."""
+    own = seeds.get(row["method"])
+    return own is None or row.get(table.TRAINING_SEED) is None or row[table.TRAINING_SEED] in own or own == [None]
+
+
+def _windows(folder: Path, methods: tuple[Method, ...]) -> dict[str, Windows]:
+    """Of each method of which all trainings have them, their mean."""
+    found = {}
+    for method in methods:
+        files = [folder / f"{one.name}.csv" for one in method.trainings]
+        if all(file.is_file() for file in files):
+            found[method.label] = mean_windows([read_windows(file) for file in files])
+    return found
 
 
 def _groups(rows: tuple[table.Row, ...], path: Path) -> dict[Setting, table.Row]:
+    weights: dict[tuple[str, str, int | None], set[str | None]] = {}
+    for row in rows:
+        weights.setdefault((row["method"], row["setting"], row[table.TRAINING_SEED]), set()).add(row["weights"])
     found: dict[Setting, table.Row] = {}
     for group in table.aggregate(rows):
         setting = (group["method"], group["setting"])
-        if setting in found:
+        if setting in found or any(len(weights[*setting, seed]) > 1 for seed in group["training_seeds"]):
             raise ValueError(
                 f"{path} measured '{setting[1]}' of '{setting[0]}' in more than one way (weights, length, prompt or "
                 "judges differ): a report shows one; make each comparison in a folder of its own."
@@ -115,11 +153,13 @@ def _groups(rows: tuple[table.Row, ...], path: Path) -> dict[Setting, table.Row]
     return found
 
 
-def _samples(path: Path) -> dict[Setting, dict[int, dict[str, Any]]]:
-    """Records of samples.jsonl; a last line that a kill cut short is none."""
+def _samples(path: Path, seeds: Seeds) -> dict[Setting, dict[int, dict[str, Any]]]:
+    """Records of samples.jsonl that are of these trainings; a last line that a kill cut short is none."""
     found: dict[Setting, dict[int, dict[str, Any]]] = {}
     for record in read_records(path):
         try:
+            if not _is_of(record, seeds):
+                continue
             found.setdefault((record["method"], record["setting"]), {})[record["seed"]] = {
                 "prompt": str(record["prompt"]),
                 "origins": [int(origin) for origin in record["origins"]],

@@ -12,6 +12,21 @@ INTERVALS = (
     "the 95 % bootstrap interval of the mean over sampling seeds. With three seeds that is their range, with fewer "
     "there is none."
 )
+OVER_TRAININGS = (
+    "the 95 % interval of the mean over training seeds by Student's t, from three on, sampling seeds averaged within "
+    "each. What was trained once, and real text, has a bootstrap interval over sampling seeds, which says nothing of "
+    "other training seeds."
+)
+
+
+TWO_ERRORS = (
+    "Means are over training seeds. Small below them is the 95 % interval of the mean over training seeds by "
+    "Student's t, wide with three seeds because three tell little of the next; two seeds have no interval, but their "
+    "values. It says what other training seeds would change, on these windows. ± over windows is a standard error, "
+    "says what other windows would change for one training, and is no part of the interval. A gap is settled if its "
+    f"interval over training seeds leaves out 0 and it is more than {tables.SURE:g} standard errors over windows; it "
+    "is open with fewer than three training seeds of either side."
+)
 
 
 def build(comparison: Comparison) -> Document:
@@ -48,30 +63,38 @@ def build(comparison: Comparison) -> Document:
 
 
 def _likelihood(comparison: Comparison) -> Iterator[Block]:
+    error = "" if comparison.several else " ± standard error over windows"
     yield say(
-        "How well each model predicts text that it has never seen, in nats per token ± standard error over "
-        "windows; lower is better. Compare values of one kind only: an exact value is the model's likelihood "
-        "itself, a bound (≤) lies above it by an unknown amount, so a higher bound does not show a worse model."
+        f"How well each model predicts text that it has never seen, in nats per token{error}; lower is better. Compare "
+        "values of one kind only: an exact value is the model's likelihood itself, a bound (≤) lies above it by an "
+        "unknown amount, so a higher bound does not show a worse model."
     )
     if not comparison.likelihoods:
         yield note("No likelihood was measured.")
         return
     yield tables.likelihoods(comparison)
+    if comparison.several:
+        yield say(TWO_ERRORS)
+        picture = plots.training_seeds(comparison)
+        if picture:
+            yield picture
     split = naming.listed(sorted({each.split for each in comparison.likelihoods}))
     part = comparison.about.get("part")
     said = f"Split: {split}{f', {part}' if part else ''}. Kinds stand in groups and are not ranked against each other."
-    base = tables.baseline(comparison)
+    base, with_error = tables.baseline(comparison), "with the standard error of the paired differences"
+    if comparison.several:
+        with_error += (
+            ", and an interval over training seeds, paired where both have the same ones and Welch's otherwise"
+        )
     if base is not None:
         said += (
-            f" The gap is the mean difference to {base.method} ({base.name}, exact) over the same windows, with the "
-            "standard error of the paired differences; behind ≤ it is a bound minus an exact value, which the true gap "
-            "may lie far below."
+            f" The gap is the mean difference to {base.method} ({base.name}, exact) over the same windows, {with_error}"
+            "; behind ≤ it is a bound minus an exact value, which the true gap may lie far below."
         )
     elif comparison.likelihoods:
         said += (
             f" The gap is the mean difference to the likelihood of {comparison.methods[0].label} of the same name and "
-            "kind, over the same windows, with the standard error of the paired differences; between two bounds it "
-            "is one of bounds."
+            f"kind, over the same windows, {with_error}; between two bounds it is one of bounds."
         )
     yield note(said)
 
@@ -84,7 +107,7 @@ def _training(comparison: Comparison) -> Iterator[Block]:
     )
     picture = plots.training_curves(comparison)
     yield picture or note("No training records (metrics.csv) were found.")
-    without = [method.label for method in comparison.methods if method.folder is None]
+    without = [method.label for method in comparison.methods if method.first.folder is None]
     if picture and without:
         yield note(f"Without a training folder: {naming.listed(without)}.")
 
@@ -101,7 +124,7 @@ def _frontier(comparison: Comparison) -> Iterator[Block]:
         plots.against(comparison, "js_4", "divergence.png", caption.format("the divergence of 4-grams")),
     ]
     yield _gallery(shown, comparison, "No settings over temperature were measured")
-    yield note(f"Bars: {INTERVALS}")
+    yield note(f"Bars: {OVER_TRAININGS if comparison.several else INTERVALS}")
 
 
 def _speed(comparison: Comparison) -> Iterator[Block]:
@@ -125,8 +148,9 @@ def _speed(comparison: Comparison) -> Iterator[Block]:
     if bars:
         yield bars
     yield measured
+    intervals = OVER_TRAININGS if comparison.several else INTERVALS
     yield note(
-        f"Small beside each mean, and as bars: {INTERVALS} No best value is marked: none is best at equal quality."
+        f"Small beside each mean, and as bars: {intervals} No best value is marked: none is best at equal quality."
     )
 
 
@@ -180,8 +204,11 @@ def _nonsense(comparison: Comparison) -> Iterator[Block]:
 
 
 def _everything(comparison: Comparison) -> Iterator[Block]:
+    seeds = "sampling seeds"
+    if comparison.several:
+        seeds = "training seeds, sampling seeds averaged within each, or over sampling seeds of what was trained once"
     yield say(
-        "Every metric of every setting, mean and ± standard deviation over sampling seeds (from three on, if they "
+        f"Every metric of every setting, mean and ± standard deviation over {seeds} (from three on, if they "
         "differ); a blank was not measured. There is no overall score: each metric alone can be won by a text that "
         "nobody wants."
     )
@@ -200,7 +227,11 @@ def _reproduce(comparison: Comparison) -> Iterator[Block]:
     )
     about = comparison.about
     lines = [about["command"]] if about.get("command") else []
-    own = [(method.label, method.command) for method in comparison.methods]
+    own = [
+        (", ".join([method.label, *[f"training seed {one.seed}"] * (len(method.trainings) > 1)]), one.command)
+        for method in comparison.methods
+        for one in method.trainings
+    ]
     own += [(f"judge {number}", judge.get("command")) for number, judge in enumerate(comparison.judges, 1)]
     lines += [f"# {name}\n{line}" for name, line in own if line]
     yield Commands("\n".join(lines)) if lines else note("No commands were recorded.")

@@ -23,6 +23,10 @@ def purpose(comparison: Comparison) -> str:
     count = NUMBERS[len(labels) - 1] if len(labels) <= len(NUMBERS) else str(len(labels))
     what = f"{count} way{'s' * (len(labels) > 1)} to train a language model"
     said = f"{what}, {naming.listed(labels)}, measured on the same windows of text, prompts and sampling seeds."
+    counts = sorted({len(method.trainings) for method in comparison.methods})
+    if comparison.several:
+        said += f" Each was trained with {' to '.join(map(str, dict.fromkeys([counts[0], counts[-1]])))} seeds, and "
+        said += "values are means over these trainings."
     budgets = _budgets(comparison)
     if len(budgets) == 1 and None not in budgets:
         said += f" Each learned for {_steps(*budgets)} of training."
@@ -43,8 +47,11 @@ def methods(comparison: Comparison) -> Facts:
 
 def findings(comparison: Comparison) -> Points:
     """What was found, a few sentences about each of likelihood, samples, cost and controls."""
+    likelihoods = [_of_kind(comparison, kind) for kind in tables.kinds(comparison)]
+    if comparison.several and likelihoods:
+        likelihoods.append("Behind each mean its 95 % interval over training seeds, of two seeds their values.")
     found = [
-        ("Likelihood", " ".join(_of_kind(comparison, kind) for kind in tables.kinds(comparison))),
+        ("Likelihood", " ".join(likelihoods)),
         (" against ".join(reversed(comparison.pair or ())), versus.finding(comparison)),
         ("Samples", _samples(comparison)),
         ("Cost", _cost(comparison)),
@@ -61,12 +68,11 @@ def facts(comparison: Comparison) -> Facts:
     if sampling.get("n_samples") and sampling.get("length"):
         prompt = f"after {sampling['prompt']!r}" if sampling.get("prompt") else "from an empty prompt"
         amount = f"{sampling['n_samples']} texts of {sampling['length']} tokens at each seed, {prompt}"
-    trained_here = all(method.trained_here for method in comparison.methods)
     budgets = _budgets(comparison)
     items = [
         ("corpus", about.get("dataset")),
         ("training", _spoken(budgets) if len(budgets) > 1 else _steps(*budgets)),
-        ("training seed", about.get("seed") if trained_here else None),
+        _training_seeds(comparison),
         (
             "likelihood on",
             ", ".join(filter(None, (about.get("split") and f"{about['split']} split", about.get("part")))),
@@ -85,8 +91,20 @@ def _budgets(comparison: Comparison) -> dict[int | None, list[str]]:
     found: dict[int | None, list[str]] = {}
     for method in comparison.methods:
         asked = comparison.about.get("steps") if method.trained_here else None
-        found.setdefault(method.training.get("steps", asked), []).append(method.label)
+        for steps in dict.fromkeys(one.cost.get("steps", asked) for one in method.trainings):
+            found.setdefault(steps, []).append(method.label)
     return found
+
+
+def _training_seeds(comparison: Comparison) -> tuple[str, Any]:
+    """Which seeds the methods were trained with, where that is known of all or there are several."""
+    if not comparison.several:
+        known = all(method.trained_here for method in comparison.methods)
+        return "training seed", comparison.about.get("seed") if known else None
+    spoken = {method.label: ", ".join(str(one.seed) for one in method.trainings) for method in comparison.methods}
+    if len({*spoken.values()}) == 1:
+        return "training seeds", next(iter(spoken.values()))
+    return "training seeds", "; ".join(f"{label} {seeds}" for label, seeds in spoken.items())
 
 
 def _steps(steps: int | None) -> str:
@@ -123,12 +141,22 @@ def _of_kind(comparison: Comparison, kind: str) -> str:
     named = kind if kind == EXACT else f"“{kind}”"
     said = f"The {'lowest' if len(members) > 1 else 'one'} {named} likelihood is that of {_name(comparison, best)}"
     said += f", {naming.nats(best, 3)} nats per token{bits}"
-    mean, error = (tables.gap(comparison, best, members[1]) if len(members) > 1 else None) or (math.nan, math.nan)
-    if math.isnan(error):
+    gap = tables.gap(comparison, best, members[1]) if len(members) > 1 else None
+    if gap is None or math.isnan(gap.error):
         return f"{said}."
-    if abs(mean) <= versus.SURE * error:
-        return f"{said}; {_name(comparison, members[1])} cannot be told from it ({mean:+.3f} ± {error:.3f})."
-    return f"{said}; {_name(comparison, members[1])} stands {mean:.3f} ± {error:.3f} above it on the same windows."
+    second, shown = _name(comparison, members[1]), f"{gap.mean:+.3f} ± {gap.error:.3f}"
+    if gap.several:
+        over = (
+            versus.TOO_FEW if gap.interval is None else "{:+.3f} to {:+.3f} over training seeds".format(*gap.interval)
+        )
+        shown = f"{shown} over windows, {over}"
+    if not gap.known:
+        return f"{said}; whether {second} stands above it is not known ({shown})."
+    if not gap.settled:
+        return f"{said}; {second} cannot be told from it ({shown})."
+    if gap.several:
+        return f"{said}; {second} stands above it ({shown}), which holds over training seeds."
+    return f"{said}; {second} stands {shown.removeprefix('+')} above it on the same windows."
 
 
 def _samples(comparison: Comparison) -> str:

@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from experiments.analysis import decoding_table as table
 from experiments.analysis.likelihood import EXACT, paired_gaps
 from experiments.analysis.metrics import BY_KEY, CONTROLS, METRICS, SPEED, Metric
+from experiments.analysis.paired import across_trainings
 from experiments.analysis.report import naming
 from experiments.analysis.report.comparison import Comparison, Likelihood, Setting
 from experiments.analysis.report.document import ALARM, Cell, Table
 
 NO_FLAG = "no metric flags it"
 NOT_CHECKED = "not checked"
+SURE = 2.0  # standard errors over windows from which on a gap is called one
 
 
 def baseline(comparison: Comparison) -> Likelihood | None:
@@ -27,15 +30,50 @@ def reference(comparison: Comparison, likelihood: Likelihood) -> Likelihood | No
     return baseline(comparison) or next((each for each in alike if each.method == first), None)
 
 
-def gap(comparison: Comparison, first: Likelihood, second: Likelihood) -> tuple[float, float] | None:
-    """How far `second` stands above `first` over the same windows, nats per token, with standard error.
+class Gap(NamedTuple):
+    """How far one likelihood stands above another, nats per token, means over training seeds: the standard `error` over
+    windows, NaN for a single one; over the training seeds an `interval`, None where one is missing; whether there are
+    `several` trainings of one, for which an interval is needed."""
+
+    mean: float
+    error: float
+    interval: tuple[float, float] | None
+    several: bool
+
+    @property
+    def known(self) -> bool:
+        """Whether there is what it takes to tell it from none."""
+        return not math.isnan(self.error) and (self.interval is not None or not self.several)
+
+    @property
+    def settled(self) -> bool:
+        """Whether it is more than what other windows would change, and what other training seeds would."""
+        low, high = self.interval or (self.mean, self.mean)
+        return self.known and abs(self.mean) > SURE * self.error and not low <= 0 <= high
+
+    @property
+    def over_windows(self) -> str:
+        return "" if math.isnan(self.error) else f"± {self.error:.4f}"
+
+    @property
+    def over_seeds(self) -> str:
+        return "" if self.interval is None else "{:+.4f} to {:+.4f}".format(*self.interval)
+
+
+def gap(comparison: Comparison, first: Likelihood, second: Likelihood) -> Gap | None:
+    """How far `second` stands above `first`, paired over windows, and over training seeds where both have the same.
 
     None where the single windows of one are missing.
     """
     windows = [comparison.windows.get(each.method) for each in (first, second)]
     if windows[0] is None or windows[1] is None:
         return None
-    return paired_gaps(windows[0], windows[1]).get((first.name, second.name))
+    found = paired_gaps(windows[0], windows[1]).get((first.name, second.name))
+    if found is None:
+        return None
+    several = max(len(first.by_seed), len(second.by_seed)) > 1
+    interval = across_trainings(first.by_seed, second.by_seed)[1] if several else None
+    return Gap(*found, interval, several)
 
 
 def kinds(comparison: Comparison) -> list[str]:
@@ -45,10 +83,13 @@ def kinds(comparison: Comparison) -> list[str]:
 
 
 def likelihoods(comparison: Comparison) -> Table:
-    """Every likelihood, a group of rows for each kind, beside what the method cost to train."""
-    base = baseline(comparison)
+    """Every likelihood, a group of rows for each kind, beside what the method cost to train. With several trainings the
+    values are means over them, with intervals over training seeds; errors over windows stand apart."""
+    base, several = baseline(comparison), comparison.several
     against = f"gap to {base.method if base else comparison.methods[0].label}"
-    header = ["method", "likelihood", "kind", "nats/token", "bits/char", against, "parameters", "training"]
+    header = ["method", "likelihood", "kind"]
+    header += ["training seeds", "nats/token, mean", "± over windows, one training"] if several else ["nats/token"]
+    header += ["bits/char", against, *["± over windows, gap", "settled"] * several, "parameters", "training"]
     methods = {method.label: method for method in comparison.methods}
     rows: list[tuple[str, list[Cell]]] = []
     for kind in kinds(comparison):
@@ -56,16 +97,21 @@ def likelihoods(comparison: Comparison) -> Table:
             if each.kind != kind:
                 continue
             method = methods.get(each.method)
-            trained = method.training.get("seconds") if method else None
             bits = "" if each.bits is None else f"{'≤ ' * each.is_bound}{each.bits:.3f}"
-            cells = [Cell(each.name), Cell(kind), Cell(naming.nats(each)), Cell(bits), Cell(_gap(comparison, each))]
+            cells = [_method(comparison, each.method), Cell(each.name), Cell(kind)]
+            if several:
+                error = "" if each.error is None else f"± {each.error:.4f}"
+                cells += [Cell(str(len(each.by_seed))), Cell(*naming.over_seeds(each)), Cell(error)]
+            else:
+                cells.append(Cell(naming.nats(each)))
+            cells += [Cell(bits), *_gap(comparison, each)]
             size = f"{method.parameters:,}" if method and method.parameters is not None else ""
-            rows.append((kind, [_method(comparison, each.method), *cells, Cell(size), Cell(duration(trained))]))
+            rows.append((kind, [*cells, Cell(size), Cell(duration(method.seconds if method else None))]))
     return _grouped(header, rows, labels=3)
 
 
 def speed(comparison: Comparison) -> Table:
-    """Cost and quality of the settings that differ in speed, with intervals over sampling seeds."""
+    """Cost and quality of the settings that differ in speed, with intervals over seeds."""
     shown = measured(comparison, SPEED)
     rows = []
     for key, number in comparison.numbers.items():
@@ -103,8 +149,11 @@ def everything(comparison: Comparison) -> Table:
     for method, label in sorted(groups, key=lambda key: order.index(key[0]) if key[0] in order else -1):
         group = groups[method, label]
         cells = [_spread(group[metric.key], metric.form) for metric in shown]
-        rows.append((method, [_method(comparison, method), Cell(label), Cell(str(len(group["seeds"]))), *cells]))
-    header = ["method", "setting", "seeds", *(metric.title for metric in shown)]
+        trained = "" if method in table.MODELLESS else str(len(group["training_seeds"]))
+        own = [_method(comparison, method), Cell(label), *[Cell(trained)] * comparison.several]
+        rows.append((method, [*own, Cell(str(len(group["seeds"]))), *cells]))
+    seeds = ["training seeds", "sampling seeds"] if comparison.several else ["seeds"]
+    header = ["method", "setting", *seeds, *(metric.title for metric in shown)]
     return _grouped(header, rows, labels=2)
 
 
@@ -145,13 +194,17 @@ def _spread(found: table.Spread | None, form: str) -> Cell:
     return Cell(format(found.mean, form), f"± {found.sd:{form}}" if found.sd else "")
 
 
-def _gap(comparison: Comparison, likelihood: Likelihood) -> str:
+def _gap(comparison: Comparison, likelihood: Likelihood) -> list[Cell]:
+    """The gap of a likelihood; with several trainings also its error over windows, and whether it is settled."""
     base = reference(comparison, likelihood)
     found = None if base is None or likelihood == base else gap(comparison, base, likelihood)
     if base is None or found is None:
-        return ""
-    error = "" if math.isnan(found[1]) else f" ± {found[1]:.4f}"  # NaN: a single window
-    return f"{'≤ ' * (likelihood.is_bound and not base.is_bound)}{found[0]:+.4f}{error}"
+        return [Cell("")] * (3 if comparison.several else 1)
+    sign = "≤ " * (likelihood.is_bound and not base.is_bound)
+    if not comparison.several:
+        return [Cell(f"{sign}{found.mean:+.4f} {found.over_windows}".rstrip())]
+    verdict = "" if likelihood.kind != base.kind else "yes" if found.settled else "no" if found.known else "open"
+    return [Cell(f"{sign}{found.mean:+.4f}", found.over_seeds), Cell(found.over_windows), Cell(verdict)]
 
 
 def _method(comparison: Comparison, label: str) -> Cell:

@@ -30,7 +30,9 @@ def side_by_side(comparison: Comparison) -> Iterator[Block]:
     }
     for index in range(min(SHOWN, max(len(record["texts"]) for record in records.values()))):
         shown = [
-            Sample(key[0], naming.colour(comparison, key[0]), _prompt(key, record), record["texts"][index])
+            Sample(
+                _named(comparison, key), naming.colour(comparison, key[0]), _prompt(key, record), record["texts"][index]
+            )
             for key, record in records.items()
             if index < len(record["texts"])
         ]
@@ -39,6 +41,12 @@ def side_by_side(comparison: Comparison) -> Iterator[Block]:
         yield note("No real text of the same size was kept beside them.")
     elif any(record["prompt"] for record in records.values()):
         yield note("Real text continues its own beginning, not the prompt of the methods.")
+
+
+def _named(comparison: Comparison, key: Setting) -> str:
+    """Who wrote a text, with the training seed where there are several."""
+    seed = "" if key == REAL else naming.of_first(comparison, key[0])
+    return ", ".join(filter(None, (key[0], seed)))
 
 
 def of_controls(comparison: Comparison) -> Samples | None:

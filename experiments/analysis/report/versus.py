@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from experiments.analysis import blind_review, paired
+from experiments.analysis import decoding_table as table
 from experiments.analysis.likelihood import BOUND
 from experiments.analysis.metrics import BY_KEY, QUALITY, SPEED, shown_in
 from experiments.analysis.report import naming, tables
 from experiments.analysis.report.comparison import REAL, Comparison, Setting
 from experiments.analysis.report.document import Block, Cell, Code, Table, note, say
 
-SURE = 2.0  # standard errors from which on a gap is called one
+TOO_FEW = f"open: an interval needs {table.SPREAD_FROM} training seeds"
 TEXT = tuple(name for name in shown_in(SPEED) if name in QUALITY)
 
 
@@ -33,9 +34,10 @@ class Held(NamedTuple):
 def section(comparison: Comparison) -> Iterator[Block]:
     """What the pair of the comparison differs in."""
     a, b = comparison.pair or ("", "")
+    seed = "training" if comparison.several else "sampling"
     yield say(
         f"{b} minus {a}, like against like: likelihoods of one name and kind over the same windows, and texts of "
-        "settings that took as many forwards, paired by sampling seed. A text is better the nearer it is to real text; "
+        f"settings that took as many forwards, paired by {seed} seed. A text is better the nearer it is to real text; "
         "a lower value alone is no quality."
     )
     held = [*likelihoods(comparison), *texts(comparison)]
@@ -45,9 +47,13 @@ def section(comparison: Comparison) -> Iterator[Block]:
             [*map(Cell, (each.what, each.verdict, *each.values)), Cell(each.difference, each.interval)] for each in held
         ]
         yield Table(header, rows, labels=2)
+        small = f"its {paired.LEVEL:.0%} bootstrap interval over seeds"
+        beside = f"Small beside a difference of texts stands {small}; it counts where that leaves out 0. "
+        if comparison.several:
+            small = f"its {paired.LEVEL:.0%} interval over training seeds (Student's t)"
+            beside = f"Small beside a difference stands {small}; no difference counts whose interval holds 0. "
         yield note(
-            f"± is the standard error over windows; a gap counts from {SURE:g} on. Small beside a difference of "
-            f"texts stands its {paired.LEVEL:.0%} bootstrap interval over seeds; it counts where that leaves out 0. "
+            f"± is the standard error over windows; a gap counts from {tables.SURE:g} on. {beside}"
             "Of two bounds the lower does not prove the better model. Among many rows some differences come by chance."
         )
     else:
@@ -98,14 +104,14 @@ def likelihoods(comparison: Comparison) -> list[Held]:
             gap = tables.gap(comparison, first, second)
             if gap is None:
                 continue
-            mean, error = gap
-            known = error == error  # NaN: a single window
-            ahead = None if not known else "" if abs(mean) <= SURE * error else b if mean < 0 else a
+            ahead = None if not gap.known else "" if not gap.settled else b if gap.mean < 0 else a
             bound = "'s bound" * (first.kind == BOUND)
-            verdict = "" if ahead is None else f"{ahead}{bound} is lower" if ahead else "no difference seen"
+            verdict = TOO_FEW if gap.several and gap.interval is None else ""
+            if ahead is not None:
+                verdict = f"{ahead}{bound} is lower" if ahead else paired.NO_DIFFERENCE
             values = (naming.nats(first), naming.nats(second))
-            difference = f"{mean:+.4f}" + (f" ± {error:.4f}" if known else "")
-            found.append(Held(f"{first.name} ({first.kind})", values, difference, "", ahead, verdict))
+            difference = f"{gap.mean:+.4f} {gap.over_windows}".rstrip()
+            found.append(Held(f"{first.name} ({first.kind})", values, difference, gap.over_seeds, ahead, verdict))
     return found
 
 
@@ -122,25 +128,39 @@ def texts(comparison: Comparison) -> list[Held]:
 
 def _texts(comparison: Comparison, name: str, forwards: float, settings: tuple[Setting, Setting]) -> Held | None:
     metric, estimates = BY_KEY[name], [comparison.estimate(setting, name) for setting in settings]
-    rows = [[row for row in comparison.rows if (row["method"], row["setting"]) == setting] for setting in settings]
-    difference = paired.difference(rows[0], rows[1], name)
-    if difference is None or None in estimates:
+    found = _difference(comparison, name, settings)
+    if found is None or None in estimates:
         return None
     means = [estimate.mean for estimate in estimates if estimate]
-    low, high, real = difference["low"], difference["high"], comparison.estimate(REAL, name)
-    ahead, verdict = None, paired.TOO_FEW
-    if low is not None:
-        ahead, verdict = "", paired.NO_DIFFERENCE
+    (mean, interval), real = found, comparison.estimate(REAL, name)
+    ahead, verdict, shown = None, TOO_FEW if comparison.several else paired.TOO_FEW, ""
+    if interval is not None:
+        low, high = interval
+        ahead, verdict, shown = "", paired.NO_DIFFERENCE, f"{low:+{metric.form}} to {high:+{metric.form}}"
         if not low <= 0 <= high and real is not None:
             distances = [abs(mean - real.mean) for mean in means]
             ahead = settings[distances[1] < distances[0]][0]
             verdict = f"{ahead} is nearer to real text ({real.mean:{metric.form}})"
         elif not low <= 0 <= high:
-            ahead, verdict = None, f"{settings[difference['mean'] < 0][0]} is lower; there is no real text beside it"
-    interval = "" if low is None else f"{low:+{metric.form}} to {high:+{metric.form}}"
-    shown = (format(means[0], metric.form), format(means[1], metric.form))
+            ahead, verdict = None, f"{settings[mean < 0][0]} is lower; there is no real text beside it"
+    values = (format(means[0], metric.form), format(means[1], metric.form))
     what = f"{metric.label}, {forwards:,.0f} forwards"
-    return Held(what, shown, f"{difference['mean']:+{metric.form}}", interval, ahead, verdict)
+    return Held(what, values, f"{mean:+{metric.form}}", shown, ahead, verdict)
+
+
+def _difference(
+    comparison: Comparison, name: str, settings: tuple[Setting, Setting]
+) -> tuple[float, tuple[float, float] | None] | None:
+    """How far the second setting's metric stands above the first's, with its interval: over training seeds where there
+    are several, else paired by sampling seed."""
+    a, b = (comparison.rows_of(setting) for setting in settings)
+    if comparison.several:
+        trained = [table.by_training_seed(rows, name) for rows in (a, b)]
+        return paired.across_trainings(*trained) if all(trained) else None
+    found = paired.difference(a, b, name)
+    if found is None:
+        return None
+    return found["mean"], None if found["low"] is None else (found["low"], found["high"])
 
 
 def _at_equal_forwards(comparison: Comparison, a: str, b: str) -> list[tuple[float, tuple[Setting, Setting]]]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from experiments.analysis import decoding_table as table
+from experiments.analysis.files import table_text, write
 from experiments.analysis.likelihood import Windows, mean_per_token, write_windows
 from experiments.analysis.report.reading import LIKELIHOOD_COLUMNS
 from experiments.analysis.trace import TraceRecord, write_trace
@@ -88,8 +89,27 @@ def write_likelihoods(folder: Path, nats: dict[str, dict[str, np.ndarray]]) -> N
         for name, values in own.items():
             mean, error = mean_per_token(values, TOKENS)
             bits = float(mean / np.log(2))
-            lines.append(f"{method},test,{name},{KINDS[method][name]},{mean!r},{error!r},{bits!r},3,{TOKENS.sum()}")
+            lines.append(f"{method},test,{name},{KINDS[method][name]},{mean!r},{error!r},{bits!r},3,{TOKENS.sum()},7")
     (folder / "likelihood.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_trainings(folder: Path, nats: dict[str, dict[int, dict[str, np.ndarray]]]) -> None:
+    """The same for several trainings of each method, by seed, as comparison.json then names them."""
+    methods = about()["methods"]
+    lines = []
+    for method, by_seed in nats.items():
+        trainings = []
+        for number, (seed, own) in enumerate(by_seed.items()):
+            name = f"{method}_seed={seed}" if number else method
+            trainings.append({"name": name, "seed": seed, "training": {"steps": 30, "seconds": 60.0 + 10 * seed}})
+            write_windows(folder / "likelihoods" / f"{name}.csv", Windows(TOKENS, own))
+            for likelihood, values in own.items():
+                mean, error = mean_per_token(values, TOKENS)
+                kind = KINDS[method][likelihood]
+                lines.append([method, "test", likelihood, kind, mean, error, mean / np.log(2), 3, TOKENS.sum(), seed])
+        next(one for one in methods if one["label"] == method)["trainings"] = trainings
+    write(folder / "likelihood.csv", table_text(LIKELIHOOD_COLUMNS, lines))
+    write_about(folder, methods=methods)
 
 
 def write_flags(folder: Path, flags: dict[tuple[str, str], list[str]]) -> None:

@@ -136,3 +136,16 @@ def test_unknown_columns_are_named_and_kept(tmp_path: Path, capsys: pytest.Captu
     records.begin()
     records.add(row("c", 0, seconds=4.0), [], [], [])
     assert [row["wit"] for row in table.read_rows(path)] == ["0.5"] * len(ROWS) + [None]
+
+
+def test_trainings_of_a_method_are_one_setting_and_other_weights_are_not() -> None:
+    """Catches a mean over rows where trainings have unequal numbers of them, and weights averaged that nobody told
+    apart."""
+    seed = table.TRAINING_SEED
+    rows = [row("a", 0, distinct_2=0.1) | {seed: 0}, row("a", 1, distinct_2=0.3) | {seed: 0}]
+    rows.append(row("a", 0, distinct_2=0.6) | {seed: 1, "weights": "w1"})
+    (group,) = table.aggregate(rows)
+    assert group["distinct_2"].mean == pytest.approx(0.4) and group["distinct_2"].seeds == 2
+    assert (group["seeds"], group["training_seeds"]) == ([0, 1], [0, 1])
+    assert "training seeds" in table.markdown_table([group]).split("\n")[0]
+    assert len(table.aggregate([one | {seed: None} for one in rows])) == 2

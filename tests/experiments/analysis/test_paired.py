@@ -118,3 +118,26 @@ def test_the_page_says_what_was_found() -> None:
     assert "seconds: B is faster" in page and "forwards:" not in page and "judge_nll lower" in page
     few = paired.markdown(paired.compare(a[:2], b[:2]))
     assert re.search(r"\| seconds +\| 4.5 +\| 2.5 +\| +\| -2 +\| +\|", few) and paired.TOO_FEW in few
+
+
+def test_differences_across_trainings_are_paired_or_welchs() -> None:
+    """Catches A - B for B - A, seeds that are paired by their place, equal variances, and an interval of two values."""
+    a, b = {0: 1.0, 1: 2.0, 2: 3.0}, {2: 3.6, 0: 1.4, 1: 2.5}
+    half = 4.302653 * 0.1 / 3**0.5
+    mean, interval = paired.across_trainings(a, b)
+    assert mean == pytest.approx(0.5) and interval == pytest.approx((0.5 - half, 0.5 + half))
+    mean, interval = paired.across_trainings(a, {5: 1.4, 6: 2.5, 7: 3.6})
+    error = ((1.0 + 1.1**2) / 3) ** 0.5  # with (1 + 1.21)² / (1 + 1.21²) * 2 degrees of freedom: 3.96
+    assert mean == pytest.approx(0.5) and interval == pytest.approx(
+        (0.5 - 2.787 * error, 0.5 + 2.787 * error), abs=2e-3
+    )
+    assert paired.across_trainings({0: 1.0, 1: 2.0}, a)[1] is None
+    assert paired.across_trainings({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})[1] is None
+    assert paired.across_trainings({3: 1.0, 4: 1.0, 5: 1.0}, {0: 2.0, 1: 2.0, 2: 2.0}) == (1.0, (1.0, 1.0))
+
+
+def test_the_interval_over_trainings_covers_the_mean_as_often_as_it_says() -> None:
+    """Catches a normal or a bootstrap interval, which of three values holds the mean in 80 % or fewer of all cases."""
+    drawn = np.random.default_rng(0).normal(size=(1500, 3))
+    held = [low <= 0 <= high for low, high in map(paired.t_interval, drawn.tolist())]
+    assert np.mean(held) == pytest.approx(paired.LEVEL, abs=0.02)

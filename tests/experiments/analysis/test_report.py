@@ -557,7 +557,7 @@ def test_a_method_given_from_elsewhere_is_not_said_to_be_trained_here(run: Path)
     facts = dict(summary.facts(comparison).items)
     assert facts["training"] == "gpt 30 steps, masked 10 steps"
     assert "3,000" not in f"{said} {facts}" and "training seed" not in facts
-    assert comparison.methods[1].folder == run / "methods" / "masked"
+    assert comparison.methods[1].first.folder == run / "methods" / "masked"
 
 
 FLOW = {"masked": {"any_order": "bound", "left_to_right": "exact for this order"}}
@@ -620,3 +620,139 @@ def test_a_part_of_a_split_is_called_one(run: Path, drawn: dict[str, Figure]) ->
     assert dict(summary.facts(read_comparison(run)).items)["likelihood on"].endswith(
         "5 of its 53 batches, spread evenly"
     )
+
+
+# --- several training seeds
+
+
+def trained(run: Path, gpt: list[float], masked: list[float]) -> Comparison:
+    """A comparison whose windows cost these nats a token more, by training seed from 0 on."""
+    folder.write_trainings(
+        run,
+        {
+            "gpt": {seed: {"nll": folder.GPT_NATS + more * folder.TOKENS} for seed, more in enumerate(gpt)},
+            "masked": {
+                seed: {"any_order": folder.MASKED_NATS + more * folder.TOKENS} for seed, more in enumerate(masked)
+            },
+        },
+    )
+    return read_comparison(run)
+
+
+def test_means_and_intervals_are_over_training_seeds_and_errors_over_windows(run: Path) -> None:
+    """Catches the spread of seeds added to the error of windows or taken for it, a normal interval of three values, and
+    the windows of one training that stand for all."""
+    comparison = trained(run, [0.0, 0.1, 0.2], [0.0, 0.0, 0.3])
+    gpt, masked = cells_of(tables.likelihoods(comparison))
+    half = 4.302653 * 0.1 / 3**0.5  # Student's t with two degrees of freedom
+    assert gpt["nats/token, mean"] == Cell("1.8500", f"{1.85 - half:.4f} to {1.85 + half:.4f}")
+    assert gpt["training seeds"].text == "3" and gpt["training"].text == "1 min 10 s"
+    error = _error(folder.GPT_NATS)  # of each training, as a constant more changes no spread
+    assert gpt["± over windows, one training"].text == f"± {error:.4f}"
+    assert masked["nats/token, mean"].text == "≤ 2.4000"
+    difference = [2.3 - 1.75 + more for more in (0.0, -0.1, 0.1)]
+    mean, half = np.mean(difference), 4.302653 * np.std(difference, ddof=1) / 3**0.5
+    assert masked["gap to gpt"] == Cell(f"≤ {mean:+.4f}", f"{mean - half:+.4f} to {mean + half:+.4f}")
+    assert masked["± over windows, gap"].text == f"± {_error(folder.MASKED_NATS - folder.GPT_NATS):.4f}"
+    assert masked["settled"].text == ""  # a bound and an exact value
+
+
+@pytest.mark.parametrize(
+    ("masked", "settled"),
+    [
+        ([0.5, 0.6, 0.7], "yes"),  # as much at every seed
+        ([-0.5, 0.6, 1.7], "no"),  # as much in the mean, and a matter of the seed
+        ([0.5, 0.7], "open"),
+        ([0.6, 0.5, 0.7, 0.6], "yes"),  # unpaired, as the seeds are not the same
+    ],
+)
+def test_a_gap_is_settled_only_if_it_holds_over_training_seeds(
+    run: Path, monkeypatch: pytest.MonkeyPatch, masked: list[float], settled: str
+) -> None:
+    """Catches a gap that is certain on the windows of these weights and gone with the next seed."""
+    monkeypatch.setattr(folder, "KINDS", {"gpt": {"nll": "exact"}, "masked": {"any_order": "exact"}})
+    monkeypatch.setattr(folder, "MASKED_NATS", folder.GPT_NATS)
+    comparison = trained(run, [0.0, 0.1, 0.2][: len(masked)], masked)
+    gpt, other = cells_of(tables.likelihoods(comparison))
+    assert (gpt["settled"].text, other["settled"].text) == ("", settled)
+    said = dict(summary.findings(comparison).items)["Likelihood"]
+    words = {"yes": "holds over training seeds", "no": "cannot be told from it", "open": "is not known"}
+    assert words[settled] in said
+
+
+def test_a_gap_within_the_error_of_windows_is_settled_by_no_number_of_seeds() -> None:
+    """Catches seeds that agree on a few windows taken for a difference on text."""
+    assert not tables.Gap(0.1, 0.06, (0.09, 0.11), several=True).settled
+    assert tables.Gap(0.1, 0.04, (0.09, 0.11), several=True).settled
+    assert not tables.Gap(0.1, 0.04, None, several=True).known
+
+
+def _rows(seeds: tuple[int, ...], more: dict[int, float]) -> list[table.Row]:
+    """Rows of every setting; those of a training seed differ in their weights and by `more` in their judge."""
+    rows = []
+    for setting in folder.SETTINGS:
+        for training in (None,) if setting[0] in table.MODELLESS else more:
+            for seed in seeds:
+                row = folder.row(setting, seed) | {
+                    table.TRAINING_SEED: training,
+                    "weights": training and f"w{training}",
+                }
+                rows.append(row | {"judge_nll": row["judge_nll"] + more.get(training, 0.0)})
+    return rows
+
+
+def test_sampling_seeds_are_averaged_inside_a_training_seed(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches nine rows of three trainings that count as nine independent values, and real text without an interval."""
+    trained(run, [0.0, 0.1, 0.2], [0.0, 0.0, 0.3])
+    folder.write_rows(run, _rows(folder.SEEDS, {0: 0.0, 1: 0.3, 2: 0.6}))
+    comparison = read_comparison(run)
+    default = ("gpt", folder.FRONTIER["gpt"][1])
+    estimate = comparison.estimate(default, "judge_nll")
+    mean = folder.metrics_of(default, 1)["judge_nll"] + 0.3
+    half = 4.302653 * 0.3 / 3**0.5
+    assert estimate.mean == pytest.approx(mean) and estimate.interval == pytest.approx((mean - half, mean + half))
+    real = [folder.metrics_of(folder.REAL, seed)["judge_nll"] for seed in folder.SEEDS]
+    assert comparison.estimate(folder.REAL, "judge_nll").interval == pytest.approx((min(real), max(real)))
+    rows = {(row["method"].text, row["setting"].text): row for row in cells_of(tables.everything(comparison))}
+    assert (rows[default]["training seeds"].text, rows[default]["sampling seeds"].text) == ("3", "3")
+    assert rows[default]["judge, nats/char"].small == "± 0.300" and rows[folder.REAL]["training seeds"].text == ""
+    document = sections.build(comparison)
+    assert "training seed" in said_in(document, "speed") and "training_seeds.png" in drawn
+    assert dict(summary.facts(comparison).items)["training seeds"] == "0, 1, 2"
+    assert "trained with 3 seeds" in summary.purpose(comparison)
+
+
+def test_trainings_that_the_comparison_no_longer_has_are_left_out(run: Path) -> None:
+    """Catches rows of a seed that was taken out, and one training seed with two sets of weights in one mean."""
+    trained(run, [0.0, 0.1], [0.0, 0.1])
+    rows = _rows((0,), {0: 0.0, 1: 0.3, 2: 9.0})
+    folder.write_rows(run, rows)
+    default = ("gpt", folder.FRONTIER["gpt"][1])
+    found = read_comparison(run).estimate(default, "judge_nll")
+    assert found.mean == pytest.approx(folder.metrics_of(default, 0)["judge_nll"] + 0.15) and found.interval is None
+    folder.write_rows(run, [*rows, rows[0] | {"weights": "another", table.TRAINING_SEED: 0}])
+    with pytest.raises(ValueError, match="in more than one way"):
+        read_comparison(run)
+
+
+def test_samples_are_of_the_first_training_and_say_so(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches texts of the last training under the name of the first, and texts that no longer tell whose they are."""
+    trained(run, [0.0, 0.1], [0.0, 0.1])
+    path = run / "samples.jsonl"
+    records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    later = [
+        one | {table.TRAINING_SEED: 1, "texts": ["later"] * 2} for one in records if one["method"] in folder.FRONTIER
+    ]
+    path.write_text("".join(json.dumps(one) + "\n" for one in [*records, *later]), encoding="utf-8")
+    said = said_in(sections.build(read_comparison(run)), "samples")
+    assert "later" not in said and "gpt, training seed 0" in said
+
+
+def test_an_older_comparison_has_one_training(run: Path) -> None:
+    """Catches files of before training seeds that are refused, or read as none."""
+    path = run / "likelihood.csv"
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line.rpartition(",")[0] for line in lines) + "\n", encoding="utf-8")
+    comparison = read_comparison(run)
+    assert not comparison.several and comparison.methods[0].first.folder == run / "methods" / "gpt"
+    assert cells_of(tables.likelihoods(comparison))[0]["nats/token"].text.startswith("1.7500 ± ")
