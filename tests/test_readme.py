@@ -165,10 +165,9 @@ class Reader:
         """The command line with debug=smoke, and with what stands in for the reader's own."""
         words = [word.replace("=RUN", f"={self.runs.get('gpt')}") for word in arguments(command)]
         words = [word.replace("=FILE", f"={self.corpus}") for word in words]
-        if needs(command) == "half an hour":  # what the comparison before it has trained comes in
-            done = self.runs["comparison"]
-            methods = ("masked_diffusion", "diffusion_flow")
-            words += [f"experiment.methods.{name}.load={done / 'methods' / name}" for name in methods]
+        if needs(command) in LONG:  # what the comparison before it has trained comes in
+            done = self.runs["methods/masked_diffusion"]
+            words += [f"experiment.methods.{name}.load={done / 'methods' / name}" for name in LONG[needs(command)]]
             words += [f"experiment.judges.load=[{done / 'judges' / '0'}]", "experiment.sampling.length=8"]
         if trained_before(command) and not any(w.startswith(("resume=", "experiment.sampling.length=")) for w in words):
             words.append("experiment.sampling.length=8")  # many settings and seeds, a little text of each
@@ -202,7 +201,7 @@ class Reader:
         check_run(run)
         summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
         self.runs |= {summary["algorithm"]: run, summary["experiment"]: run}
-        for name in ("results.csv", "traces", "likelihood_windows.csv", "report.html"):
+        for name in ("results.csv", "traces", "likelihood_windows.csv", "report.html", "methods/masked_diffusion"):
             if (run / name).exists():
                 self.runs[name] = run
         if (run / "metrics.csv").exists():
@@ -232,6 +231,10 @@ class Reader:
         assert module != "training.export" or Path(words[-1]).is_file()
 
 
+LONG = {  # commands that train many models -> the methods of which there is a model
+    "half an hour": ("masked_diffusion", "diffusion_flow"),
+    "an hour or two": ("df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion"),
+}
 LEFT_BEHIND = {  # by experiment (blank: any) and task
     ("", "training"): ("checkpoints/best.ckpt", "checkpoints/last.ckpt", "metrics.csv", "plots/training_curve.png"),
     ("comparison", "training"): ("comparison.json",),  # what is loaded lies elsewhere
