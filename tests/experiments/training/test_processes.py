@@ -27,6 +27,8 @@ METHODS = {
     "df_lm_faithful": ["algorithm=df_lm_faithful"],
     "masked_diffusion": ["algorithm=masked_diffusion"],
     "masked_reference": ["algorithm=masked_diffusion", "algorithm.objective=reference"],
+    "block_diffusion": ["algorithm=block_diffusion"],
+    "blocks of equal weights": ["algorithm=block_diffusion", "algorithm.objective=equal"],
     "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=1"],
     "velocity": ["algorithm=diffusion_flow_reference", "algorithm.flow.interval=1"],
 }
