@@ -44,7 +44,7 @@ class BlockDiffusionConfig:
     block_len: Count = 4
     objective: Literal["any_order", "equal"] = "any_order"
     mask_range: list[Share] = field(default_factory=lambda: [0.0, 1.0])
-    next_token_weight: NonNegative = 0.0
+    next_token_weight: NonNegative = 1.0
     validation_masks: Count = 8
     masks_per_count: Count = 1
     use_cache: bool = True

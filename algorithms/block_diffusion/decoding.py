@@ -5,7 +5,7 @@ over the block alone. B batch, L all positions, R rows, F of them with an open f
 them that are looked at, V vocabulary without the mask token.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -42,27 +42,23 @@ class BlockReader(Reader):
             yield Chunk(position, end := min(stop, length), start, stop, past)
             position = end
 
-    def enter(self, chunk: Chunk, text: Tensor, rows: Sequence[int], fresh: Sequence[int]) -> tuple[int, Tensor | None]:
+    def enter(self, chunk: Chunk, text: Tensor, rows: list[int], fresh: list[int]) -> tuple[int, Tensor | None]:
         if self.chunk is None or chunk.past != self.chunk.past:
             self.cache = None
         self.chunk = chunk
         if chunk.start == chunk.past:  # nothing before the first block
             return 0, None
         network, draws = self.network, chunk.begin == chunk.start and len(fresh) > 0
-        past = text[list(rows) if len(rows) < len(text) else slice(None), chunk.past : chunk.start]
+        past = text[rows if len(rows) < len(text) else slice(None), chunk.past : chunk.start]
         past = past.to(network.wte.weight.device)  # (rows, tokens)
         if self.use_cache:
             if self.cache is None:
                 self.cache = network.backbone.new_cache()
-            elif list(rows) != self.rows:
+            elif rows != self.rows:
                 self.cache = rows_of(self.cache, [self.rows.index(row) for row in rows])
-            self.inside = list(rows), self.cache
-            new = past[:, self.cache.length :]
-        else:
-            new = past if draws else past[:, :0]
-        self.rows, self.past = list(rows), past
-        if new.size(1) == 0:
-            return 0, None
+            self.inside = rows, self.cache
+        new = past[:, 0 if self.cache is None else self.cache.length :]
+        self.rows, self.past = rows, past
         self.token_forwards += new.numel()
         hidden = network.hidden(new, cache=self.cache)[:, -1]  # (rows, C)
         if not draws:

@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -159,8 +158,8 @@ class MaskedDecoder(DrawingDecoder):
     ) -> Generation:
         """The loop: decide the tokens of ids (B, L) that are not `given` (B, L) bool; before `first` all are given.
 
-        A chunk's window shows all that is given or decided in it, and holds masks elsewhere, beyond L too. Rows whose
-        chunk is decided leave the batch until the next one, and for good once `ends` says that their text has ended.
+        Rows whose chunk is decided leave the batch until the next one, and for good once `ends` says that their text is
+        over.
         """
         home = float64_device(ids.device)
         B, L = ids.shape
@@ -194,18 +193,14 @@ class MaskedDecoder(DrawingDecoder):
                     recorder.add(text.masked_fill(unknown, 0), unknown.float(), forwards=forwards)
             if rows.numel() > 0:
                 there = _there(rows, B, home)
-                x = text[there, chunk.start : chunk.stop].clone()
-                x = F.pad(x, (0, chunk.stop - chunk.start - x.size(1)), value=mask_id)  # (R, W)
-                place = slice(chunk.begin - chunk.start, chunk.end - chunk.start)
+                x, place = chunk.window(text[there], mask_id), chunk.place  # (R, W)
                 draws = StepUniforms(random, rows, chunk.end - chunk.begin, 1 + self.position_draws, home)
                 once = draws.once()  # (R, K)
                 state = ChunkState.start(x[:, place], final[there], mask_id=mask_id, window=reader.width, rows=rows)
                 state.memory.update(self.begin(state, once))
-                record = (
-                    None if not recorder else partial(_record, recorder, text=text, begin=chunk.begin, before=forwards)
-                )
+                told = partial(_record, recorder, text=text, begin=chunk.begin, before=forwards) if recorder else None
                 text[there, here], counts = self._decide(
-                    reader, x, place, state, draws, self.plan(open_[rows], once), device=ids.device, record=record
+                    reader, x, place, state, draws, self.plan(open_[rows], once), device=ids.device, record=told
                 )
                 row_forwards[rows] += counts
                 steps += int(counts.max())

@@ -5,9 +5,10 @@ V vocabulary without the mask token.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.masked_diffusion.decoding.state import ChunkState, Predictor
@@ -24,6 +25,16 @@ class Chunk:
     stop: int
     past: int
 
+    @property
+    def place(self) -> slice:
+        """Where the chunk lies in its window."""
+        return slice(self.begin - self.start, self.end - self.start)
+
+    def window(self, text: Tensor, mask_id: int) -> Tensor:
+        """A copy (R, W) of the window of texts (R, L)."""
+        shown = text[:, self.start : self.stop]
+        return F.pad(shown, (0, self.stop - self.start - shown.size(1)), value=mask_id).clone()
+
 
 class Reader(ABC):
     """How a network reads a text while it is written. As a Predictor it is asked for the logits of a chunk."""
@@ -35,7 +46,7 @@ class Reader(ABC):
     def chunks(self, first: int, length: int) -> Iterator[Chunk]:
         """The chunks of texts of so many positions, whose first `first` are given."""
 
-    def enter(self, chunk: Chunk, text: Tensor, rows: Sequence[int], fresh: Sequence[int]) -> tuple[int, Tensor | None]:
+    def enter(self, chunk: Chunk, text: Tensor, rows: list[int], fresh: list[int]) -> tuple[int, Tensor | None]:
         """Read what stands before a chunk of text (B, L), in `rows`: those with something to decide from there on.
 
         Returns the passes that this took, and logits (F, V) of the chunk's first token for the rows `fresh`, in which

@@ -3,7 +3,7 @@
 B batch, W window, N tokens of the noisy stream, V states; the mask is V.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from torch import Tensor
 
@@ -43,10 +43,10 @@ class ChainReader(BlockReader):
     def __init__(self, chain: MarkovSource, *, block_len: int, window: int) -> None:
         self.chain, self.width, self.window = chain, block_len, window
 
-    def enter(self, chunk: Chunk, text: Tensor, rows: Sequence[int], fresh: Sequence[int]) -> tuple[int, Tensor | None]:
+    def enter(self, chunk: Chunk, text: Tensor, rows: list[int], fresh: list[int]) -> tuple[int, Tensor | None]:
         if chunk.begin > chunk.start or chunk.start == chunk.past:
             return 0, None
-        return 1, self.chain.transition[text[list(fresh), chunk.begin - 1]].log()
+        return 1, self.chain.transition[text[fresh, chunk.begin - 1]].log()
 
     def __call__(self, x: Tensor, chunk: slice, state: ChunkState) -> Tensor:
         return self.chain.conditionals(x)[:, chunk].log()

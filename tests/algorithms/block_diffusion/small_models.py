@@ -24,7 +24,8 @@ def backbone(style: str = "rope", block_size: int = T) -> BackboneConfig:
 
 
 def blocks(block_len: int, *, style: str = "rope", block_size: int = T, vocabulary: int = V, **settings):
-    """A lively BlockDiffusion."""
+    """A lively BlockDiffusion whose loss is the bound alone, unless told otherwise."""
+    settings = {"next_token_weight": 0.0} | settings
     config = BlockDiffusionConfig(backbone(style, block_size), block_len=block_len, **settings)
     return lively(BlockDiffusion(config, vocabulary_size=vocabulary))
 

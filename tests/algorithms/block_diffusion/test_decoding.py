@@ -70,7 +70,8 @@ def test_the_cache_changes_nothing(block_len: int, style: str) -> None:
         request = Request(tokens, given, [number, 1, 2])
         found, expected = (one.generate(request, decoder) for one in (model, plain))
         assert torch.equal(found.ids, expected.ids) and torch.equal(found.ids[given], tokens[given])
-        assert found.steps == expected.steps and int(found.ids.max()) < V
+        assert torch.equal(found.row_forwards, expected.row_forwards) and found.steps == expected.steps
+        assert found.forwards == expected.forwards and int(found.ids.max()) < V
 
 
 @examples(st.sampled_from(sorted(DECODERS)), st.sampled_from(LENGTHS), st.integers(0, 10**6))
@@ -129,7 +130,7 @@ def test_what_a_text_costs_by_hand() -> None:
     assert out.token_forwards == 2 * ((4 + 4) + (4 + 4 + 4))
     assert out.tokens_per_forward == 12 / 10
     plain = twin(model, use_cache=False).generate(Request.continuing(ids(2, 6), length=6, seeds=[0, 1]), decoder)
-    assert plain.token_forwards == 2 * (8 + (8 + 12 + 12))  # the first block is read with the second, not before it
+    assert plain.token_forwards == 2 * ((4 + 8) + (8 + 12 + 12))
 
 
 def test_the_prompt_is_seen_inside_its_block() -> None:
