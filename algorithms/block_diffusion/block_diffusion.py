@@ -101,12 +101,18 @@ class BlockDiffusion(BaseAlgorithm):
         longer = replace(config.backbone, block_size=self.window)
         self.model = LanguageModel(longer, vocabulary_size + 1)
         self.layout = Layout(self.window, config.block_len)
+        self._shorter: dict[int, Layout] = {}  # those of shorter windows, by their tokens
         self.likelihood_kind = "exact" if config.block_len <= 2 else "bound"
+        if config.next_token_weight > 0 and len(self.layout.others):
+            self.loss_unit += " + next-token loss"
 
     def layout_of(self, ids: Tensor) -> Layout:
         """The layout of windows ids (B, W), which may be shorter than those that the backbone is made for."""
         tokens = ids.size(1)
-        return self.layout if tokens == self.window else Layout(tokens, self.block_len).to(ids.device)
+        layout = self.layout if tokens == self.window else self._shorter.get(tokens)
+        if layout is None or layout.first.device != ids.device:
+            layout = self._shorter[tokens] = Layout(tokens, self.block_len).to(ids.device)
+        return layout
 
     def streams(self, ids: Tensor, x: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
         """Final hidden states of the clean tokens (B, C, n_embd) of ids (B, W) and of noisy ones x (B, N)."""
@@ -135,23 +141,23 @@ class BlockDiffusion(BaseAlgorithm):
         return Draws(layout.in_text(masked), layout.in_text(factors))
 
     def loss_of(self, ids: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """The bound per token, or what else is configured, as a sum of the two streams' parts."""
+        """The bound per token, or what else is configured, beside the means over first tokens of blocks, over hidden
+        ones, and over the others that the clean stream predicts."""
         layout, T = self.layout_of(ids), ids.size(1) - 1
         shown = ids[:, : layout.noisy]
         if draws.masked is not None:
             shown = shown.masked_fill(draws.masked, self.mask_id)
         clean, noisy = self.streams(ids, shown, layout)
-        parts = {}
+        weight, means = self.config.next_token_weight, {}
         if layout.clean:
-            following = self._mean(clean, ids[:, 1:], layout.starts)
-            parts["next_token"] = following * (len(layout.starts) / T)
-            if self.config.next_token_weight and len(layout.others):
-                following = self._mean(clean, ids[:, 1:], layout.others)
-                parts["others"] = self.config.next_token_weight * following * (len(layout.others) / T)
+            means["first"] = self._mean(clean, ids[:, 1:], layout.starts)
         if draws.factors is not None:
-            hidden = self._mean(noisy, ids, layout.hidden, draws.factors)
-            parts["hidden"] = hidden * (len(layout.hidden) / T)
-        return {"loss": sum(parts.values(), torch.zeros((), device=ids.device)), **parts}
+            means["hidden"] = self._mean(noisy, ids, layout.hidden, draws.factors)
+        if weight > 0 and len(layout.others):
+            means["next_token"] = self._mean(clean, ids[:, 1:], layout.others)
+        tokens = {"first": len(layout.starts), "hidden": len(layout.hidden), "next_token": weight * len(layout.others)}
+        loss = torch.stack([mean * (tokens[name] / T) for name, mean in means.items()]).sum()
+        return {"loss": loss, **{name: mean.detach() for name, mean in means.items()}}
 
     def _mean(self, states: Tensor, targets: Tensor, index: Tensor, factors: Tensor | None = None) -> Tensor:
         """The mean cross-entropy of the tokens at `index`, each times its factor, from states (B, T, n_embd)."""

@@ -103,13 +103,15 @@ def test_parts_of_the_loss_add_up() -> None:
     """Catches a part that is logged in another unit, and a next-token weight that moves the bound."""
     model, weighted, batch = blocks(4), blocks(4, next_token_weight=0.5), ids()
     parts, more = (one.loss(batch, generator()) for one in (model, weighted))
-    assert parts.keys() == {"loss", "next_token", "hidden"} and more.keys() == parts.keys() | {"others"}
-    torch.testing.assert_close(parts["loss"], parts["next_token"] + parts["hidden"])
-    torch.testing.assert_close(more["loss"], parts["loss"] + more["others"])
-    clean = blocks(1)
-    nats = clean.nll(batch, generator())  # the same weights as a GPT
-    others = [place - 1 for place in range(1, T) if place % 4]
-    torch.testing.assert_close(more["others"], 0.5 * nats[:, others].sum() / nats.numel())
+    assert parts.keys() == {"loss", "first", "hidden"} and more.keys() == parts.keys() | {"next_token"}
+    torch.testing.assert_close(parts["loss"], (3 * parts["first"] + 9 * parts["hidden"]) / 12)
+    torch.testing.assert_close(more["loss"], parts["loss"] + 0.5 * 9 / 12 * more["next_token"])
+    nats = blocks(1).nll(batch, generator())  # the same weights as a GPT
+    firsts = [place for place in range(T) if (place + 1) % 4 == 0]
+    others = [place for place in range(T) if (place + 1) % 4]
+    torch.testing.assert_close(more["first"], nats[:, firsts].mean())
+    torch.testing.assert_close(more["next_token"], nats[:, others].mean())
+    assert model.loss_unit == "nats per token" and weighted.loss_unit == "nats per token + next-token loss"
 
 
 def test_equal_weights_are_the_mean_over_hidden_tokens() -> None:
@@ -118,7 +120,7 @@ def test_equal_weights_are_the_mean_over_hidden_tokens() -> None:
     draws = model.draw(batch, generator())
     nats = model.nats(batch, batch[:, : model.layout.noisy].masked_fill(draws.masked, model.mask_id))
     masked = model.layout.of_last(draws.masked.float(), 0.0)
-    expected = (nats * masked).sum() / masked.sum() * len(model.layout.hidden) / T
+    expected = (nats * masked).sum() / masked.sum()
     torch.testing.assert_close(model.loss_of(batch, draws)["hidden"], expected)
 
 
@@ -147,6 +149,7 @@ def test_shorter_windows_have_a_layout_of_their_own() -> None:
         nll = model.nll(batch, generator())
         assert nll.shape == (2, tokens - 1) and bool((nll > 0).all())
         assert model.loss(batch, generator())["loss"].isfinite()
+        assert model.layout_of(batch) is model.layout_of(batch)  # is not made anew in each step
 
 
 @pytest.mark.parametrize(
