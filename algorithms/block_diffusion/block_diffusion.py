@@ -103,7 +103,7 @@ class BlockDiffusion(BaseAlgorithm):
         self.layout = Layout(self.window, config.block_len)
         self._shorter: dict[int, Layout] = {}  # those of shorter windows, by their tokens
         self.likelihood_kind = "exact" if config.block_len <= 2 else "bound"
-        if config.next_token_weight > 0 and len(self.layout.others):
+        if config.next_token_weight > 0 and self.layout.clean > len(self.layout.starts):
             self.loss_unit += " + next-token loss"
 
     def layout_of(self, ids: Tensor) -> Layout:
@@ -141,29 +141,36 @@ class BlockDiffusion(BaseAlgorithm):
         return Draws(layout.in_text(masked), layout.in_text(factors))
 
     def loss_of(self, ids: Tensor, draws: Draws) -> dict[str, Tensor]:
-        """The bound per token, or what else is configured, beside the means over first tokens of blocks, over hidden
-        ones, and over the others that the clean stream predicts."""
+        """The bound per token, or what else is configured, beside the mean over the tokens that the clean stream
+        predicts, each by its weight, and that over hidden ones."""
         layout, T = self.layout_of(ids), ids.size(1) - 1
+        C, S, H = layout.clean, len(layout.starts), len(layout.hidden)
         shown = ids[:, : layout.noisy]
         if draws.masked is not None:
             shown = shown.masked_fill(draws.masked, self.mask_id)
         clean, noisy = self.streams(ids, shown, layout)
-        weight, means = self.config.next_token_weight, {}
-        if layout.clean:
-            means["first"] = self._mean(clean, ids[:, 1:], layout.starts)
+        weight, means, tokens = self.config.next_token_weight, {}, {}
+        if C:
+            tokens["next_token"] = S + weight * (C - S)
+            factors = None
+            if weight not in (0, 1):
+                factors = torch.where(layout.first[1 : C + 1], 1.0, weight) * (C / tokens["next_token"])  # (C,)
+                factors = factors.expand(len(ids), -1)
+            chosen = layout.starts if weight == 0 else None  # the head need not run on the others
+            means["next_token"] = self._mean(clean, ids[:, 1 : C + 1], factors, chosen)
         if draws.factors is not None:
-            means["hidden"] = self._mean(noisy, ids, layout.hidden, draws.factors)
-        if weight > 0 and len(layout.others):
-            means["next_token"] = self._mean(clean, ids[:, 1:], layout.others)
-        tokens = {"first": len(layout.starts), "hidden": len(layout.hidden), "next_token": weight * len(layout.others)}
+            tokens["hidden"] = H
+            means["hidden"] = self._mean(noisy, ids, draws.factors, layout.hidden)
         loss = torch.stack([mean * (tokens[name] / T) for name, mean in means.items()]).sum()
         return {"loss": loss, **{name: mean.detach() for name, mean in means.items()}}
 
-    def _mean(self, states: Tensor, targets: Tensor, index: Tensor, factors: Tensor | None = None) -> Tensor:
-        """The mean cross-entropy of the tokens at `index`, each times its factor, from states (B, T, n_embd)."""
-        states, targets = states.index_select(1, index), targets.index_select(1, index)
-        chosen = None if factors is None else factors.index_select(1, index)
-        return mean_nats(states, self.model.lm_head.weight, targets, chosen, classes=self.mask_id)
+    def _mean(self, states: Tensor, targets: Tensor, factors: Tensor | None, index: Tensor | None) -> Tensor:
+        """The mean cross-entropy of targets (B, T), each times its factor, from states (B, T, n_embd); of those at
+        `index` alone, where given."""
+        if index is not None:
+            states, targets = states.index_select(1, index), targets.index_select(1, index)
+            factors = None if factors is None else factors.index_select(1, index)
+        return mean_nats(states, self.model.lm_head.weight, targets, factors, classes=self.mask_id)
 
     def states(self, ids: Tensor, x: Tensor) -> Tensor:
         """The states (B, T, n_embd) that the last T tokens of ids (B, W) are predicted from, beside noisy x (B, N)."""

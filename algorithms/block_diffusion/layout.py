@@ -25,7 +25,6 @@ class Layout(nn.Module):
     first: Tensor
     hidden: Tensor
     starts: Tensor
-    others: Tensor
     sources: Tensor
 
     def __init__(self, tokens: int, block_len: int) -> None:
@@ -46,7 +45,6 @@ class Layout(nn.Module):
             "first": ~inside,  # (W,) whether it begins a block
             "hidden": place[inside],  # (H,) of the noisy stream
             "starts": place[~inside][1:] - 1,  # (S,) of the clean stream, the tokens before block starts
-            "others": place[1 : self.clean + 1][inside[1 : self.clean + 1]] - 1,  # (C - S,) the other clean ones
             # Which state each of the last T tokens is predicted from, of the clean ones and then the noisy ones.
             "sources": torch.where(inside, self.clean + place, place - 1)[1:],  # (T,)
         }

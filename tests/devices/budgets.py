@@ -18,7 +18,7 @@ STEP = {
     "df_lm": (525, 0, 0, 0),
     "df_lm_shifted": (267, 0, 0, 0),
     "df_lm_faithful": (220, 0, 0, 0),
-    "block_diffusion": (159, 0, 0, 0),
+    "block_diffusion": (155, 0, 0, 0),
     "masked_diffusion": (103, 0, 0, 0),
     "diffusion_flow": (309, 0, 0, 0),
     "diffusion_flow_reference": (245, 0, 0, 0),

@@ -103,14 +103,16 @@ def test_parts_of_the_loss_add_up() -> None:
     """Catches a part that is logged in another unit, and a next-token weight that moves the bound."""
     model, weighted, batch = blocks(4), blocks(4, next_token_weight=0.5), ids()
     parts, more = (one.loss(batch, generator()) for one in (model, weighted))
-    assert parts.keys() == {"loss", "first", "hidden"} and more.keys() == parts.keys() | {"next_token"}
-    torch.testing.assert_close(parts["loss"], (3 * parts["first"] + 9 * parts["hidden"]) / 12)
-    torch.testing.assert_close(more["loss"], parts["loss"] + 0.5 * 9 / 12 * more["next_token"])
+    assert parts.keys() == more.keys() == {"loss", "next_token", "hidden"}
     nats = blocks(1).nll(batch, generator())  # the same weights as a GPT
     firsts = [place for place in range(T) if (place + 1) % 4 == 0]
     others = [place for place in range(T) if (place + 1) % 4]
-    torch.testing.assert_close(more["first"], nats[:, firsts].mean())
-    torch.testing.assert_close(more["next_token"], nats[:, others].mean())
+    torch.testing.assert_close(parts["next_token"], nats[:, firsts].mean())
+    torch.testing.assert_close(parts["loss"], (3 * parts["next_token"] + 9 * parts["hidden"]) / 12)
+    torch.testing.assert_close(more["loss"], parts["loss"] + 0.5 * nats[:, others].sum() / nats.numel())
+    whole = blocks(4, next_token_weight=1.0).loss(batch, generator())
+    torch.testing.assert_close(whole["next_token"], nats.mean())
+    torch.testing.assert_close(whole["loss"], nats.mean() + 9 / 12 * parts["hidden"])
     assert model.loss_unit == "nats per token" and weighted.loss_unit == "nats per token + next-token loss"
 
 
