@@ -153,7 +153,7 @@ class BlockDiffusion(BaseAlgorithm):
         if C:
             tokens["next_token"] = S + weight * (C - S)
             factors = None
-            if weight not in (0, 1):
+            if weight not in (0, 1) and C > S:
                 factors = torch.where(layout.first[1 : C + 1], 1.0, weight) * (C / tokens["next_token"])  # (C,)
                 factors = factors.expand(len(ids), -1)
             chosen = layout.starts if weight == 0 else None  # the head need not run on the others
