@@ -109,7 +109,9 @@ class BlockDiffusion(BaseAlgorithm):
     def layout_of(self, ids: Tensor) -> Layout:
         """The layout of windows ids (B, W), which may be shorter than those that the backbone is made for."""
         tokens = ids.size(1)
-        layout = self.layout if tokens == self.window else self._shorter.get(tokens)
+        if tokens == self.window:
+            return self.layout
+        layout = self._shorter.get(tokens)
         if layout is None or layout.first.device != ids.device:
             layout = self._shorter[tokens] = Layout(tokens, self.block_len).to(ids.device)
         return layout

@@ -37,11 +37,11 @@ class Layout(nn.Module):
         self.blocks = -(-self.noisy // block_len)  # M
         place = torch.arange(tokens)
         inside = place % block_len > 0
+        left = self.noisy - place[: self.noisy : block_len]  # (M,) noisy tokens from the start of a block on
         constants = {
             "places": place[: self.noisy],  # (N,)
             "begins": (place - place % block_len)[: self.noisy],  # (N,) of their blocks
-            "lengths": (self.noisy - place[: self.noisy : block_len]).clamp(max=block_len)
-            - 1.0,  # (M,) that may be hidden
+            "lengths": (left - 1.0).clamp(max=block_len - 1),  # (M,) of a block that may be hidden
             "first": ~inside,  # (W,) whether it begins a block
             "hidden": place[inside],  # (H,) of the noisy stream
             "starts": place[~inside][1:] - 1,  # (S,) of the clean stream, the tokens before block starts
