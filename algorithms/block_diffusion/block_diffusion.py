@@ -84,7 +84,10 @@ class Draws(NamedTuple):
 
 
 class BlockDiffusion(BaseAlgorithm):
-    """A GPT and a masked denoiser of blocks behind its clean past, in one pass and with the same weights."""
+    """A GPT and a masked denoiser of blocks behind its clean past, in one pass and with the same weights.
+
+    Known text to the right is seen inside its block alone, and not by the first token of the block.
+    """
 
     name = "block_diffusion"
     description = "the first token of every block, given the true past, and hidden ones inside a block, given the past"
