@@ -156,7 +156,7 @@ def test_one_file_states_the_defaults_of_a_class() -> None:
     assert {cls.__name__: found for cls, found in stating.items() if len(found) != 1} == {}
 
 
-@pytest.mark.parametrize("name", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
+@pytest.mark.parametrize("name", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion"])
 def test_a_method_without_arguments_is_the_one_of_the_command_line(name: str) -> None:
     """Catches a backbone, an optimiser or a decoder that Python code gets and the command line does not."""
     cls = look_up(ALGORITHMS, name, "algorithm.name").config_class

@@ -30,6 +30,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "experiments.analysis": (),
     "algorithms": (),
     **{f"algorithms.{method}": ("algorithms.common",) for method in METHODS},
+    "algorithms.block_diffusion": ("algorithms.common", "algorithms.masked_diffusion"),
     "algorithms.diffusion_flow": ("algorithms.common", "algorithms.masked_diffusion"),
     "algorithms.common": (),
     "datasets": (),

@@ -53,20 +53,31 @@ def chain_rule(network: Network, ids: Tensor, *, mask_id: int) -> Tensor:
 
 
 def decoder_likelihood(network: Network, ids: Tensor, *, mask_id: int, decoder: MaskedDecoder) -> Tensor:
-    """The exact -log p of what `decoder` writes, all T tokens being one chunk (DUEL).
+    """The exact -log p of what `decoder` writes, all T tokens being one chunk (DUEL)."""
+
+    def logits_of(tokens: Tensor) -> Tensor:
+        return network(torch.cat([ids[:, :1], tokens], dim=1))[:, 1:]
+
+    none = torch.zeros_like(ids[:, 1:], dtype=torch.bool)
+    return decided_nats(logits_of, ids[:, 1:], none, mask_id=mask_id, window=ids.size(1), decoder=decoder)
+
+
+def decided_nats(
+    logits_of: Network, targets: Tensor, given: Tensor, *, mask_id: int, window: int, decoder: MaskedDecoder
+) -> Tensor:
+    """Nats (R, K) of chunks targets (R, K) as `decoder` decides them, 0 where they are `given` (R, K).
 
     The decoder's order has to follow from the text alone: its commit rule is asked, step by step, which tokens of the
-    true text it would decide, and these are scored given those decided before.
+    true text it would decide, and these are scored given those decided before, by logits_of(tokens) -> (R, K, V).
     """
-    home = float64_device(ids.device)
-    targets = ids[:, 1:].to(home)
+    device, home = targets.device, float64_device(targets.device)
+    targets, given = targets.to(home), given.to(home)
     nats = torch.zeros(targets.shape, device=home)
-    state = ChunkState.start(targets, torch.zeros_like(targets, dtype=torch.bool), mask_id=mask_id, window=ids.size(1))
+    state = ChunkState.start(targets, given, mask_id=mask_id, window=window)
     state.memory.update(decoder.begin(state, nats.double()))
     while bool(state.open.any()):
-        x = torch.cat([ids[:, :1], state.tokens.to(ids.device)], dim=1)
-        logits = decoder.tempered(network(x)[:, 1:].to(home))
+        logits = decoder.tempered(logits_of(state.tokens.to(device)).to(home))
         following = decoder.commit(state, Prediction.of(logits, targets, decoder.top_k))
         nats += nats_of_logits(logits, targets) * (state.open & ~following.open)
         state = following
-    return nats.to(ids.device)
+    return nats.to(device)

@@ -12,6 +12,7 @@ ALGORITHMS = {
     "gpt": "algorithms.teacher_forcing.gpt:GPT",
     "df_lm": "algorithms.diffusion_forcing.df_lm:DFLM",
     "masked_diffusion": "algorithms.masked_diffusion.masked_diffusion:MaskedDiffusion",
+    "block_diffusion": "algorithms.block_diffusion.block_diffusion:BlockDiffusion",
     "diffusion_flow": "algorithms.diffusion_flow.diffusion_flow:DiffusionFlow",
 }
 EXPERIMENTS = {

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from algorithms.block_diffusion.block_diffusion import BlockDiffusion, BlockDiffusionConfig
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Decoder, Request
@@ -36,8 +37,18 @@ MODELS = {
     "df": two_stream,
     "faithful": faithful,
     "masked": lambda: plain(MaskedDiffusion, MaskedDiffusionConfig(BACKBONE)),
+    "blocks": lambda: plain(BlockDiffusion, BlockDiffusionConfig(BACKBONE, block_len=3)),
     "flow": lambda: plain(DiffusionFlow, DiffusionFlowConfig(BACKBONE)).float(),
     "velocity": lambda: plain(DiffusionFlow, DiffusionFlowConfig(BACKBONE, flow=VelocityFlowConfig())).float(),
+}
+MASKED = {
+    "first hitting": Ancestral(),
+    "ancestral": Ancestral(steps=3),
+    "top confidence": TopConfidence(tokens_per_step=2),
+    "threshold": Threshold(threshold=0.4, confidence="margin"),
+    "entropy bound": EntropyBound(budget=1.0),
+    "remasking": Remasking(steps=6, eta=0.5),
+    "two stages": TwoStage(draft_threshold=0.3, confirm_threshold=0.5),
 }
 PYRAMID = MatrixDecoder(schedule="pyramid", sampling_timesteps=2, chunk_size=6)
 DRAWING = {  # (model, decoder): all that draw tokens
@@ -51,20 +62,18 @@ DRAWING = {  # (model, decoder): all that draw tokens
     "chain": ("df", replace(PYRAMID, token_draw="chain")),
     "drawn at last": ("df", replace(PYRAMID, token_draw="last", ddim_eta=0.0)),
     "speculative": ("df", Speculative(draft_tokens=2)),
-    "first hitting": ("masked", Ancestral()),
-    "ancestral": ("masked", Ancestral(steps=3)),
-    "top confidence": ("masked", TopConfidence(tokens_per_step=2)),
-    "threshold": ("masked", Threshold(threshold=0.4, confidence="margin")),
-    "entropy bound": ("masked", EntropyBound(budget=1.0)),
-    "remasking": ("masked", Remasking(steps=6, eta=0.5)),
-    "two stages": ("masked", TwoStage(draft_threshold=0.3, confirm_threshold=0.5)),
+    **{name: ("masked", decoder) for name, decoder in MASKED.items()},
+    **{f"{name}, blocks": ("blocks", decoder) for name, decoder in MASKED.items()},
     "flow": ("flow", FlowTopConfidence(tokens_per_step=2)),
     "flow, threshold": ("flow", FlowThreshold(threshold=0.4)),
     "velocity": ("velocity", FlowThreshold(threshold=0.4)),
 }
 ALL = DRAWING | {"mean": ("df", replace(MEAN, chunk_size=6)), "faithful": ("faithful", replace(MEAN, chunk_size=6))}
 SEES_NO_NOISE = ("autoregressive", "recomputed", "one after the other", "through levels", "sliding", "speculative")
-SEES_NO_NOISE += ("top confidence", "threshold", "entropy bound", "two stages", "velocity")
+SEES_NO_NOISE += tuple(
+    f"{name}{of}" for name in ("top confidence", "threshold", "entropy bound", "two stages") for of in ("", ", blocks")
+)
+SEES_NO_NOISE += ("velocity",)
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +90,7 @@ def test_no_decoder_is_left_out() -> None:
     """Catches a new decoder that is not held to what stands here."""
     known = {type(decoder) for _, decoder in ALL.values()}
     every = {Autoregressive, *typing.get_args(AnyDecoder)}
-    for config in (MaskedDiffusionConfig, DiffusionFlowConfig):
+    for config in (MaskedDiffusionConfig, BlockDiffusionConfig, DiffusionFlowConfig):
         every |= set(typing.get_args(typing.get_args(typing.get_type_hints(config, include_extras=True)["decoder"])[0]))
     assert every == known
 
@@ -131,7 +140,7 @@ def test_tokens_follow_the_filtered_distribution(name: str) -> None:
     method, decoder = DRAWING[name]
     model = MODELS[method]()
     language_model = model.denoiser.model if method == "df" else model.model
-    masks = [torch.tensor([9.0])] if method in ("masked", "flow") else []  # never predicted
+    masks = [torch.tensor([9.0])] if method in ("masked", "blocks", "flow") else []  # never predicted
     language_model.lm_head = Constant(torch.cat([LOGITS, *masks]).to(next(model.parameters()).dtype))
     flow = {"flow_step": 0.0} if method == "flow" else {}  # latents that say nothing
     rows, length = 200, 6

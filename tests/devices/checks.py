@@ -303,6 +303,7 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {  # method, decoder, wha
         "two_stage",
         {"max_draft_age": 2, "always_confirm": False, "max_block_steps": 4},
     ),
+    "greedy, in blocks": ("block_diffusion", "two_stage", {"temperature": 0.0, "draft_threshold": 0.1}),
     "without a flow": ("diffusion_flow", "flow_top_confidence", {"flow_until": 1.0}),
     "guided": ("df_lm", "pyramid", {"keyword": "ab", "guidance_scale": 0.5}),
     "guided, faithful": (
@@ -350,7 +351,9 @@ def test_a_network_that_reads_its_own_estimates(kind: str, costs: Costs) -> None
     assert same_texts(written(on_device(model, kind), decoder, torch.device(kind, 0)), expected)
 
 
-@pytest.mark.parametrize("method", ["df_lm", "masked_diffusion", "diffusion_flow", "diffusion_flow_reference"])
+@pytest.mark.parametrize(
+    "method", ["df_lm", "masked_diffusion", "diffusion_flow", "diffusion_flow_reference", "block_diffusion"]
+)
 def test_gaps_are_filled_as_on_the_cpu(method: str, kind: str, costs: Costs) -> None:
     """Catches device mixes where known tokens stand behind those to be written."""
     decoder = configured(method, decoder="pyramid" if method == "df_lm" else None)[1].decoder
@@ -375,7 +378,7 @@ def test_clocks_are_read_once_the_device_is_done(kind: str, costs: Costs) -> Non
     assert len(waits) == 2 and out.seconds > 0
 
 
-@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion"])
+@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "block_diffusion"])
 def test_texts_are_measured_and_traced(method: str, kind: str, costs: Costs) -> None:
     """Catches tensors of the device in what is written down of a text."""
     model, tokenizer = on_device(cpu_model(method), kind), ByteTokenizer()

@@ -64,7 +64,7 @@ OF_METHOD = {
 }
 
 
-@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
+@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion"])
 def test_a_whole_run_and_its_resumption(
     method: str, kind: str, costs: Costs, smoke: Main, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,7 +51,7 @@ def test_a_run_leaves_everything_behind(smoke: Main, method: str) -> None:
     assert samples["texts"][0] in outcome.out
 
 
-@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
+@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion"])
 def test_mixed_precision_runs(smoke: Main, method: str) -> None:
     """Catches what a GPU's default precision would stumble over: clipping beside a fused optimiser, and operations on
     two dtypes."""

@@ -16,7 +16,7 @@ from algorithms.common.backbone.config import BackboneConfig
 from algorithms.common.backbone.layers import MLP, RMSNorm, init_weights, make_norm
 from algorithms.common.backbone.masks import (
     ATTENTION_KINDS,
-    Blocks,
+    SeenBlocks,
     attention_mask,
     two_stream_mask,
     two_stream_rule,
@@ -107,12 +107,14 @@ class Backbone(nn.Module):
         keep: int | None = None,
         mask: Tensor | BlockMask | None = None,
         positions: Tensor | None = None,
+        bidirectional: bool = False,
     ) -> Tensor:
         """Run the blocks over x (B, T, C).
 
         With `cache`, x follows the cached tokens, and the keys and values of its first `keep` tokens (None: all) stay
         there. `mask` (T, S), perhaps in blocks, and `positions` (T,) replace the backbone's own visibility and
-        numbering (two streams in one pass); both may differ by row, (B, 1, T, S) and (B, T).
+        numbering (two streams in one pass); both may differ by row, (B, 1, T, S) and (B, T). With `bidirectional` the
+        tokens of x see what is cached and each other, whatever the backbone's own visibility.
         """
         if isinstance(cache, OneToken):
             return cache.states(x)
@@ -125,11 +127,12 @@ class Backbone(nn.Module):
         rotary = None
         if self.wpe is None:
             rotary = self._rotary(places if positions is None else positions).to(working_dtype(x))
-        if mask is None and cache is not None:
-            mask = cache.mask(T, x.device)
-        elif mask is None and self.attention == "block_causal":
-            mask = attention_mask("block_causal", T, T, block_len=self.block_len, device=x.device)
-        causal = mask is None and self.attention == "causal" and T > 1
+        if mask is None and not bidirectional:
+            if cache is not None:
+                mask = cache.mask(T, x.device)
+            elif self.attention == "block_causal":
+                mask = attention_mask("block_causal", T, T, block_len=self.block_len, device=x.device)
+        causal = mask is None and not bidirectional and self.attention == "causal" and T > 1
         x = self.ln_in(self.drop(x))
         for block in self.blocks:
             x = block(x, causal=causal, mask=mask, rotary=rotary, cache=cache)
@@ -138,7 +141,14 @@ class Backbone(nn.Module):
         return self.ln_f(x)
 
     def two_streams(
-        self, clean: Tensor, noisy: Tensor, positions: Tensor, begins: Tensor, blocks: Blocks | None = None
+        self,
+        clean: Tensor,
+        noisy: Tensor,
+        positions: Tensor,
+        begins: Tensor,
+        blocks: SeenBlocks | None = None,
+        *,
+        bidirectional: bool = False,
     ) -> tuple[Tensor, Tensor]:
         """One pass over clean (B, T, C) and, beside them, noisy input vectors (B, N, C): the hidden states of both.
 
@@ -150,12 +160,12 @@ class Backbone(nn.Module):
         where = torch.cat([torch.arange(T, device=clean.device), positions])
         x = self.add_positions(torch.cat([clean, noisy], dim=1), where)
         if blocks is not None and self._goes_by(blocks, x):
-            mask: Tensor | BlockMask = blocks.mask(two_stream_rule(T, begins))
+            mask: Tensor | BlockMask = blocks.mask(two_stream_rule(T, begins, bidirectional=bidirectional))
         else:
-            mask = two_stream_mask(T, positions, begins)
+            mask = two_stream_mask(T, positions, begins, bidirectional=bidirectional)
         return self(x, mask=mask, positions=where).split([T, N], dim=1)
 
-    def windows(self, x: Tensor, begins: Tensor, blocks: Blocks | None = None) -> Tensor:
+    def windows(self, x: Tensor, begins: Tensor, blocks: SeenBlocks | None = None) -> Tensor:
         """A pass over vectors x (B, N, C) that see their own windows up to themselves: (B, N, C). The windows are the
         runs of one value in `begins` (N,); `blocks` as for two streams."""
         where = torch.arange(x.size(1), device=x.device)
@@ -165,7 +175,7 @@ class Backbone(nn.Module):
             mask = window_mask(where, begins)
         return self(x, mask=mask, positions=where)
 
-    def _goes_by(self, blocks: Blocks, x: Tensor) -> bool:
+    def _goes_by(self, blocks: SeenBlocks, x: Tensor) -> bool:
         """Whether attention over x (B, T, C) goes by blocks, which knows no dropout."""
         config = self.config
         fits = self.training and config.dropout == 0 and x.size(1) == blocks.tokens

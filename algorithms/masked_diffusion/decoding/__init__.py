@@ -1,6 +1,7 @@
 """Decoders of masked diffusion: one loop, and a commit rule for each way to choose what is decided next."""
 
 from algorithms.masked_diffusion.decoding.loop import MaskedDecoder
+from algorithms.masked_diffusion.decoding.reader import Chunk, Reader
 from algorithms.masked_diffusion.decoding.rules import Ancestral, EntropyBound, Remasking, Threshold, TopConfidence
 from algorithms.masked_diffusion.decoding.state import DONE, DRAFT, MASKED, ChunkState, Prediction, Predictor
 from algorithms.masked_diffusion.decoding.two_stage import TwoStage
@@ -14,11 +15,13 @@ __all__ = [
     "MASKED",
     "Ancestral",
     "AnyDecoder",
+    "Chunk",
     "ChunkState",
     "EntropyBound",
     "MaskedDecoder",
     "Prediction",
     "Predictor",
+    "Reader",
     "Remasking",
     "Threshold",
     "TopConfidence",

@@ -1,8 +1,9 @@
 """The one decoding loop of masked diffusion: chunk after chunk, each step a forward and a commit of the decoder.
 
-Continuation, infilling and free generation are one call with other given positions; semi-autoregressive chunks as in
-LLaDA (arXiv:2502.09992). B batch, L all positions, R rows still being decoded, K positions of the chunk, M of them that
-are looked at, W window.
+Continuation, infilling and free generation are one call with other given positions. What the chunks are, and what the
+network sees of a text, a Reader tells: by default semi-autoregressive chunks in a window, as in LLaDA
+(arXiv:2502.09992). B batch, L all positions, R rows still being decoded, K positions of the chunk, M of them that are
+looked at, W window.
 """
 
 import itertools
@@ -13,7 +14,6 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
@@ -22,6 +22,7 @@ from algorithms.common.device import float64_device
 from algorithms.common.fields import STRICT, Count, Natural
 from algorithms.common.randomness import RowRandom, StepUniforms
 from algorithms.common.sampling import COLDEST
+from algorithms.masked_diffusion.decoding.reader import Reader, SlidingWindow
 from algorithms.masked_diffusion.decoding.state import MASKED, ChunkState, Confidence, Prediction, Predictor
 
 NARROWED = 32  # positions of a chunk from which on it pays to leave out those that are decided
@@ -63,7 +64,16 @@ class MaskedDecoder(DrawingDecoder):
         return chunk_len, window - chunk_len if self.context_len is None else self.context_len
 
     def sees_right(self, model: Any) -> bool:
-        return True
+        return block_len_of(model) not in (1, 2)  # the first token of a block is drawn from its past alone
+
+    def check_blocks(self, block_len: int) -> None:
+        """ValueError unless this decoder leaves it to a model's blocks which tokens are decided together."""
+        for key in ("chunk_len", "context_len"):
+            if getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key} is {getattr(self, key)}: a text is decided in blocks of block_len={block_len}, which see "
+                    "the whole context: leave it null"
+                )
 
     def check(self, model: Any, request: Request) -> None:
         super().check(model, request)
@@ -72,6 +82,8 @@ class MaskedDecoder(DrawingDecoder):
             raise ValueError(
                 f"the given tokens hold the mask token (id {model.mask_id}): leave such positions out of `given`"
             )
+        if (block_len := block_len_of(model)) is not None:
+            self.check_blocks(block_len)
         chunk_len, context_len = self.spans(window)
         if chunk_len > window:
             raise ValueError(f"chunk_len is {chunk_len}: the window holds {window} tokens, set it to at most that")
@@ -107,79 +119,102 @@ class MaskedDecoder(DrawingDecoder):
     def decode(self, model: Any, request: Request) -> Generation:
         """Decide what is not given, from each text's first open position on.
 
-        `model` has a mask_id, a vocabulary_size, a window of W tokens, and a `predictor(decoder, random)`.
+        `model` has a mask_id, a vocabulary_size, a window of W tokens, and a `predictor(decoder, random)`: a Reader, or
+        a Predictor, which is shown a sliding window.
         """
         random, recorder = RowRandom(request.seeds), TraceRecorder(request)
-        return self.fill(
-            model.predictor(self, random),
+        predictor, window = model.predictor(self, random), model.window
+        if not isinstance(predictor, Reader):
+            predictor = SlidingWindow(predictor, window, *self.spans(window))
+        return self.write(
+            predictor,
             request.ids,
             request.given,
             random=random,
             mask_id=model.mask_id,
-            window=model.window,
             first=request.prompt_lengths[0],
             recorder=recorder,
             ends=Ends(request),
         )
 
     def fill(
+        self, predict: Predictor, ids: Tensor, given: Tensor, *, window: int, random: RowRandom, **options: Any
+    ) -> Generation:
+        """`write` with a sliding window of W tokens, which `predict` is shown."""
+        reader = SlidingWindow(predict, window, *self.spans(window))
+        return self.write(reader, ids, given, random=random, **options)
+
+    def write(
         self,
-        predict: Predictor,
+        reader: Reader,
         ids: Tensor,
         given: Tensor,
         *,
         random: RowRandom,
         mask_id: int,
-        window: int,
         first: int = 0,
         recorder: TraceRecorder | None = None,
         ends: Ends | None = None,
     ) -> Generation:
         """The loop: decide the tokens of ids (B, L) that are not `given` (B, L) bool; before `first` all are given.
 
-        Chunks start at `first` and follow each other; a chunk's window of W tokens starts `context_len` tokens before
-        it, shows all that is given or decided in it, and holds masks elsewhere, beyond L too. Rows whose chunk is
-        decided leave the batch until the next one, and for good once `ends` says that their text has ended.
+        Rows whose chunk is decided leave the batch until the next one, and for good once `ends` says that their text is
+        over.
         """
         home = float64_device(ids.device)
         B, L = ids.shape
         known, given = given.cpu(), given.to(home)
         text = ids.to(home).masked_fill(~given, mask_id)
-        chunk_len, context_len = self.spans(window)
         row_forwards = torch.zeros(B, dtype=torch.long)
-        steps = 0
-        for begin in range(first, L, chunk_len):
-            end = min(begin + chunk_len, L)
-            open_ = ~known[:, begin:end]  # (B, K)
+        steps = forwards = 0
+        for chunk in reader.chunks(first, L):
+            here = slice(chunk.begin, chunk.end)
+            left = ~known[:, chunk.begin :]  # (B, L - begin)
             if ends:
-                open_[[row for row, found in enumerate(ends.found) if found is not None]] = False
+                left[[row for row, found in enumerate(ends.found) if found is not None]] = False
+            open_ = left[:, : chunk.end - chunk.begin]  # (B, K)
             rows = open_.any(-1).nonzero().squeeze(-1)  # (R,)
             if rows.numel() == 0:
                 continue
-            start = max(0, begin - context_len)
-            there = slice(None) if len(rows) == B else rows.to(home)
-            x = text[there, start : start + window].clone()
-            x = F.pad(x, (0, window - x.size(1)), value=mask_id)  # (R, W)
-            place = slice(begin - start, end - start)
-            draws = StepUniforms(random, rows, end - begin, 1 + self.position_draws, home)
-            once = draws.once()  # (R, K)
-            state = ChunkState.start(x[:, place], given[there, begin:end], mask_id=mask_id, window=window, rows=rows)
-            state.memory.update(self.begin(state, once))
-            record = None if not recorder else partial(_record, recorder, text=text, begin=begin, before=steps)
-            text[there, begin:end], forwards = self._decide(
-                predict, x, place, state, draws, self.plan(open_[rows], once), device=ids.device, record=record
-            )
-            row_forwards[rows] += forwards
-            steps += int(forwards.max())
+            fresh = open_[:, 0].nonzero().squeeze(-1)  # (F,)
+            passes, logits = reader.enter(chunk, text, left.any(-1).nonzero().squeeze(-1).tolist(), fresh.tolist())
+            row_forwards[rows] += passes
+            forwards += passes
+            final = given[:, here]
+            if logits is not None:
+                uniforms = random.uniform(rows=fresh.tolist()).to(home)  # (F,)
+                text[_there(fresh, B, home), chunk.begin] = self.draw(logits.to(home), uniforms)
+                final = torch.cat([torch.ones_like(final[:, :1]), final[:, 1:]], dim=1)
+                open_[:, 0] = False
+                rows = open_.any(-1).nonzero().squeeze(-1)
+                steps += 1
+                if recorder:
+                    unknown = text == mask_id
+                    recorder.add(text.masked_fill(unknown, 0), unknown.float(), forwards=forwards)
+            if rows.numel() > 0:
+                there = _there(rows, B, home)
+                x, place = chunk.window(text[there], mask_id), chunk.place  # (R, W)
+                draws = StepUniforms(random, rows, chunk.end - chunk.begin, 1 + self.position_draws, home)
+                once = draws.once()  # (R, K)
+                state = ChunkState.start(x[:, place], final[there], mask_id=mask_id, window=reader.width, rows=rows)
+                state.memory.update(self.begin(state, once))
+                told = partial(_record, recorder, text=text, begin=chunk.begin, before=forwards) if recorder else None
+                text[there, here], counts = self._decide(
+                    reader, x, place, state, draws, self.plan(open_[rows], once), device=ids.device, record=told
+                )
+                row_forwards[rows] += counts
+                steps += int(counts.max())
+                forwards += int(counts.max())
             if ends:
-                ends.see(text, [end] * B)
+                ends.see(text, [chunk.end] * B)
         return Generation(
             text.masked_fill(text == mask_id, 0).to(ids.device),  # masks are left in texts that have ended
             steps=steps,
-            forwards=steps,
+            forwards=forwards,
             decided=int((~known).sum()),
             trace=recorder.trace() if recorder else None,
             row_forwards=row_forwards,
+            token_forwards=reader.token_forwards,
         )
 
     def _decide(
@@ -261,6 +296,16 @@ class MaskedDecoder(DrawingDecoder):
                 raise ValueError(f"{key} is {value}: with confidence=entropy it is minus an entropy in nats, at most 0")
             if measure != "entropy" and not 0 <= value <= 1:
                 raise ValueError(f"{key} is {value}: it must lie in [0, 1]")
+
+
+def block_len_of(model: Any) -> int | None:
+    """The length of the blocks in which a model decides a text; None where it has none."""
+    return getattr(model, "block_len", None)
+
+
+def _there(rows: Tensor, B: int, device: torch.device) -> Tensor | slice:
+    """The `rows` (R,) of a batch of B as an index on the device."""
+    return slice(None) if len(rows) == B else rows.to(device)
 
 
 def _record(

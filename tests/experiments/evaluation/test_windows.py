@@ -20,6 +20,7 @@ METHODS = {  # with what keeps their likelihoods cheap
     "df_lm_faithful": [],
     "masked_diffusion": [],
     "diffusion_flow": [],
+    "block_diffusion": ["block_len=5"],
 }
 TEXT = "abcdefghijk" * 220  # the test split has 5 windows of 24 tokens
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from experiments import language_modeling, launch  # noqa: F401  # imported before the forks
 from tests.experiments.run.equal_runs import differences
 
-METHODS = ("gpt", "df_lm", "masked_diffusion", "diffusion_flow")
+METHODS = ("gpt", "df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion")
 OVERRIDES = [
     "debug=smoke",
     "dataset=text_file",

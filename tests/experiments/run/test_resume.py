@@ -13,7 +13,12 @@ from tests.experiments.run.kill_driver import KILLS
 from tests.experiments.run.random_kills import OVERRIDES
 
 ROOT = Path(__file__).parents[3]
-OTHERS = {"df_lm": "interrupted", "masked_diffusion": "in_sampling", "diffusion_flow": "interrupted"}
+OTHERS = {
+    "df_lm": "interrupted",
+    "masked_diffusion": "in_sampling",
+    "diffusion_flow": "interrupted",
+    "block_diffusion": "in_sampling",
+}
 OTHERS |= {"gpt+adamw": "between_checkpoints"}
 CASES = [*(("gpt", kill) for kill in KILLS), *OTHERS.items()]
 

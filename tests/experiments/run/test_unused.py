@@ -62,6 +62,20 @@ CASES: dict[str, dict[str, Any]] = {  # choices, and values that change nothing 
     "algorithm=masked_diffusion algorithm/decoder=two_stage algorithm.decoder.draft_threshold=0.9": {
         f"decoder.{key}": value for key, value in (FALLBACK | {"replace_margin": 0.5, "max_draft_age": 1}).items()
     },
+    "algorithm=block_diffusion algorithm.block_len=1": {
+        "objective": "equal",
+        "mask_range": [0.2, 0.9],
+        "validation_masks": 2,
+        "masks_per_count": 3,
+        "next_token_weight": 3.0,
+    },
+    "algorithm=block_diffusion algorithm.block_len=2": {
+        "objective": "equal",
+        "mask_range": [0.2, 0.9],
+        "validation_masks": 2,
+        "masks_per_count": 3,
+    },
+    f"algorithm=block_diffusion algorithm.block_len={WINDOW + 1}": {"next_token_weight": 3.0},
     "algorithm=diffusion_flow algorithm.flow.weight=0": {f"flow.{key}": value for key, value in FLOW.items()},
     "algorithm=diffusion_flow algorithm.decoder.flow_until=1": {"decoder.flow_step": 0.9},
     "algorithm=diffusion_flow_reference algorithm.flow.weight=0": {

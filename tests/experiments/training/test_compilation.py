@@ -38,6 +38,9 @@ METHODS = {
     "df_lm_faithful": ["algorithm=df_lm_faithful"],
     "masked_diffusion": ["algorithm=masked_diffusion"],
     "any_order": ["algorithm=masked_diffusion", "algorithm.objective=any_order"],
+    "block_diffusion": ["algorithm=block_diffusion", "algorithm.next_token_weight=0.5"],
+    "blocks of one": ["algorithm=block_diffusion", "algorithm.block_len=1"],
+    "one block": ["algorithm=block_diffusion", "algorithm.block_len=13", "algorithm.objective=equal"],
     "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=2"],
     "velocity": ["algorithm=diffusion_flow_reference", "algorithm.flow.interval=2"],
 }
@@ -124,7 +127,7 @@ def test_what_is_traced_is_the_eager_loss(method: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
+@pytest.mark.parametrize("method", ["gpt", "df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion"])
 def test_what_is_compiled_is_the_eager_loss(method: str) -> None:
     """The same of the code that runs."""
     assert_compiled_is_eager(method)

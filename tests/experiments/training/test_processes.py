@@ -27,6 +27,7 @@ METHODS = {
     "df_lm_faithful": ["algorithm=df_lm_faithful"],
     "masked_diffusion": ["algorithm=masked_diffusion"],
     "masked_bound": ["algorithm=masked_diffusion", "algorithm.objective=continuous_time"],
+    "block_diffusion": ["algorithm=block_diffusion"],
     "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=1"],
     "velocity": ["algorithm=diffusion_flow_reference", "algorithm.flow.interval=1"],
 }

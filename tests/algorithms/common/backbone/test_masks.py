@@ -3,6 +3,8 @@
 T clean tokens, N noisy ones.
 """
 
+import itertools
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +13,8 @@ from hypothesis import strategies as st
 from algorithms.common.backbone.masks import (
     Blocks,
     Rule,
+    RuleBlocks,
+    SeenBlocks,
     attention_mask,
     two_stream_mask,
     two_stream_rule,
@@ -39,22 +43,23 @@ def test_a_band_holds_the_last_keys(queries, cached, window):
     assert mask.tolist() == expected
 
 
-@given(st.integers(1, 9), st.lists(st.integers(1, 4), min_size=1, max_size=4))
-@settings(max_examples=40)
-def test_two_streams_in_words(clean, widths):
-    """Catches a noisy token that sees its own clean twin or another window, and a clean one that sees noise."""
+@given(st.integers(1, 9), st.lists(st.integers(1, 4), min_size=1, max_size=4), st.booleans())
+@settings(max_examples=60)
+def test_two_streams_in_words(clean, widths, bidirectional):
+    """Catches a noisy token that sees its own clean twin or another window, one that does not see all of its window or
+    sees more than its past of it, and a clean one that sees noise."""
     begins = torch.tensor([1 + sum(widths[:i]) for i, width in enumerate(widths) for _ in range(width)])
     positions = torch.arange(1, 1 + sum(widths))
-    mask = two_stream_mask(clean, positions, begins)
+    mask = two_stream_mask(clean, positions, begins, bidirectional=bidirectional)
     texts = [("clean", place) for place in range(clean)] + list(zip(begins.tolist(), positions.tolist(), strict=True))
     for (own, here), row in zip(texts, mask.tolist(), strict=True):
         for (other, there), seen in zip(texts, row, strict=True):
             if own == "clean":
                 expected = other == "clean" and there <= here
             else:
-                expected = there < own if other == "clean" else other == own and there <= here
+                expected = there < own if other == "clean" else other == own and (bidirectional or there <= here)
             assert seen == expected
-    assert torch.equal(mask[clean:, clean:], window_mask(positions, begins))
+    assert torch.equal(mask[clean:, clean:], window_mask(positions, begins, bidirectional=bidirectional))
 
 
 def by_rule(rule: Rule, tokens: int) -> torch.Tensor:
@@ -62,7 +67,7 @@ def by_rule(rule: Rule, tokens: int) -> torch.Tensor:
     return rule(none, none, index[:, None], index)
 
 
-def visited(blocks: Blocks, kind: str, end: str) -> torch.Tensor:
+def visited(blocks: SeenBlocks, kind: str, end: str) -> torch.Tensor:
     """The blocks of a kind as a mask of tokens (queries, keys), from what is listed for queries or for keys."""
     counts, indices = blocks.get_buffer(f"{kind}_{end}_count")[0, 0], blocks.get_buffer(f"{kind}_{end}")[0, 0]
     listed = torch.zeros(len(counts), len(counts), dtype=torch.bool)
@@ -87,11 +92,36 @@ def test_blocks_and_rules_are_the_masks(data, many, widest, block):
         rule = two_stream_rule(before, begins) if before else window_rule(begins)
         assert torch.equal(by_rule(rule, before + noisy), mask)
         blocks = Blocks(before, noisy, widest, block=block)
-        some, every = (visited(blocks, kind, "keys") for kind in ("some", "every"))
-        assert torch.equal(mask & (some | every), mask) and torch.equal(mask | every, mask)
-        assert not (some & every).any()
-        for kind, of_queries in (("some", some), ("every", every)):
-            assert torch.equal(visited(blocks, kind, "queries").T, of_queries)
+        assert_blocks_hold(blocks, mask)
+    assert not blocks.state_dict()
+
+
+def assert_blocks_hold(blocks: SeenBlocks, mask: torch.Tensor) -> None:
+    """What is seen lies in the blocks that are listed, and of those taken for whole everything is."""
+    some, every = (visited(blocks, kind, "keys") for kind in ("some", "every"))
+    assert torch.equal(mask & (some | every), mask) and torch.equal(mask | every, mask)
+    assert not (some & every).any()
+    for kind, of_queries in (("some", some), ("every", every)):
+        assert torch.equal(visited(blocks, kind, "queries").T, of_queries)
+
+
+@given(st.integers(0, 9), st.integers(1, 20), st.integers(1, 7), st.integers(1, 9))
+@settings(max_examples=60)
+def test_blocks_of_a_rule_are_its_mask(more, noisy, width, block):
+    """Catches the same of windows that are bidirectional and of any width, block by block: neither one left out nor one
+    listed in which nobody sees anybody."""
+    positions = torch.arange(noisy)
+    begins = positions // width * width
+    clean = int(begins.max()) + more
+    mask = two_stream_mask(clean, positions, begins, bidirectional=True)
+    rule = two_stream_rule(clean, begins, bidirectional=True)
+    assert torch.equal(by_rule(rule, clean + noisy), mask)
+    blocks = RuleBlocks(rule, clean + noisy, block=block)
+    assert_blocks_hold(blocks, mask)
+    some, every = (visited(blocks, kind, "keys") for kind in ("some", "every"))
+    for q, k in itertools.product(range(0, clean + noisy, block), repeat=2):
+        part = mask[q : q + block, k : k + block]
+        assert bool(some[q, k]) == bool(part.any() and not part.all()) and bool(every[q, k]) == bool(part.all())
     assert not blocks.state_dict()
 
 
@@ -100,6 +130,14 @@ def test_most_blocks_of_two_streams_are_not_computed():
     blocks = Blocks(1024, 512, 16)
     computed = sum(int(blocks.get_buffer(f"{kind}_keys_count").sum()) for kind in ("some", "every"))
     assert computed <= 0.53 * (1536 // blocks.block) ** 2
+
+
+def test_fewer_blocks_are_computed_where_windows_are_known():
+    """Catches the same of block diffusion: of text and blocks of 4 tokens, a little over a quarter each."""
+    begins = torch.arange(1024) // 4 * 4
+    blocks = RuleBlocks(two_stream_rule(1024, begins, bidirectional=True), 2048)
+    computed = sum(int(blocks.get_buffer(f"{kind}_keys_count").sum()) for kind in ("some", "every"))
+    assert computed <= 0.32 * (2048 // blocks.block) ** 2
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])

@@ -100,6 +100,28 @@ def test_explicit_mask_and_positions_reproduce_the_causal_pass():
     assert not torch.allclose(shifted, backbone(x))  # rope: numbering matters
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("cached", [0, 5])
+def test_new_tokens_that_see_each_other(style, cached):
+    """Catches a block that stays causal, does not see the past, or leaves its keys in the cache."""
+    torch.manual_seed(0)
+    model = LanguageModel(tiny(style), 7).double()
+    backbone, x = model.backbone, torch.randn(2, 9, 16, dtype=torch.double)
+    past, new = backbone.add_positions(x).split([cached, 9 - cached], dim=1)
+    index = torch.arange(9)
+    mask = attention_mask("causal", 9, 9) | (index[:, None] >= cached)
+    whole = backbone(torch.cat([past, new], dim=1), mask=mask, positions=index)[:, cached:]
+    cache = backbone.new_cache()
+    if cached:
+        backbone(past, cache=cache)
+    for _ in range(2):
+        found = backbone(new, cache=cache, keep=0, bidirectional=True)
+        torch.testing.assert_close(found, whole, rtol=0, atol=1e-12)
+    assert cache.length == cached
+    if not cached:
+        torch.testing.assert_close(backbone(new, bidirectional=True), whole, rtol=0, atol=1e-12)
+
+
 def test_dropout_acts_in_training_only():
     """Catches dropout left on in evaluation, or never on."""
     torch.manual_seed(0)
