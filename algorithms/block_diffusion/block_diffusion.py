@@ -33,7 +33,7 @@ from algorithms.masked_diffusion.masking import stratified_shares
 class BlockDiffusionConfig:
     """Settings of `algorithm=block_diffusion`.
 
-    `objective`: `any_order` weighs the hidden tokens of a block so that the loss is the bound, `equal` weighs all
+    `objective`: `any_order` weighs the hidden tokens of a block so that the loss is the bound, `masked_mean` weighs all
     hidden tokens of a batch alike. `mask_range` is that of the share of a block that is hidden in training.
     `next_token_weight` is that of the clean stream's cross-entropy of the tokens that do not begin a block, which it
     could leave to the noisy one. `use_cache` keeps the past's keys and values while writing.
@@ -42,7 +42,7 @@ class BlockDiffusionConfig:
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
     name: Literal["block_diffusion"] = "block_diffusion"
     block_len: Count = 4
-    objective: Literal["any_order", "equal"] = "any_order"
+    objective: Literal["any_order", "masked_mean"] = "any_order"
     mask_range: list[Share] = field(default_factory=lambda: [0.0, 1.0])
     next_token_weight: NonNegative = 1.0
     validation_masks: Count = 8
@@ -139,7 +139,7 @@ class BlockDiffusion(BaseAlgorithm):
         low, high = self.config.mask_range
         shares = low + (high - low) * shares_of_blocks(share, layout.blocks)
         masked, weight = hide_in_blocks(shares, layout.lengths, layout.block_len - 1, generator)
-        if self.config.objective == "equal":
+        if self.config.objective == "masked_mean":
             factors = masked * (len(ids) * len(layout.hidden) / self.over_processes(masked.sum()))
         else:
             factors = masked * weight[..., None]

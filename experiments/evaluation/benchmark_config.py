@@ -40,7 +40,9 @@ class BenchmarkConfig(LanguageModelingConfig):
 
     name: str = "benchmark"
     tasks: list[str] = field(default_factory=lambda: [DECODING, TRAINING])
-    methods: list[str] = field(default_factory=lambda: ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"])
+    methods: list[str] = field(
+        default_factory=lambda: ["gpt", "df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion"]
+    )
     backbones: dict[str, Size] | None = None
     modes: list[Literal["eager", "compiled", "graphs"]] | None = None
     decoders: list[Any] = field(default_factory=lambda: ["pyramid", "speculative"])

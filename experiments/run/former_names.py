@@ -166,7 +166,10 @@ LIGHTNING = {  # kuleshov-group/mdlm, lightning-hydra-template, and Lightning's 
     "model.length": Today("algorithm.backbone.block_size"),
     "model.dropout": Today("algorithm.backbone.dropout"),
     "backbone": Today("algorithm/backbone"),
-    "algorithm=mdlm": Today("algorithm=masked_diffusion"),
+    **dict.fromkeys(("algorithm=mdlm", "algo=mdlm"), Today("algorithm=masked_diffusion")),
+    **dict.fromkeys(
+        ("algorithm=bd3lm", "algo=bd3lm"), Today("algorithm=block_diffusion", "block_size there is algorithm.block_len")
+    ),
     "algorithm.parameterization": Today("algorithm.parameterisation"),
     "parameterization": Today("algorithm.parameterisation", "of Diffusion Forcing"),
     "data": Today("dataset"),

@@ -42,7 +42,7 @@ def test_every_method_is_timed(timed: Any) -> None:
     found = rows()
     assert {row["status"] for row in found} == {"measured"}
     trained = [row for row in found if row["task"] == "training_speed"]
-    methods = ["gpt", "df_lm", "masked_diffusion", "diffusion_flow"]
+    methods = ["gpt", "df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion"]
     assert [(row["method"], row["backbone"], row["mode"], row["batch"]) for row in trained] == [
         (method, "smoke", "eager", 4) for method in methods
     ]
@@ -56,6 +56,7 @@ def test_every_method_is_timed(timed: Any) -> None:
             ("df_lm", "speculative"),
         ),
         *(("masked_diffusion", "top_confidence"), ("diffusion_flow", "flow_top_confidence")),
+        ("block_diffusion", "top_confidence"),
     ]
     assert [row["batch"] for row in found if row["method"] == "gpt" and row["decoder"]] == [1, 2]
     assert len(read_table(Path("run/benchmark.csv"))[1]) == len(found)
@@ -138,7 +139,7 @@ def test_every_method_is_timed_compiled(timed: Any) -> None:
     outcome = timed("experiment.modes=[eager,compiled]", TRAINING_ALONE)
     assert outcome.status == 0, outcome.err
     found = {(row["method"], row["mode"]): row for row in rows()}
-    for method in ("gpt", "df_lm", "masked_diffusion", "diffusion_flow"):
+    for method in ("gpt", "df_lm", "masked_diffusion", "diffusion_flow", "block_diffusion"):
         assert found[method, "compiled"]["operations"] < found[method, "eager"]["operations"]
         assert found[method, "compiled"]["compile_seconds"] > 0
 

@@ -118,7 +118,7 @@ def test_parts_of_the_loss_add_up() -> None:
 
 def test_equal_weights_are_the_mean_over_hidden_tokens() -> None:
     """Catches a mean over another number of tokens."""
-    model, batch = blocks(4, objective="equal"), ids()
+    model, batch = blocks(4, objective="masked_mean"), ids()
     draws = model.draw(batch, generator())
     nats = model.nats(batch, batch[:, : model.layout.noisy].masked_fill(draws.masked, model.mask_id))
     masked = model.layout.of_last(draws.masked.float(), 0.0)

@@ -63,14 +63,14 @@ CASES: dict[str, dict[str, Any]] = {  # choices, and values that change nothing 
         f"decoder.{key}": value for key, value in (FALLBACK | {"replace_margin": 0.5, "max_draft_age": 1}).items()
     },
     "algorithm=block_diffusion algorithm.block_len=1": {
-        "objective": "equal",
+        "objective": "masked_mean",
         "mask_range": [0.2, 0.9],
         "validation_masks": 2,
         "masks_per_count": 3,
         "next_token_weight": 3.0,
     },
     "algorithm=block_diffusion algorithm.block_len=2": {
-        "objective": "equal",
+        "objective": "masked_mean",
         "mask_range": [0.2, 0.9],
         "validation_masks": 2,
         "masks_per_count": 3,
