@@ -33,10 +33,11 @@ from algorithms.masked_diffusion.masking import stratified_shares
 class BlockDiffusionConfig:
     """Settings of `algorithm=block_diffusion`.
 
-    `objective`: `any_order` weighs the hidden tokens of a block so that the loss is the bound, `masked_mean` weighs all
-    hidden tokens of a batch alike. `mask_range` is that of the share of a block that is hidden in training.
-    `next_token_weight` is that of the clean stream's cross-entropy of the tokens that do not begin a block, which it
-    could leave to the noisy one. `use_cache` keeps the past's keys and values while writing.
+    `objective`: `any_order` weighs the hidden tokens of a block as the bound does, `masked_mean` all hidden tokens of a
+    batch alike; with the first, the whole `mask_range` and no `next_token_weight` the loss is the bound. `mask_range`
+    is that of the share of a block that is hidden in training. `next_token_weight` is that of the clean stream's
+    cross-entropy of the tokens that do not begin a block, which it could leave to the noisy one. `use_cache` keeps the
+    past's keys and values while writing.
     """
 
     backbone: BackboneConfig = field(default_factory=BackboneConfig)
@@ -72,6 +73,8 @@ class BlockDiffusionConfig:
             keys = ("objective", "mask_range", "validation_masks", "masks_per_count")
         if self.block_len in (1, self.backbone.block_size + 1):
             keys += ("next_token_weight",)
+        if self.block_len == self.backbone.block_size + 1:
+            keys += ("use_cache",)
         return dict.fromkeys(keys, "block_len")
 
 
@@ -106,6 +109,8 @@ class BlockDiffusion(BaseAlgorithm):
         self.layout = Layout(self.window, config.block_len)
         self._shorter: dict[int, Layout] = {}  # those of shorter windows, by their tokens
         self.likelihood_kind = "exact" if config.block_len <= 2 else "bound"
+        if config.objective == "masked_mean" and config.block_len > 2:
+            self.loss_unit = "nats per next or hidden token"
         if config.next_token_weight > 0 and self.layout.clean > len(self.layout.starts):
             self.loss_unit += " + next-token loss"
 

@@ -41,7 +41,7 @@ class Layout(nn.Module):
         constants = {
             "places": place[: self.noisy],  # (N,)
             "begins": (place - place % block_len)[: self.noisy],  # (N,) of their blocks
-            "lengths": (left - 1.0).clamp(max=block_len - 1),  # (M,) of a block that may be hidden
+            "lengths": (left - 1).clamp(max=block_len - 1),  # (M,) of a block that may be hidden
             "first": ~inside,  # (W,) whether it begins a block
             "hidden": place[inside],  # (H,) of the noisy stream
             "starts": place[~inside][1:] - 1,  # (S,) of the clean stream, the tokens before block starts

@@ -91,9 +91,11 @@ class MaskedDiffusion(BaseAlgorithm):
 
     def restoration_loss(self, hidden: Tensor, targets: Tensor, draws: Masks) -> Tensor:
         """The configured objective of final hidden states (B, T, C), in nats per token, or per masked token."""
-        factors = draws.masked * draws.weight[:, None]
-        if draws.total is not None:  # the tokens of all processes, as in mean_where
-            factors = draws.masked * (targets.numel() / draws.total.clamp(min=1e-6))
+        if draws.total is None:
+            factors = draws.masked * draws.weight[:, None]
+        else:
+            share = draws.total.clamp(min=1e-6) / targets.numel()  # of the tokens of all processes, as in mean_where
+            factors = draws.masked / share
         classes = None if self.config.objective == "reference" else self.mask_id
         return mean_nats(hidden, self.model.lm_head.weight, targets, factors, classes=classes)
 

@@ -41,6 +41,7 @@ TABLE = (
     Rule("algorithm", REFUSED, METHOD),
     Rule("algorithm.decoder", FREE, AFTER),
     Rule("algorithm.masks_per_count", FREE, AFTER),
+    Rule("algorithm.use_cache", FREE, AFTER),
     Rule("algorithm.validation_masks", FROM_NOW_ON, "it decides how exactly val/nll is measured"),
     Rule("algorithm.optimizer", REFUSED, "the optimiser's state was gathered with it"),
     Rule("algorithm.optimizer.lr", FROM_NOW_ON, "the schedule is a function of the step alone"),

@@ -19,8 +19,8 @@ STEP = {
     "df_lm_shifted": (267, 0, 0, 0),
     "df_lm_faithful": (220, 0, 0, 0),
     "block_diffusion": (155, 0, 0, 0),
-    "masked_diffusion": (103, 0, 0, 0),
-    "diffusion_flow": (309, 0, 0, 0),
+    "masked_diffusion": (106, 0, 0, 0),
+    "diffusion_flow": (312, 0, 0, 0),
     "diffusion_flow_reference": (245, 0, 0, 0),
 }
 # The step of the optimiser behind it, for gpt, with as many blocks as may be:

@@ -360,7 +360,7 @@ def test_gaps_are_filled_as_on_the_cpu(method: str, kind: str, costs: Costs) -> 
 
     def filled(model: BaseAlgorithm) -> Generation:
         request = Request.continuing(
-            batch(2)[:, :4].tolist(), length=5, suffix=[1, 2, 3], seeds=[3, 4], device=model.device
+            batch(2)[:, :4].tolist(), length=6, suffix=[1, 2, 3], seeds=[3, 4], device=model.device
         )
         return model.generate(request, decoder)
 

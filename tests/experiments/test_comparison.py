@@ -26,7 +26,7 @@ from tests.conftest import Main
 
 GPT_ONLY = {"gpt": MethodConfig("gpt")}
 SIZES = ["experiment.seeds=[0,1]", "experiment.temperatures=[0.5,1.0]", "experiment.sampling.length=40"]
-NONE = ["experiment.methods.df_lm=null", "experiment.methods.diffusion_flow=null"]
+NONE = [f"experiment.methods.{name}=null" for name in ("df_lm", "diffusion_flow", "block_diffusion")]
 FEW = ["experiment.methods.masked_diffusion.decoders=[{top_confidence: {tokens_per_step: 8}}]"]
 
 

@@ -64,7 +64,7 @@ class MaskedDecoder(DrawingDecoder):
         return chunk_len, window - chunk_len if self.context_len is None else self.context_len
 
     def sees_right(self, model: Any) -> bool:
-        return block_len_of(model) not in (1, 2)  # the first token of a block is drawn from its past alone
+        return True
 
     def check_blocks(self, block_len: int) -> None:
         """ValueError unless this decoder leaves it to a model's blocks which tokens are decided together."""
@@ -72,7 +72,7 @@ class MaskedDecoder(DrawingDecoder):
             if getattr(self, key) is not None:
                 raise ValueError(
                     f"{key} is {getattr(self, key)}: a text is decided in blocks of block_len={block_len}, which see "
-                    "the whole context: leave it null"
+                    "the whole context: set it to null"
                 )
 
     def check(self, model: Any, request: Request) -> None:
@@ -84,6 +84,7 @@ class MaskedDecoder(DrawingDecoder):
             )
         if (block_len := block_len_of(model)) is not None:
             self.check_blocks(block_len)
+            self._check_suffix(model, request, block_len)
         chunk_len, context_len = self.spans(window)
         if chunk_len > window:
             raise ValueError(f"chunk_len is {chunk_len}: the window holds {window} tokens, set it to at most that")
@@ -92,6 +93,22 @@ class MaskedDecoder(DrawingDecoder):
                 f"context_len is {context_len}: beside a chunk_len of {chunk_len} the window of "
                 f"{window} tokens has room for {window - chunk_len}"
             )
+
+    def _check_suffix(self, model: Any, request: Request, block_len: int) -> None:
+        """ValueError if the last token before a suffix does not see it: the suffix begins a block, or that token, which
+        is then drawn from its past alone, does."""
+        for _, group in request.by_shape():
+            reader = model.predictor(self, RowRandom(group.seeds))
+            chunks = [*reader.chunks(group.prompt_lengths[0], group.ids.size(1))]
+            for given in group.known:
+                last = int((~given).nonzero().max())
+                seen = any(chunk.start < last < chunk.end - 1 for chunk in chunks)
+                if bool(given[-1]) and not seen:
+                    raise ValueError(
+                        f"suffix is seen inside its own block of block_len={block_len} alone, and not by the first "
+                        "token of it, so that nothing here would see it: change the length, raise algorithm.block_len, "
+                        "or take algorithm=masked_diffusion"
+                    )
 
     def tempered(self, logits: Tensor) -> Tensor:
         """Logits in float64, divided by the temperature (0 leaves them as they are)."""

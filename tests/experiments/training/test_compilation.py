@@ -40,7 +40,7 @@ METHODS = {
     "any_order": ["algorithm=masked_diffusion", "algorithm.objective=any_order"],
     "block_diffusion": ["algorithm=block_diffusion", "algorithm.next_token_weight=0.5"],
     "blocks of one": ["algorithm=block_diffusion", "algorithm.block_len=1"],
-    "one block": ["algorithm=block_diffusion", "algorithm.block_len=13", "algorithm.objective=equal"],
+    "one block": ["algorithm=block_diffusion", "algorithm.block_len=13", "algorithm.objective=masked_mean"],
     "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=2"],
     "velocity": ["algorithm=diffusion_flow_reference", "algorithm.flow.interval=2"],
 }
