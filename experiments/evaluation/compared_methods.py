@@ -19,7 +19,7 @@ from experiments.run.build import called, compose_run
 from experiments.run.composition import leaves
 from experiments.run.errors import sentence
 from experiments.run.files import read_json
-from experiments.run.folder import is_begun, run_folder_of
+from experiments.run.folder import is_begun, read_config, run_folder_of
 from experiments.run.overrides import key_of, quote, value_of
 from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.resume import Change, begun_with, changes, changes_training
@@ -33,8 +33,9 @@ TASKS = "experiment.tasks=[training,validation,test]"
 
 @dataclass(frozen=True)
 class Trained:
-    """One training of a method: the `name` of its files, its training seed, the run folder or checkpoint that has the
-    weights, and the child that makes it, or else, as it was given, what it was trained on."""
+    """One training of a method: the `name` of its files, its training seed, or its place where it is `numbered`, the
+    run folder or checkpoint that has the weights, and the child that makes it, or else, as it was given, what it was
+    trained on."""
 
     name: str
     seed: int
@@ -43,6 +44,11 @@ class Trained:
     child: ChildRun | None = None
     tokenizer: Tokenizer | None = None
     dataset: str | None = None
+    numbered: bool = False
+
+    @property
+    def called(self) -> str:
+        return f"run {self.seed + 1}" if self.numbered else f"training seed {self.seed}"
 
     def load(self) -> Model:
         return load_model(str(self.place), self.key)
@@ -181,11 +187,13 @@ def _given(label: str, method: MethodConfig, key: str) -> tuple[list[Trained], M
         raise ValueError(f"{key} matches no run of algorithm={method.algorithm}: check the pattern")
     runs = [run_folder_of(model.file) for _, model in found.values()]
     known: list[Any] = [read_json(one / "summary.json").get("seed") for one in runs if one]
-    seeds: list[int] = known if None not in known and len({*known}) == len(runs) else [*range(len(runs))]
+    numbered = None in known or len({*known}) < len(runs)
+    seeds: list[int] = [*range(len(runs))] if numbered else known
     trainings = []
     for number, (seed, (place, model)) in enumerate(zip(seeds, found.values(), strict=True)):
         name = f"{label}_seed={seed}" if number else label
-        trainings.append(Trained(name, seed, place.resolve(), key, None, model.tokenizer, model.dataset))
+        made = Trained(name, seed, place.resolve(), key, None, model.tokenizer, model.dataset, numbered)
+        trainings.append(made)
     return trainings, first[1]
 
 
@@ -205,8 +213,14 @@ def _difference(a: Model, b: Model) -> str:
     """The first key that both were trained with, and not alike; blank without one."""
     if a.chosen != b.chosen:
         return "algorithm"
-    before, now = ({"algorithm": one.plain, "experiment": {"training": one.training}} for one in (a, b))
+    before, now = ({"algorithm": one.plain, "experiment": {"training": _training_of(one)}} for one in (a, b))
     return next((one.key for one in _changes_of_training(before, now)), "")
+
+
+def _training_of(model: Model) -> dict[str, Any]:
+    """experiment.training of the run that a model is of; nothing of a checkpoint that lies outside of one."""
+    run = run_folder_of(model.file)
+    return {} if run is None else read_config(run).get("experiment", {}).get("training", {})
 
 
 def _changes_of_training(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
@@ -245,9 +259,13 @@ def check_fit(methods: Sequence[ComparedMethod], data: TextDataModule) -> None:
             )
         for one in method.trainings:
             if one.tokenizer is not None and one.tokenizer.state() != data.tokenizer.state():
-                raise ValueError(f"{one.key}={one.place} has another vocabulary than dataset={data.config.name}: {_REMEDY}")
+                raise ValueError(
+                    f"{one.key}={one.place} has another vocabulary than dataset={data.config.name}: {_REMEDY}"
+                )
             if one.dataset is not None and one.dataset != data.fingerprint:
-                raise ValueError(f"{one.key}={one.place} was not trained on dataset={data.config.name} as it is: {_REMEDY}")
+                raise ValueError(
+                    f"{one.key}={one.place} was not trained on dataset={data.config.name} as it is: {_REMEDY}"
+                )
 
 
 _REMEDY = "say the dataset that it was trained on, or leave it out"

@@ -15,7 +15,7 @@ from experiments.training.checkpoints import Checkpoint, load_weights, read_chec
 @dataclass(frozen=True)
 class Model:
     """Weights in evaluation mode, from `file`; `plain` is their configuration as plain containers, `choices` the groups
-    it was composed of, `training` the settings of experiment.training, as far as the checkpoint tells."""
+    it was composed of."""
 
     algorithm: BaseAlgorithm
     tokenizer: Tokenizer
@@ -23,7 +23,6 @@ class Model:
     plain: dict[str, Any]
     choices: dict[str, str]
     dataset: str | None  # fingerprint of the corpus it was trained on
-    training: dict[str, Any]
 
     @property
     def chosen(self) -> str:
@@ -63,5 +62,4 @@ def load_model(path: str, key: str) -> Model:
         checkpoint["config"]["algorithm"],
         checkpoint.get("choices", {}),
         checkpoint.get("dataset"),
-        checkpoint["config"].get("experiment", {}).get("training", {}),
     )

@@ -121,7 +121,7 @@ def begun_with(checkpoint: Path) -> dict[str, Any]:
 
 
 def changes_training(key: str) -> bool:
-    """Whether two trainings with different values of this key differ in more than seed, machine, and what only looks."""
+    """Whether two trainings with different values of this key differ in more than seed, machine and what looks on."""
     if key.partition(".")[0] != "algorithm" and not key.startswith(("dataset.", "experiment.training.")):
         return False
     return rule_of(key).verdict is not FREE and key not in ALIKE_TRAINED

@@ -203,11 +203,15 @@ def test_trainings_that_differ_in_more_than_their_seeds_are_refused(stopped: Pat
     outcome = main(*command(corpus, f"experiment.methods.gpt.load=[{gpt},faster.ckpt]"))
     assert outcome.status == 1 and outcome.err.count("\n") == 1
     assert "which differ in algorithm.optimizer.lr and not in their seeds alone" in outcome.err
-    experiment = checkpoint["config"]["experiment"]
-    for name, value, told in (("max_steps", 9, True), ("ema_decay", 0.5, True), ("val_every_steps", 9, False)):
-        other = experiment | {"training": experiment["training"] | {name: value}}
-        torch.save(checkpoint | {"config": checkpoint["config"] | {"experiment": other}}, "other.ckpt")
-        method = MethodConfig("gpt", load=[str(gpt), "other.ckpt"])
+    other = Path(shutil.copytree(stopped / "methods" / "gpt", "other"))
+    torch.save(checkpoint, other / "checkpoints" / "best.ckpt")
+    stored = other / ".hydra" / "config.yaml"
+    config = stored.read_text(encoding="utf-8")
+    method = MethodConfig("gpt", load=[str(gpt), "other"])
+    for name, told in (("max_steps", True), ("batch_size", True), ("val_every_steps", False)):
+        changed = re.sub(rf"( {name}): \d+", r"\1: 9", config)
+        assert changed != config
+        stored.write_text(changed, encoding="utf-8")
         if told:
             with pytest.raises(ValueError, match=rf"which differ in experiment\.training\.{name} and not in"):
                 compared_methods._given("gpt", method, "experiment.methods.gpt.load")
