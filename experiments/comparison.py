@@ -171,9 +171,9 @@ class Comparison(BaseExperiment):
         assignment = self.assignment._replace(length=self.config.visualize.blocks * self.data.block_size)
         for method in self.methods:
             out = self.run_dir / "traces" / f"{method.label}.json"
-            if out.is_file():
-                continue
             model, seed = method.trainings[0].load(), self.config.seeds[0]
+            if read_json(out).get("weights") == fingerprint(model.algorithm):
+                continue
             algorithm = model.algorithm.to(self.device).eval()
             try:
                 trace = record_trace(
