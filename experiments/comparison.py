@@ -143,7 +143,7 @@ class Comparison(BaseExperiment):
         for number in range(rounds):  # one training of each at a time: so many models fit a GPU
             there = {m.label: m.trainings[number] for m in self.methods if number < len(m.trainings)}
             if rounds > 1:
-                seeds = ", ".join(f"{label} of training seed {one.seed}" for label, one in there.items())
+                seeds = ", ".join(f"{label} of {one.called}" for label, one in there.items())
                 print_rank_zero(f"models {number + 1} of {rounds}: {seeds}")
             decoding_sweep = self._decoding_sweep(
                 {label: one.load().algorithm for label, one in there.items()},
@@ -171,9 +171,9 @@ class Comparison(BaseExperiment):
         assignment = self.assignment._replace(length=self.config.visualize.blocks * self.data.block_size)
         for method in self.methods:
             out = self.run_dir / "traces" / f"{method.label}.json"
-            if out.is_file():
-                continue
             model, seed = method.trainings[0].load(), self.config.seeds[0]
+            if read_json(out).get("weights") == fingerprint(model.algorithm):
+                continue
             algorithm = model.algorithm.to(self.device).eval()
             try:
                 trace = record_trace(
@@ -245,7 +245,7 @@ class Comparison(BaseExperiment):
         return [*own, *self.judge_runs]
 
     def _called(self, method: ComparedMethod, training: Trained) -> str:
-        return method.label if len(method.trainings) == 1 else f"{method.label}, training seed {training.seed}"
+        return method.label if len(method.trainings) == 1 else f"{method.label}, {training.called}"
 
     def _judges(self) -> JudgePanel | None:
         paths = self.config.judges.load or [str(child.folder) for child in self.judge_runs]

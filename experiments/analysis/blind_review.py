@@ -22,7 +22,7 @@ import numpy as np
 from experiments.analysis import decoding_table as table
 from experiments.analysis.blind_score import COLUMNS, KEY_COLUMNS, Arm, label, read_sheet, report, score
 from experiments.analysis.command_line import in_one_sentence
-from experiments.analysis.files import read_records, table_text, write
+from experiments.analysis.files import read_json, read_records, table_text, write
 from experiments.analysis.templates import render
 
 SHEET, KEY, PAGE = "blind_samples.csv", "blind_key.csv", "blind_review.html"
@@ -92,10 +92,23 @@ def _read_samples(folder: Path) -> list[dict[str, Any]]:
     if not path.is_file() or not done:
         raise FileNotFoundError(f"{folder} holds no results.csv with samples.jsonl: give a comparison's, or an A/B's")
     records = [record for record in read_records(path) if table.identity(record) in done]
-    first: dict[str, int | None] = {}
+    own = _training_seeds(folder)
     for record in records:
-        first.setdefault(record["method"], record.get(table.TRAINING_SEED))
-    return [record for record in records if record.get(table.TRAINING_SEED) == first[record["method"]]]
+        own.setdefault(record["method"], [record.get(table.TRAINING_SEED)])
+    return [
+        record
+        for record in records
+        if (seed := record.get(table.TRAINING_SEED)) == own[record["method"]][0]
+        or (seed is None and len(own[record["method"]]) == 1)  # made when there was one
+    ]
+
+
+def _training_seeds(folder: Path) -> dict[str, list[int | None]]:
+    """Training seeds of each method by comparison.json; none of what is no comparison, or an older one."""
+    path = folder / "comparison.json"
+    about = read_json(path, dict, "run the comparison again") if path.is_file() else {}
+    told = {method["label"]: method.get("trainings") for method in about.get("methods", [])}
+    return {label: [one["seed"] for one in trainings] for label, trainings in told.items() if trainings}
 
 
 def _texts_of(arm: Arm, records: Sequence[dict[str, Any]], folder: Path) -> Texts:

@@ -4,6 +4,7 @@ From the rows of a decoding sweep alone. Costs and texts are told apart, and no 
 Sampling seeds get bootstrap intervals, and training seeds, of which there are few, Student's.
 """
 
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -47,14 +48,15 @@ def t_interval(values: Sequence[float]) -> tuple[float, float] | None:
 
 
 def across_trainings(
-    a: Mapping[int | None, float], b: Mapping[int | None, float]
+    a: Mapping[int | None, float], b: Mapping[int | None, float], *, paired: bool = True
 ) -> tuple[float, tuple[float, float] | None]:
     """Mean of B less mean of A, each a value by training seed, with the interval of this difference.
 
-    Of the same seeds the difference is paired, as a seed decides in which order the text is seen; else it is Welch's.
+    Of the same seeds the difference is `paired`, as a seed decides in which order the text is seen; else, or where
+    these are no seeds but numbers, it is Welch's.
     """
     mean = float(np.mean([*b.values()]) - np.mean([*a.values()]))
-    if a.keys() == b.keys():
+    if paired and a.keys() == b.keys():
         return mean, t_interval([b[seed] - a[seed] for seed in a])
     if min(len(a), len(b)) < table.SPREAD_FROM:
         return mean, None
@@ -62,7 +64,9 @@ def across_trainings(
         return mean, (mean, mean)
     from scipy.stats import ttest_ind
 
-    low, high = ttest_ind([*b.values()], [*a.values()], equal_var=False).confidence_interval(LEVEL)
+    with warnings.catch_warnings():  # of values that are alike
+        warnings.simplefilter("ignore", RuntimeWarning)
+        low, high = ttest_ind([*b.values()], [*a.values()], equal_var=False).confidence_interval(LEVEL)
     return mean, (float(low), float(high))
 
 

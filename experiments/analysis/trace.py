@@ -40,6 +40,7 @@ class TraceRecord:
     forwards: np.ndarray
     seconds: float
     tokens_per_forward: float
+    weights: str | None = None  # their fingerprint, None in older files
 
     def __post_init__(self) -> None:
         S, L = len(self.tokens), len(self.given)
@@ -57,7 +58,7 @@ class TraceRecord:
 
 def write_trace(path: Path, record: TraceRecord) -> None:
     """Write the record to `path`, replacing what is there in one step."""
-    content = {"schema": SCHEMA} | {name: getattr(record, name) for name in PLAIN}
+    content = {"schema": SCHEMA, "weights": record.weights} | {name: getattr(record, name) for name in PLAIN}
     content |= {
         "given": record.given.tolist(),
         "forwards": record.forwards.tolist(),
@@ -115,6 +116,7 @@ def _record(content: dict[str, Any]) -> TraceRecord:
             tokens[-1][position], levels[-1][position] = str(token), level
     return TraceRecord(
         **{name: content[name] for name in PLAIN},
+        weights=content.get("weights"),
         given=given,
         tokens=tokens,
         levels=np.array(levels, dtype=float),

@@ -19,10 +19,10 @@ from experiments.run.build import called, compose_run
 from experiments.run.composition import leaves
 from experiments.run.errors import sentence
 from experiments.run.files import read_json
-from experiments.run.folder import run_folder_of
+from experiments.run.folder import is_begun, read_config, run_folder_of
 from experiments.run.overrides import key_of, quote, value_of
 from experiments.run.registry import ALGORITHMS, look_up
-from experiments.run.resume import Verdict, changes, rule_of
+from experiments.run.resume import Change, begun_with, changes, changes_training
 from experiments.run.schema import LanguageModelingConfig, RunConfig
 from experiments.training.child_runs import ChildRun
 
@@ -33,8 +33,9 @@ TASKS = "experiment.tasks=[training,validation,test]"
 
 @dataclass(frozen=True)
 class Trained:
-    """One training of a method: the `name` of its files, its training seed, the run folder or checkpoint that has the
-    weights, and the child that makes it, or else, as it was given, what it was trained on."""
+    """One training of a method: the `name` of its files, its training seed, or its place where it is `numbered`, the
+    run folder or checkpoint that has the weights, and the child that makes it, or else, as it was given, what it was
+    trained on."""
 
     name: str
     seed: int
@@ -43,6 +44,11 @@ class Trained:
     child: ChildRun | None = None
     tokenizer: Tokenizer | None = None
     dataset: str | None = None
+    numbered: bool = False
+
+    @property
+    def called(self) -> str:
+        return f"run {self.seed + 1}" if self.numbered else f"training seed {self.seed}"
 
     def load(self) -> Model:
         return load_model(str(self.place), self.key)
@@ -98,6 +104,7 @@ def make_compared_method(run: RunConfig, folder: Path, label: str, method: Metho
         algorithm, children = method.algorithm, _trained_here(run, folder, label, method)
         trainings = [Trained(child.folder.name, seed, child.folder, key, child) for seed, child in children.items()]
         model_settings = _composed(next(iter(children.values())), key)
+        _check_alike([*children.values()], key)
     config: ComparisonConfig = run.experiment
     autoregressive = look_up(ALGORITHMS, model_settings.algorithm, f"{key}.algorithm").is_autoregressive
     with called(KEY, f"{key}.frontier"):
@@ -115,6 +122,8 @@ def _trained_here(run: RunConfig, folder: Path, label: str, method: MethodConfig
     own = value_of(method.overrides, "seed")
     if own is not None and asked is not None:
         raise ValueError(f"experiment.methods.{label}.overrides has seed={own}: leave it to experiment.training_seeds")
+    if own is not None and not own.isdecimal():
+        raise ValueError(f"experiment.methods.{label}.overrides has seed={own}: say a whole number, from 0 on")
     first = run.seed if own is None else int(own)
     found = {}
     for seed in asked or [first]:
@@ -126,6 +135,21 @@ def _trained_here(run: RunConfig, folder: Path, label: str, method: MethodConfig
         overrides = [f"algorithm={method.algorithm}", *passed, *method.overrides]
         found[seed] = ChildRun(said, folder / "methods" / name, overrides, folder.name)
     return found
+
+
+def _check_alike(children: Sequence[ChildRun], key: str) -> None:
+    """Raise ValueError where a training that is to be added would differ in more than its seed from one that was begun:
+    defaults may have changed since."""
+    folder = next((child.folder for child in children if is_begun(child.folder)), None)
+    added = [child for child in children if not is_begun(child.folder)]
+    if folder is None or not added:
+        return
+    now = compose_run(added[0].overrides).plain
+    for one in _changes_of_training(begun_with(folder), now):
+        raise ValueError(
+            f"{key} would train {added[0].folder.name} with {one.key}={quote(one.now)}, which was {quote(one.before)} "
+            f"in {folder}: start a new comparison for other training seeds"
+        )
 
 
 def _given(label: str, method: MethodConfig, key: str) -> tuple[list[Trained], Model]:
@@ -149,6 +173,10 @@ def _given(label: str, method: MethodConfig, key: str) -> tuple[list[Trained], M
         weights = fingerprint(model.algorithm)
         if weights in found:
             raise ValueError(f"{key} has the same weights twice, in {found[weights][0]} and {place}: leave one out")
+        run = run_folder_of(model.file.resolve())
+        same = next((one for one, other in found.values() if run and run_folder_of(other.file.resolve()) == run), None)
+        if same is not None:
+            raise ValueError(f"{key} has {same} and {place}, which are of one training: leave one out")
         if differs := _difference(first[1], model):
             raise ValueError(
                 f"{key} has {first[0]} and {place}, which differ in {differs} and not in their seeds alone: give each "
@@ -159,11 +187,13 @@ def _given(label: str, method: MethodConfig, key: str) -> tuple[list[Trained], M
         raise ValueError(f"{key} matches no run of algorithm={method.algorithm}: check the pattern")
     runs = [run_folder_of(model.file) for _, model in found.values()]
     known: list[Any] = [read_json(one / "summary.json").get("seed") for one in runs if one]
-    seeds: list[int] = known if None not in known and len({*known}) == len(runs) else [*range(len(runs))]
+    numbered = None in known or len({*known}) < len(runs)
+    seeds: list[int] = [*range(len(runs))] if numbered else known
     trainings = []
     for number, (seed, (place, model)) in enumerate(zip(seeds, found.values(), strict=True)):
         name = f"{label}_seed={seed}" if number else label
-        trainings.append(Trained(name, seed, place.resolve(), key, None, model.tokenizer, model.dataset))
+        made = Trained(name, seed, place.resolve(), key, None, model.tokenizer, model.dataset, numbered)
+        trainings.append(made)
     return trainings, first[1]
 
 
@@ -180,12 +210,23 @@ def _places(path: str, key: str) -> Iterator[tuple[Path, bool]]:
 
 
 def _difference(a: Model, b: Model) -> str:
-    """The first key of configs/algorithm that both were trained with, and not alike; blank without one."""
+    """The first key that both were trained with, and not alike; blank without one."""
     if a.chosen != b.chosen:
         return "algorithm"
-    both = {*dict(leaves(a.plain))} & {*dict(leaves(b.plain))}  # an older checkpoint knows less
-    keys = [f"algorithm.{one.key}" for one in changes(a.plain, b.plain) if one.key in both]
-    return next((key for key in keys if rule_of(key).verdict is not Verdict.FREE), "")
+    before, now = ({"algorithm": one.plain, "experiment": {"training": _training_of(one)}} for one in (a, b))
+    return next((one.key for one in _changes_of_training(before, now)), "")
+
+
+def _training_of(model: Model) -> dict[str, Any]:
+    """experiment.training of the run that a model is of; nothing of a checkpoint that lies outside of one."""
+    run = run_folder_of(model.file)
+    return {} if run is None else read_config(run).get("experiment", {}).get("training", {})
+
+
+def _changes_of_training(before: dict[str, Any], now: dict[str, Any]) -> Iterator[Change]:
+    """What both configurations say of how to train, and not alike: an older one says less."""
+    both = {*dict(leaves(before))} & {*dict(leaves(now))}
+    yield from (one for one in changes(before, now) if one.key in both and changes_training(one.key))
 
 
 def judge_runs(run: RunConfig, folder: Path) -> list[ChildRun]:
@@ -218,9 +259,13 @@ def check_fit(methods: Sequence[ComparedMethod], data: TextDataModule) -> None:
             )
         for one in method.trainings:
             if one.tokenizer is not None and one.tokenizer.state() != data.tokenizer.state():
-                raise ValueError(f"{one.key} has another vocabulary than dataset={data.config.name}: {_REMEDY}")
+                raise ValueError(
+                    f"{one.key}={one.place} has another vocabulary than dataset={data.config.name}: {_REMEDY}"
+                )
             if one.dataset is not None and one.dataset != data.fingerprint:
-                raise ValueError(f"{one.key} was not trained on dataset={data.config.name} as it is: {_REMEDY}")
+                raise ValueError(
+                    f"{one.key}={one.place} was not trained on dataset={data.config.name} as it is: {_REMEDY}"
+                )
 
 
 _REMEDY = "say the dataset that it was trained on, or leave it out"

@@ -64,7 +64,10 @@ def _method(method: ComparedMethod, folder: Path) -> dict[str, Any]:
         "algorithm": method.algorithm,
         "description": cls.description,
         **_training(first, folder),
-        "trainings": [{"name": one.name, "seed": one.seed} | _training(one, folder) for one in method.trainings],
+        "trainings": [
+            {"name": one.name, "seed": one.seed, "numbered": one.numbered} | _training(one, folder)
+            for one in method.trainings
+        ],
         "trained_here": first.child is not None,
         "parameters": summary.get("parameters"),
         "likelihood_kind": summary.get("likelihood_kind"),

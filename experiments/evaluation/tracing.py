@@ -12,6 +12,7 @@ from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Request
 from datasets.tokenizers import Tokenizer
 from experiments.analysis.trace import TraceRecord
+from experiments.evaluation.judges.base import fingerprint
 from experiments.evaluation.measurement import Assignment
 from experiments.evaluation.settings import Setting
 
@@ -65,4 +66,5 @@ def record_trace(
         forwards=forwards,
         seconds=out.seconds,
         tokens_per_forward=out.tokens_per_forward,
+        weights=fingerprint(algorithm),
     )

@@ -42,6 +42,7 @@ from experiments.run.overrides import (
 from experiments.run.processes import is_first_process
 from experiments.run.texts import as_written
 
+METHODS = "experiment.methods"  # by names that are free
 RELOADED = ("algorithm", "dataset")  # what `load=` takes over from the run that wrote the weights
 Describe = Callable[..., tuple[dict[str, Any], dict[str, str]]]  # config and group choices of a checkpoint file
 
@@ -174,7 +175,21 @@ def _drifted(folder: Path, stored: list[str], given: set[str]) -> list[str]:
     known = {key for key, _ in leaves(OmegaConf.to_container(now))}  # type: ignore[arg-type]
     said = {key_of(o) for o in stored if not (CONFIGS / key_of(o)).is_dir()}
     kept = {*given, *said, "resume", "load"}
-    return [o for o in _differing(config, now, kept) if key_of(o) in known]
+    added = [f"{key}=null" for key in _added_entries(config, now) if not any(_covers(k, key) for k in kept)]
+    return [*(o for o in _differing(config, now, kept) if key_of(o) in known), *added]
+
+
+def _added_entries(config: dict[str, Any], now: Any) -> list[str]:
+    """Entries of today's defaults that a stored configuration lacks, where their names are free."""
+    before = config.get("experiment", {}).get("methods")
+    if not isinstance(before, dict):
+        return []
+    return [f"{METHODS}.{name}" for name in OmegaConf.select(now, METHODS, default=None) or {} if name not in before]
+
+
+def _covers(given: str, entry: str) -> bool:
+    """Whether a key that is given is the entry, a part of it, or what holds it."""
+    return f"{given}.".startswith(f"{entry}.") or f"{entry}.".startswith(f"{given}.")
 
 
 def _expand_sweep(argv: list[str], folder: Path) -> list[str]:

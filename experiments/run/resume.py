@@ -81,6 +81,8 @@ TABLE = (
     Rule("resume", FREE, "it is what resumes"),
 )
 
+ALIKE_TRAINED = ("experiment.training.val_every_steps", "experiment.training.compile")  # whatever their values
+
 
 @dataclass(frozen=True)
 class Change:
@@ -117,6 +119,13 @@ def begun_with(checkpoint: Path) -> dict[str, Any]:
         return stored
     usual = _flat(today)
     return usual | {key: value for key, value in stored.items() if key in usual}
+
+
+def changes_training(key: str) -> bool:
+    """Whether two trainings with different values of this key differ in more than seed, machine and what looks on."""
+    if key.partition(".")[0] != "algorithm" and not key.startswith(("dataset.", "experiment.training.")):
+        return False
+    return rule_of(key).verdict is not FREE and key not in ALIKE_TRAINED
 
 
 def _flat(config: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from experiments.run import interrupts
 from experiments.run.devices import share_of_devices
 from experiments.run.files import read_json
 from experiments.run.folder import ROOT, is_begun, stored_overrides
-from experiments.run.overrides import quote
+from experiments.run.overrides import key_of, quote
 from experiments.run.processes import alone
 from experiments.run.sweep import POLL_SECONDS, child_environment
 
@@ -46,7 +46,10 @@ class ChildRun:
         """Raise ValueError if the folder holds a run that was begun with other settings: it would be taken for this."""
         if not is_begun(self.folder):
             return
-        begun, asked = ({*overrides} for overrides in (stored_overrides(self.folder), self._own))
+        begun, asked = (  # loggers only look, and theirs has the name of the comparison's folder, which may change
+            {override for override in overrides if key_of(override).partition(".")[0] != "logger"}
+            for overrides in (stored_overrides(self.folder), self._own)
+        )
         if begun != asked:
             raise ValueError(
                 f"{self.folder} was begun with other settings ({', '.join(sorted(begun ^ asked))}): start a new "

@@ -22,8 +22,11 @@ from experiments.training.checkpoints import Checkpoint, read_checkpoint
 from experiments.training.foreign_weights import recognise
 
 SIZES = ("n_layer", "n_head", "n_embd", "block_size", "bias")
+META = "meta.pkl"
 NO_LOSS_YET = 1e9  # train.py's best_val_loss of a new model: its val split is not the one that this model was chosen on
-DATASETS = {"tiny_shakespeare": "shakespeare_char"}  # where a folder of data/ there holds the corpus of that name here
+DATASETS = {
+    ("tiny_shakespeare", "char"): "shakespeare_char"
+}  # folders of data/ there that hold the same ids; others go by names that are none there
 
 
 def nanogpt_checkpoint(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
@@ -44,14 +47,15 @@ def nanogpt_checkpoint(checkpoint: Checkpoint, path: Path) -> dict[str, Any]:
             "algorithm.backbone.style=nanogpt, as algorithm/backbone=tiny_nanogpt does"
         )
     weights = {key.removeprefix("model."): value for key, value in checkpoint["state_dict"].items()}
-    dataset, vocabulary_size = config["dataset"]["name"], len(weights["wte.weight"])
+    data = config["dataset"]["name"], checkpoint["tokenizer"]["kind"]
+    vocabulary_size = len(weights["wte.weight"])
     return {
         "model": to_nanogpt(weights),
         "model_args": {key: backbone[key] for key in (*SIZES, "dropout")} | {"vocab_size": vocabulary_size},
         "optimizer": unused_adamw(weights, optimizer),
         "iter_num": 0,  # a training that begins: it warms up beside the new optimizer, and heeds eval_only
         "best_val_loss": NO_LOSS_YET,
-        "config": {"dataset": DATASETS.get(dataset, dataset)},
+        "config": {"dataset": DATASETS.get(data, "_".join(reversed(data)))},
     }
 
 
@@ -82,7 +86,9 @@ def export(run: Path, out: Path) -> list[str]:
 
     Raises FileNotFoundError, FileExistsError or ValueError in one sentence.
     """
-    source, characters_file = checkpoint_of(pointed(run), ["best.ckpt", "last.ckpt"]), out.with_name("meta.pkl")
+    if out.name == META:
+        raise ValueError(f"{out} has the name of the file of characters: name the checkpoint otherwise, as ckpt.pt")
+    source, characters_file = checkpoint_of(pointed(run), ["best.ckpt", "last.ckpt"]), out.with_name(META)
     checkpoint = read_checkpoint(source)
     content = nanogpt_checkpoint(checkpoint, source)
     characters = meta(checkpoint["tokenizer"])
@@ -97,7 +103,10 @@ def export(run: Path, out: Path) -> list[str]:
         lines.append(f"{characters_file}: its characters, which sample.py looks for in {folder} of nanoGPT")
     else:
         kind = checkpoint["tokenizer"]["kind"]
-        lines.append(f"no meta.pkl: sample.py cannot decode the ids of dataset.tokenizer={kind}")
+        lines.append(
+            f"no {META}: sample.py reads ids of dataset.tokenizer={kind} as those of GPT-2's tokenizer, so that its "
+            "text is wrong"
+        )
     return lines
 
 

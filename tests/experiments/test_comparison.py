@@ -203,6 +203,35 @@ def test_trainings_that_differ_in_more_than_their_seeds_are_refused(stopped: Pat
     outcome = main(*command(corpus, f"experiment.methods.gpt.load=[{gpt},faster.ckpt]"))
     assert outcome.status == 1 and outcome.err.count("\n") == 1
     assert "which differ in algorithm.optimizer.lr and not in their seeds alone" in outcome.err
+    other = Path(shutil.copytree(stopped / "methods" / "gpt", "other"))
+    torch.save(checkpoint, other / "checkpoints" / "best.ckpt")
+    stored = other / ".hydra" / "config.yaml"
+    config = stored.read_text(encoding="utf-8")
+    method = MethodConfig("gpt", load=[str(gpt), "other"])
+    for name, told in (("max_steps", True), ("batch_size", True), ("val_every_steps", False)):
+        changed = re.sub(rf"( {name}): \d+", r"\1: 9", config)
+        assert changed != config
+        stored.write_text(changed, encoding="utf-8")
+        if told:
+            with pytest.raises(ValueError, match=rf"which differ in experiment\.training\.{name} and not in"):
+                compared_methods._given("gpt", method, "experiment.methods.gpt.load")
+        else:
+            assert len(compared_methods._given("gpt", method, "experiment.methods.gpt.load")[0]) == 2
+    torch.save(checkpoint, gpt.with_name("last.ckpt"))
+    method = MethodConfig("gpt", load=[str(gpt), str(gpt.with_name("last.ckpt"))])
+    with pytest.raises(ValueError, match="which are of one training: leave one out"):
+        compared_methods._given("gpt", method, "experiment.methods.gpt.load")
+
+
+def test_a_seed_is_not_added_under_other_defaults(stopped: Path, main: Main) -> None:
+    """Catches a training of today's defaults that is averaged with one of former ones."""
+    stored = stopped / "methods" / "gpt" / ".hydra" / "config.yaml"
+    text = stored.read_text(encoding="utf-8")
+    stored.write_text(re.sub(r"warmup_steps: \d+", "warmup_steps: 77", text), encoding="utf-8")
+    outcome = main(f"resume={stopped}", "experiment.training_seeds=[0,1]")
+    assert outcome.status == 1 and outcome.err.count("\n") == 1 and not (stopped / "methods" / "gpt_seed=1").exists()
+    assert "would train gpt_seed=1 with algorithm.optimizer.warmup_steps=" in outcome.err
+    assert f", which was 77 in {stopped}/methods/gpt: start a new comparison" in outcome.err
 
 
 def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: Main, corpus: Path) -> None:
@@ -225,7 +254,8 @@ def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: M
     )
     characters = checkpoint["tokenizer"]["characters"]
     found = refused(tokenizer=checkpoint["tokenizer"] | {"characters": "".join(sorted(characters.replace("a", "Σ")))})
-    assert "experiment.methods.gpt.load has another vocabulary than dataset=text_file" in found
+    changed = Path("changed.ckpt").resolve()
+    assert f"experiment.methods.gpt.load={changed} has another vocabulary than dataset=text_file" in found
     assert "was not trained on dataset=text_file as it is" in refused(dataset="another")
     masked = stopped / "methods" / "masked_diffusion"
     outcome = main(*command(corpus, f"experiment.methods.gpt.load={masked}"))
@@ -244,6 +274,7 @@ def test_checkpoints_that_do_not_fit_together_are_refused(stopped: Path, main: M
             "experiment.methods.gpt.decoders: pyramid does not fit",
         ),
         ("experiment.methods.gpt.overrides=['algorithm.nonsense=1']", "experiment.methods.gpt: unknown config key"),
+        ("experiment.methods.gpt.overrides=['seed=abc']", "experiment.methods.gpt.overrides has seed=abc: say a whole"),
         ("experiment.methods.gpt.load=nowhere", "experiment.methods.gpt.load: there is no run folder or checkpoint"),
         ("experiment.judges.load=[nowhere]", "experiment.judges.load: there is no run folder or checkpoint at nowhere"),
         (
@@ -346,6 +377,16 @@ def test_children_are_begun_resumed_or_left_alone(stub: Path) -> None:
     assert "words" not in json.loads((done.folder / "summary.json").read_text(encoding="utf-8"))
     assert sorted(said) == [f"{name}: test/nll 1.5000" for name in ("new", "stopped")]
     assert new.command == "python main.py seed=1" and "threads" in new.log.read_text(encoding="utf-8")
+
+
+def test_a_comparison_folder_may_be_renamed(stub: Path) -> None:
+    """Catches a moved comparison that is refused for the name its curves are logged under."""
+    moved = child(stub, "moved", "seed=1")
+    (moved.folder / ".hydra").mkdir(parents=True)
+    (moved.folder / ".hydra" / "overrides.yaml").write_text("[seed=1, logger.group=before]", encoding="utf-8")
+    moved.check()
+    with pytest.raises(ValueError, match=r"was begun with other settings \(seed=1, seed=2\)"):
+        child(stub, "moved", "seed=2").check()
 
 
 def test_a_failed_training_is_named(stub: Path) -> None:

@@ -27,6 +27,11 @@ class Training:
     folder: Path | None
     command: str | None
     cost: dict[str, Any]
+    numbered: bool = False  # the seed is unknown, and its place stands for it
+
+    @property
+    def called(self) -> str:
+        return f"run {(self.seed or 0) + 1}" if self.numbered else f"training seed {self.seed}"
 
 
 @dataclass(frozen=True)
@@ -109,6 +114,10 @@ class Comparison:
     def several(self) -> bool:
         """Whether a method was trained more than once."""
         return any(len(method.trainings) > 1 for method in self.methods)
+
+    def shares_seeds(self, *labels: str) -> bool:
+        """Whether trainings of these methods may be paired by seed: none has numbers in the place of seeds."""
+        return not any(one.numbered for m in self.methods if m.label in labels for one in m.trainings)
 
     @property
     def defaults(self) -> list[Setting]:

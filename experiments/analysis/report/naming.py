@@ -53,7 +53,7 @@ def over_seeds(likelihood: Likelihood, digits: int = 4) -> tuple[str, str]:
 def of_first(comparison: Comparison, label: str) -> str:
     """Which of several trainings of a method is shown, where one stands for all; blank where it is the only one."""
     method = next(method for method in comparison.methods if method.label == label)
-    return f"training seed {method.first.seed}" if len(method.trainings) > 1 else ""
+    return method.first.called if len(method.trainings) > 1 else ""
 
 
 def sampler(setting: Setting) -> str:

@@ -64,7 +64,7 @@ def read_comparison(folder: Path) -> Comparison:
         windows=_windows(folder / "likelihoods", methods),
         rows=rows,
         groups=_groups(rows, folder / "results.csv"),
-        samples=_samples(folder / "samples.jsonl", {label: own[:1] for label, own in seeds.items()}),
+        samples=_samples(folder / "samples.jsonl", seeds),
         flags=_flags(folder / "flags.json"),
         traces=_each(folder / "traces", ".json", methods, read_trace),
     )
@@ -96,6 +96,7 @@ def _training(entry: dict[str, Any], label: str, folder: Path, path: Path) -> Tr
         folder=where if where is not None and where.is_dir() else None,
         command=entry.get("command"),
         cost=entry.get("training") or {},
+        numbered=bool(entry.get("numbered")),
     )
 
 
@@ -123,8 +124,14 @@ def _likelihoods(path: Path, seeds: Seeds) -> Iterator[Likelihood]:
 
 def _is_of(row: dict[str, Any], seeds: Seeds) -> bool:
     """Whether a row is of a training that the comparison has; rows that do not tell theirs are of the only one."""
-    own = seeds.get(row["method"])
-    return own is None or row.get(table.TRAINING_SEED) is None or row[table.TRAINING_SEED] in own or own == [None]
+    own, seed = seeds.get(row["method"]), row.get(table.TRAINING_SEED)
+    return own is None or own == [None] or seed in own or (seed is None and len(own) == 1)
+
+
+def _is_of_first(record: dict[str, Any], seeds: Seeds) -> bool:
+    """Whether a record of the comparison is of its method's first training."""
+    own = seeds.get(record["method"])
+    return own is None or len(own) == 1 or record.get(table.TRAINING_SEED) == own[0]
 
 
 def _windows(folder: Path, methods: tuple[Method, ...]) -> dict[str, Windows]:
@@ -154,11 +161,11 @@ def _groups(rows: tuple[table.Row, ...], path: Path) -> dict[Setting, table.Row]
 
 
 def _samples(path: Path, seeds: Seeds) -> dict[Setting, dict[int, dict[str, Any]]]:
-    """Records of samples.jsonl that are of these trainings; a last line that a kill cut short is none."""
+    """Records of samples.jsonl that are of first trainings; a last line that a kill cut short is none."""
     found: dict[Setting, dict[int, dict[str, Any]]] = {}
     for record in read_records(path):
         try:
-            if not _is_of(record, seeds):
+            if not _is_of(record, seeds) or not _is_of_first(record, seeds):
                 continue
             found.setdefault((record["method"], record["setting"]), {})[record["seed"]] = {
                 "prompt": str(record["prompt"]),

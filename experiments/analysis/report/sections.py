@@ -23,7 +23,8 @@ TWO_ERRORS = (
     "Means are over training seeds. Small below them is the 95 % interval of the mean over training seeds by "
     "Student's t, wide with three seeds because three tell little of the next; two seeds have no interval, but their "
     "values. It says what other training seeds would change, on these windows. ± over windows is a standard error, "
-    "says what other windows would change for one training, and is no part of the interval. A gap is settled if its "
+    "says what other windows would change, for a likelihood of one training and for a gap of the mean of these "
+    "trainings, and is no part of the interval. A gap is settled if its "
     f"interval over training seeds leaves out 0 and it is more than {tables.SURE:g} standard errors over windows; it "
     "is open with fewer than three training seeds of either side."
 )
@@ -228,7 +229,7 @@ def _reproduce(comparison: Comparison) -> Iterator[Block]:
     about = comparison.about
     lines = [about["command"]] if about.get("command") else []
     own = [
-        (", ".join([method.label, *[f"training seed {one.seed}"] * (len(method.trainings) > 1)]), one.command)
+        (", ".join([method.label, *[one.called] * (len(method.trainings) > 1)]), one.command)
         for method in comparison.methods
         for one in method.trainings
     ]

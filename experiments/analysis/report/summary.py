@@ -10,7 +10,7 @@ from typing import Any
 from experiments.analysis.likelihood import BOUND, EXACT
 from experiments.analysis.metrics import BY_KEY
 from experiments.analysis.report import naming, tables, versus
-from experiments.analysis.report.comparison import REAL, Comparison, Likelihood, Setting
+from experiments.analysis.report.comparison import REAL, Comparison, Likelihood, Method, Setting
 from experiments.analysis.report.document import Facts, Points
 
 NUMBERS = ("One", "Two", "Three", "Four", "Five", "Six")
@@ -49,7 +49,10 @@ def findings(comparison: Comparison) -> Points:
     """What was found, a few sentences about each of likelihood, samples, cost and controls."""
     likelihoods = [_of_kind(comparison, kind) for kind in tables.kinds(comparison)]
     if comparison.several and likelihoods:
-        likelihoods.append("Behind each mean its 95 % interval over training seeds, of two seeds their values.")
+        likelihoods.append(
+            "Behind each mean its 95 % interval over training seeds, of two seeds their values; ± behind a method that "
+            "was trained once is the standard error over windows."
+        )
     found = [
         ("Likelihood", " ".join(likelihoods)),
         (" against ".join(reversed(comparison.pair or ())), versus.finding(comparison)),
@@ -98,13 +101,25 @@ def _budgets(comparison: Comparison) -> dict[int | None, list[str]]:
 
 def _training_seeds(comparison: Comparison) -> tuple[str, Any]:
     """Which seeds the methods were trained with, where that is known of all or there are several."""
-    if not comparison.several:
-        known = all(method.trained_here for method in comparison.methods)
-        return "training seed", comparison.about.get("seed") if known else None
-    spoken = {method.label: ", ".join(str(one.seed) for one in method.trainings) for method in comparison.methods}
+    spoken = {method.label: _seeds(comparison, method) for method in comparison.methods}
+    name = "training seeds" if comparison.several else "training seed"
+    if not comparison.several and None in spoken.values():
+        return name, None
     if len({*spoken.values()}) == 1:
-        return "training seeds", next(iter(spoken.values()))
-    return "training seeds", "; ".join(f"{label} {seeds}" for label, seeds in spoken.items())
+        return name, next(iter(spoken.values()))
+    return "training seeds", "; ".join(f"{label} {seeds or 'unknown'}" for label, seeds in spoken.items())
+
+
+def _seeds(comparison: Comparison, method: Method) -> str | None:
+    """The training seeds of a method, or how many runs have none that tells them apart; None where its one is unknown.
+
+    Older files leave out the seed of a single training made there, which is the comparison's.
+    """
+    if method.first.numbered:
+        return f"{len(method.trainings)} runs, whose seeds are not known" if len(method.trainings) > 1 else None
+    usual = comparison.about.get("seed") if method.trained_here else None
+    seeds = [usual if one.seed is None else one.seed for one in method.trainings]
+    return None if None in seeds else ", ".join(map(str, seeds))
 
 
 def _steps(steps: int | None) -> str:

@@ -72,7 +72,8 @@ def gap(comparison: Comparison, first: Likelihood, second: Likelihood) -> Gap | 
     if found is None:
         return None
     several = max(len(first.by_seed), len(second.by_seed)) > 1
-    interval = across_trainings(first.by_seed, second.by_seed)[1] if several else None
+    paired = comparison.shares_seeds(first.method, second.method)
+    interval = across_trainings(first.by_seed, second.by_seed, paired=paired)[1] if several else None
     return Gap(*found, interval, several)
 
 

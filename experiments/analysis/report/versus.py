@@ -34,10 +34,12 @@ class Held(NamedTuple):
 def section(comparison: Comparison) -> Iterator[Block]:
     """What the pair of the comparison differs in."""
     a, b = comparison.pair or ("", "")
-    seed = "training" if comparison.several else "sampling"
+    how = "paired by sampling seed"
+    if comparison.several:
+        how = "paired by training seed where both have the same ones, unpaired (Welch's) otherwise"
     yield say(
         f"{b} minus {a}, like against like: likelihoods of one name and kind over the same windows, and texts of "
-        f"settings that took as many forwards, paired by {seed} seed. A text is better the nearer it is to real text; "
+        f"settings that took as many forwards, {how}. A text is better the nearer it is to real text; "
         "a lower value alone is no quality."
     )
     held = [*likelihoods(comparison), *texts(comparison)]
@@ -156,7 +158,8 @@ def _difference(
     a, b = (comparison.rows_of(setting) for setting in settings)
     if comparison.several:
         trained = [table.by_training_seed(rows, name) for rows in (a, b)]
-        return paired.across_trainings(*trained) if all(trained) else None
+        alike = comparison.shares_seeds(*(method for method, _ in settings))
+        return paired.across_trainings(*trained, paired=alike) if all(trained) else None
     found = paired.difference(a, b, name)
     if found is None:
         return None

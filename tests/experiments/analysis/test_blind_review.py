@@ -32,7 +32,7 @@ def run_folder(folder: Path, arms: dict[tuple[str, str], list[str]], done: bool 
             row = dict.fromkeys(table.COLUMNS) | {"options": {}} | own | shared
             rows.append(row)
             origins = list(range(start, start + len(texts[start : start + 2])))
-            record = {name: row[name] for name in table.IDENTITY}
+            record = {name: row[name] for name in (*table.IDENTITY, table.TRAINING_SEED)}
             records.append(record | {"origins": origins, "texts": texts[start : start + 2]})
     if done:
         header = not (folder / "results.csv").exists()
@@ -228,6 +228,17 @@ def test_only_texts_that_belong_together_are_paired(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="stands for several weights"):
         review.write_review(folder, A, B)
     assert not [*folder.glob("blind_*"), *far.glob("blind_*")]
+
+
+def test_texts_are_of_the_first_training_by_the_manifest(tmp_path: Path) -> None:
+    """Catches a review of a training that the page no longer counts, because its texts were written first."""
+    folder = run_folder(tmp_path / "run", {A: ["old"], B: ["old"]}, training_seed=0, weights="w0")
+    run_folder(folder, {A: ["new"], B: ["new"]}, training_seed=1, weights="w1")
+    methods = [{"label": label, "trainings": [{"seed": 1}, {"seed": 2}]} for label in (A[0], B[0])]
+    (folder / "comparison.json").write_text(json.dumps({"methods": methods}), encoding="utf-8")
+    review.write_review(folder, A, B)
+    (pair,) = read_sheet(folder / review.SHEET, COLUMNS, "sheet")
+    assert "new" in str(pair) and "old" not in str(pair)
 
 
 def test_the_command_line(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -133,6 +134,10 @@ def test_differences_across_trainings_are_paired_or_welchs() -> None:
     )
     assert paired.across_trainings({0: 1.0, 1: 2.0}, a)[1] is None
     assert paired.across_trainings({0: 1.0, 1: 2.0}, {0: 1.0, 1: 2.0})[1] is None
+    assert paired.across_trainings(a, b, paired=False)[1] == paired.across_trainings(a, {9: 3.6, 8: 1.4, 7: 2.5})[1]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert paired.across_trainings({3: 1.0, 4: 1.0, 5: 1.0}, a)[1] is not None
     assert paired.across_trainings({3: 1.0, 4: 1.0, 5: 1.0}, {0: 2.0, 1: 2.0, 2: 2.0}) == (1.0, (1.0, 1.0))
 
 

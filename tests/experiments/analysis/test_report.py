@@ -735,11 +735,55 @@ def test_trainings_that_the_comparison_no_longer_has_are_left_out(run: Path) -> 
         read_comparison(run)
 
 
+def test_a_row_that_does_not_tell_its_training_is_of_the_only_one(run: Path) -> None:
+    """Catches rows of a first seed that was taken out, which clash with those of the seeds that are there."""
+    old = [folder.row(setting, seed) | {"weights": "w"} for setting in folder.SETTINGS for seed in folder.SEEDS]
+    trained(run, [0.1], [0.1])
+    folder.write_rows(run, old)
+    assert len(read_comparison(run).rows) == len(old)
+    trained(run, [0.1, 0.2], [0.1, 0.2])
+    folder.write_rows(run, [*old, *(one for one in _rows(folder.SEEDS, {0: 0.0, 1: 0.3}) if one[table.TRAINING_SEED])])
+    found = read_comparison(run)
+    assert {row[table.TRAINING_SEED] for row in found.rows if row["method"] == "gpt"} == {1}
+
+
+def test_runs_without_seeds_are_numbered_and_not_paired(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches a place in a list that is shown as a training seed, and unrelated runs that are paired by it."""
+    monkeypatch.setattr(folder, "KINDS", {"gpt": {"nll": "exact"}, "masked": {"any_order": "exact"}})
+    by_seed = trained(run, [0.0, 0.1, 0.2], [0.5, 0.6, 0.7])
+    path = run / "comparison.json"
+    about = json.loads(path.read_text(encoding="utf-8"))
+    for one in about["methods"][0]["trainings"]:
+        one["numbered"] = True
+    path.write_text(json.dumps(about), encoding="utf-8")
+    numbered = read_comparison(run)
+    gaps = [tables.gap(each, *each.likelihoods) for each in (by_seed, numbered)]
+    paired, unpaired = (gap.interval[1] - gap.interval[0] for gap in gaps)
+    assert paired < 1e-9 < unpaired
+    assert numbered.methods[0].first.called == "run 1" and numbered.methods[1].first.called == "training seed 0"
+    said = dict(summary.facts(numbered).items)["training seeds"]
+    assert said == "gpt 3 runs, whose seeds are not known; masked 0, 1, 2"
+
+
+def test_the_seed_on_the_page_is_that_of_the_training(run: Path) -> None:
+    """Catches the run's own seed on the page of a comparison whose one training had another."""
+    assert dict(summary.facts(read_comparison(run)).items)["training seed"] == "7"
+    folder.write_trainings(
+        run, {"gpt": {5: {"nll": folder.GPT_NATS}}, "masked": {5: {"any_order": folder.MASKED_NATS}}}
+    )
+    assert dict(summary.facts(read_comparison(run)).items)["training seed"] == "5"
+    folder.write_trainings(
+        run, {"gpt": {5: {"nll": folder.GPT_NATS}}, "masked": {3: {"any_order": folder.MASKED_NATS}}}
+    )
+    assert dict(summary.facts(read_comparison(run)).items)["training seeds"] == "gpt 5; masked 3"
+
+
 def test_samples_are_of_the_first_training_and_say_so(run: Path, drawn: dict[str, Figure]) -> None:
     """Catches texts of the last training under the name of the first, and texts that no longer tell whose they are."""
     trained(run, [0.0, 0.1], [0.0, 0.1])
     path = run / "samples.jsonl"
     records = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    records = [one | {table.TRAINING_SEED: 0 if one["method"] in folder.FRONTIER else None} for one in records]
     later = [
         one | {table.TRAINING_SEED: 1, "texts": ["later"] * 2} for one in records if one["method"] in folder.FRONTIER
     ]

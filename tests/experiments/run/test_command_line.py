@@ -157,6 +157,19 @@ def test_a_resumed_run_keeps_the_defaults_of_its_time(make_run) -> None:
     assert expand(["resume=run", "algorithm.optimizer.warmup_steps=20"])[-1] == "algorithm.optimizer.warmup_steps=20"
 
 
+def test_a_resumed_comparison_gets_no_method_that_is_new_to_it(make_run) -> None:
+    """Catches a method of today's defaults that a comparison of former ones trains when it goes on."""
+    run = make_run("run", "experiment=comparison", "experiment.methods.gpt=null")
+    stored = run / ".hydra" / "config.yaml"
+    config = yaml.safe_load(stored.read_text(encoding="utf-8"))
+    del config["experiment"]["methods"]["block_diffusion"]
+    stored.write_text(yaml.safe_dump(config), encoding="utf-8")
+    methods = composed(expand(["resume=run"])).experiment.methods
+    assert methods.block_diffusion is None and methods.gpt is None and methods.df_lm.algorithm == "df_lm"
+    asked = composed(expand(["resume=run", "experiment.methods.block_diffusion.algorithm=block_diffusion"]))
+    assert asked.experiment.methods.block_diffusion.algorithm == "block_diffusion"
+
+
 def test_a_run_from_before_muon_goes_on_with_adamw(make_run) -> None:
     """Catches moments of one optimiser that are given to another, as the configuration did not say then which it is."""
     run = make_run("run", "algorithm=gpt", "algorithm/optimizer=adamw", "algorithm.optimizer.lr=2e-3")

@@ -145,7 +145,24 @@ def test_ids_that_are_no_characters_have_no_meta(tmp_path: Path) -> None:
     """Catches a meta.pkl by which sample.py would print other text than the ids stand for."""
     torch.save(stored(gpt(), ByteTokenizer()), tmp_path / "run.ckpt")
     lines = export.export(tmp_path / "run.ckpt", tmp_path / "ckpt.pt")
-    assert not (tmp_path / "meta.pkl").exists() and "cannot decode the ids of dataset.tokenizer=byte" in lines[-1]
+    assert not (tmp_path / "meta.pkl").exists() and "reads ids of dataset.tokenizer=byte as those of GPT-2" in lines[-1]
+
+
+def test_folders_of_nanogpt_are_named_only_for_their_own_ids(tmp_path: Path) -> None:
+    """Catches bytes that are trained on as characters, and a corpus here that is taken for another one there."""
+    names = []
+    for corpus, tokenizer in (("tiny_shakespeare", ABC), ("tiny_shakespeare", ByteTokenizer()), ("shakespeare", ABC)):
+        checkpoint = stored(gpt(), tokenizer)
+        checkpoint["config"]["dataset"]["name"] = corpus
+        names.append(export.nanogpt_checkpoint(checkpoint, tmp_path)["config"]["dataset"])
+    assert names == ["shakespeare_char", "byte_tiny_shakespeare", "char_shakespeare"]
+
+
+def test_the_checkpoint_is_not_called_as_its_characters(tmp_path: Path) -> None:
+    """Catches weights that the characters overwrite."""
+    torch.save(stored(gpt()), tmp_path / "run.ckpt")
+    with pytest.raises(ValueError, match="has the name of the file of characters: name the checkpoint otherwise"):
+        export.export(tmp_path / "run.ckpt", tmp_path / "meta.pkl")
 
 
 def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
