@@ -17,7 +17,7 @@ from torch.nn.attention.flex_attention import BlockMask
 BLOCK = 128  # queries, and keys, that FlexAttention's kernel takes at once
 Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # of batch, head, query and key: whether it is seen
 KINDS, ENDS = ("some", "every"), ("keys", "queries")  # of blocks, and for whom they are listed
-ATTENTION_KINDS = ("causal", "bidirectional", "block_causal")
+ATTENTION_KINDS = ("causal", "bidirectional")
 
 
 def attention_mask(
@@ -25,21 +25,17 @@ def attention_mask(
     queries: int,
     keys: int,
     *,
-    block_len: int = 1,
     window: int | None = None,
     device: torch.device | None = None,
 ) -> Tensor:
     """Which keys each query may see: bool (queries, keys); the queries are the last `queries` of the keys.
 
-    `block_causal` blocks hold `block_len` tokens: a query sees its own block whole and every earlier one. With a
-    `window` a causal query sees the last `window` keys up to itself.
+    With a `window` a causal query sees the last `window` keys up to itself.
     """
     q = torch.arange(keys - queries, keys, device=device)[:, None]
     k = torch.arange(keys, device=device)[None, :]
     if kind == "causal":
         return k <= q if window is None else (k <= q) & (k > q - window)
-    if kind == "block_causal":
-        return k // block_len <= q // block_len
     if kind == "bidirectional":
         return torch.ones(queries, keys, dtype=torch.bool, device=device)
     raise ValueError(f"attention '{kind}' is unknown: choose one of {', '.join(ATTENTION_KINDS)}")

@@ -17,7 +17,6 @@ from algorithms.common.backbone.layers import MLP, RMSNorm, init_weights, make_n
 from algorithms.common.backbone.masks import (
     ATTENTION_KINDS,
     SeenBlocks,
-    attention_mask,
     two_stream_mask,
     two_stream_rule,
     window_mask,
@@ -47,19 +46,18 @@ class Block(nn.Module):
 class Backbone(nn.Module):
     """Maps input vectors (B, T, C) to final hidden states (B, T, C).
 
-    `attention` says what a position may see: `causal`, `bidirectional` or `block_causal` (blocks of `block_len`).
-    Token embeddings and heads belong to the methods; learned positions are added by `add_positions`.
+    `attention` says what a position may see: `causal` or `bidirectional`. Token
+    embeddings and heads belong to the methods; learned positions are added by `add_positions`.
     """
 
     rotary: Tensor
 
-    def __init__(self, config: BackboneConfig, *, attention: str = "causal", block_len: int = 1) -> None:
+    def __init__(self, config: BackboneConfig, *, attention: str = "causal") -> None:
         super().__init__()
         if attention not in ATTENTION_KINDS:
             raise ValueError(f"attention '{attention}' is unknown: choose one of {', '.join(ATTENTION_KINDS)}")
         self.config = config
         self.attention = attention
-        self.block_len = block_len
         self.wpe = nn.Embedding(config.block_size, config.n_embd) if config.style == "nanogpt" else None
         self.drop = nn.Dropout(config.dropout)
         self.ln_in = RMSNorm() if config.style == "rope" else nn.Identity()
@@ -127,11 +125,8 @@ class Backbone(nn.Module):
         rotary = None
         if self.wpe is None:
             rotary = self._rotary(places if positions is None else positions).to(working_dtype(x))
-        if mask is None and not bidirectional:
-            if cache is not None:
-                mask = cache.mask(T, x.device)
-            elif self.attention == "block_causal":
-                mask = attention_mask("block_causal", T, T, block_len=self.block_len, device=x.device)
+        if mask is None and cache is not None and not bidirectional:
+            mask = cache.mask(T, x.device)
         causal = mask is None and not bidirectional and self.attention == "causal" and T > 1
         x = self.ln_in(self.drop(x))
         for block in self.blocks:

@@ -154,13 +154,6 @@ class MaskedDecoder(DrawingDecoder):
             ends=Ends(request),
         )
 
-    def fill(
-        self, predict: Predictor, ids: Tensor, given: Tensor, *, window: int, random: RowRandom, **options: Any
-    ) -> Generation:
-        """`write` with a sliding window of W tokens, which `predict` is shown."""
-        reader = SlidingWindow(predict, window, *self.spans(window))
-        return self.write(reader, ids, given, random=random, **options)
-
     def write(
         self,
         reader: Reader,

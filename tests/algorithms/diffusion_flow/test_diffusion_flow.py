@@ -23,7 +23,7 @@ from algorithms.masked_diffusion.decoding import ChunkState, Threshold, TopConfi
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
 from algorithms.masked_diffusion.masking import Masks, mean_where
 from experiments.run.build import build
-from tests.algorithms.writing import write
+from tests.algorithms.writing import fill, write
 from tests.golden.values import FOLDER
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
@@ -239,7 +239,7 @@ def test_flow_assisted_decoding_equals_the_reference(case: int) -> None:
     ids = torch.cat([prompt, torch.zeros(1, meta["max_new_tokens"], dtype=torch.long)], 1)
     given = torch.arange(ids.size(1))[None] < prompt.size(1)
     sizes = {"mask_id": 65, "window": meta["block_size"], "first": prompt.size(1)}
-    out = decoder.fill(predict, ids, given, random=Zeros(), **sizes)
+    out = fill(decoder, predict, ids, given, random=Zeros(), **sizes)
     assert torch.equal(out.ids[0] + 1, theirs["tokens"]) and out.steps == meta["total_steps"]
 
 

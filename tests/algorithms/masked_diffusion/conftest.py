@@ -18,6 +18,7 @@ from torch import Tensor
 from algorithms.common.decoder import Generation, TraceRecorder
 from algorithms.common.randomness import RowRandom
 from algorithms.masked_diffusion.decoding import ChunkState, MaskedDecoder
+from tests.algorithms.writing import fill
 from tests.golden.values import FOLDER
 
 
@@ -51,7 +52,8 @@ class TableNetwork:
         trace: bool = False,
     ) -> Generation:
         """The decoder's loop with windows as wide as the table."""
-        return decoder.fill(
+        return fill(
+            decoder,
             self,
             ids,
             given,
@@ -115,7 +117,8 @@ class GoldenDecodings:
         meta, prompt = self.cases[case], self.ids(case, "prompt")
         ids = F.pad(prompt, (0, meta["max_new_tokens"]))[None]
         given = torch.arange(ids.size(1))[None] < prompt.numel()
-        return decoder.fill(
+        return fill(
+            decoder,
             self.network(case),
             ids,
             given,
@@ -177,7 +180,8 @@ class MarkovSource:
 
     def decode(self, decoder: MaskedDecoder, ids: Tensor, given: Tensor, *, window: int, seed: int = 0) -> Generation:
         """Decode what is not given of ids (B, L) with the exact conditionals; the first token is given."""
-        return decoder.fill(
+        return fill(
+            decoder,
             self,
             ids,
             given,

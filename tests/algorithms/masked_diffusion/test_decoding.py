@@ -32,6 +32,7 @@ from algorithms.masked_diffusion.decoding import (
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusionConfig
 from experiments.run.build import build
 from tests.algorithms.masked_diffusion.conftest import recorder_of
+from tests.algorithms.writing import fill
 
 RULES = {
     "first hitting": Ancestral(),
@@ -213,7 +214,7 @@ def test_a_predictor_draws_before_the_steps_do(table):
         return torch.zeros(1, 8, V)
 
     ids = torch.zeros(1, 8, dtype=torch.long)
-    Ancestral(chunk_len=8).fill(predict, ids, ids > 0, random=random, mask_id=V, window=8)
+    fill(Ancestral(chunk_len=8), predict, ids, ids > 0, random=random, mask_id=V, window=8)
     generator = torch.Generator().manual_seed(3)
     torch.rand(8, generator=generator, dtype=torch.float64)
     assert torch.equal(seen[0][0], torch.randn(20, generator=generator))
@@ -265,7 +266,7 @@ def test_a_predictor_has_memory_that_follows_its_rows():
         return torch.zeros(len(x), 8, V)
 
     decoder = TwoStage(chunk_len=8, draft_threshold=0.9, confirm_threshold=0.9)
-    decoder.fill(predict, ids, given, random=RowRandom([0, 1, 2]), mask_id=V, window=8)
+    fill(decoder, predict, ids, given, random=RowRandom([0, 1, 2]), mask_id=V, window=8)
     assert checked == [3, 2, 2, 1, 1, 1, 1]
 
 
@@ -298,7 +299,8 @@ def test_a_trace_tells_the_whole_story(table, rule):
 def test_nothing_to_decide():
     """Catches a crash, or a forward, where every token is given."""
     ids = torch.zeros(2, 4, dtype=torch.long)
-    found = Ancestral().fill(
+    found = fill(
+        Ancestral(),
         lambda *_: pytest.fail("the network is not needed"),
         ids,
         torch.ones_like(ids, dtype=torch.bool),
