@@ -312,7 +312,7 @@ class Benchmark(BaseExperiment):
         return look_up(ALGORITHMS, config.name, "algorithm.name")(
             config,
             vocabulary_size=self.backbones[backbone].vocabulary_size or self.data[backbone].vocabulary_size,
-            total_steps=self.config.training.max_steps + training.WARM_UP + training.PERIOD,
+            total_steps=self.config.training.max_steps + training.WARM_UP,
             seed=self.run.seed,
         )
 

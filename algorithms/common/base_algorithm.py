@@ -54,6 +54,16 @@ class BaseAlgorithm(LightningModule, ABC):
         """Tokens of context."""
         return self.config.backbone.block_size
 
+    @property
+    def step(self) -> int:
+        """Optimiser steps done; 0 outside of a training."""
+        return 0 if self._trainer is None else self._trainer.global_step
+
+    @property
+    def period(self) -> int:
+        """Steps after which the work of a step repeats."""
+        return 1
+
     @abstractmethod
     def draw(self, ids: Tensor, generator: torch.Generator) -> Any:
         """All that chance decides in a training step on ids (B, T + 1): what `loss_of` is given."""

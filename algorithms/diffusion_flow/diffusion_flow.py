@@ -4,15 +4,17 @@ Sources: see velocity.py (the reference's recipe) and posterior.py (the default)
 to the bit. B batch, T tokens, W = T + 1 the window.
 """
 
+from collections.abc import Iterable
 from dataclasses import field
 from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.common.fields import STRICT
+from algorithms.common.intermittent import Intermittent
 from algorithms.common.randomness import RowRandom
 from algorithms.diffusion_flow.decoders import FlowAssisted, FlowThreshold, FlowTopConfidence
 from algorithms.diffusion_flow.flow import Path, PlateauSwitch, warmed_up
@@ -44,7 +46,7 @@ class Draws(NamedTuple):
     weight: Tensor | float = 0.0  # () of the flow loss; a number that rises would make a graph of each step
 
 
-class DiffusionFlow(MaskedDiffusion):
+class DiffusionFlow(Intermittent, MaskedDiffusion):
     """Masked diffusion with a second pass through the backbone on flow steps: the loss is CE + weight · flow loss."""
 
     name = "diffusion_flow"
@@ -65,7 +67,6 @@ class DiffusionFlow(MaskedDiffusion):
         self.plateau = PlateauSwitch(
             config.flow.plateau_window, config.flow.plateau_patience, config.flow.plateau_improvement
         )
-        self.latest_flow_loss: Tensor | None = None
         if config.flow.weight > 0:
             self.loss_unit += " + flow loss"
 
@@ -76,9 +77,14 @@ class DiffusionFlow(MaskedDiffusion):
         return 0.0 if ended else warmed_up(flow.weight, step, flow.warmup_steps)
 
     @property
-    def step(self) -> int:
-        """Optimiser steps done; 0 outside of a training."""
-        return 0 if self._trainer is None else self._trainer.global_step
+    def period(self) -> int:
+        return self.config.flow.interval
+
+    def intermittent_parts(self) -> dict[str, float]:
+        return {"flow": self.flow_weight(self.step)}
+
+    def intermittent_parameters(self) -> Iterable[nn.Parameter]:
+        return self.flow.parameters()
 
     def draw(self, ids: Tensor, generator: torch.Generator) -> Draws:
         """The masks, and on a step with flow its paths."""
@@ -98,16 +104,10 @@ class DiffusionFlow(MaskedDiffusion):
         return {"loss": loss, **parts}
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-        share, trainer = self.flow_weight(self.step), self._trainer
+        share = self.flow_weight(self.step)
         parts = super().loss(ids, generator)
-        if "flow" in parts:
-            self.latest_flow_loss = self.over_processes(parts["flow"])  # so that all processes switch off together
-            if trainer is not None:
-                self.plateau.record(self.latest_flow_loss)
-        elif trainer is not None and trainer.world_size > 1:  # DDP waits for every parameter's gradient
-            parts["loss"] = parts["loss"] + 0 * sum(p.sum() for p in self.flow.parameters())
-        if self.latest_flow_loss is not None:  # flow steps and logged steps need not coincide
-            parts["flow"] = self.latest_flow_loss.to(ids.device)  # that of a checkpoint is on the CPU
+        if not self._resting and self._trainer is not None:
+            self.plateau.record(self._latest["flow"])  # of all processes, so that they switch off together
         return parts | {"flow_weight": torch.tensor(share), "flow_active": torch.tensor(float(share > 0))}
 
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> Predictor:
@@ -116,10 +116,9 @@ class DiffusionFlow(MaskedDiffusion):
         return super().predictor(decoder, random)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        latest = None if self.latest_flow_loss is None else float(self.latest_flow_loss)
-        checkpoint["flow"] = {"plateau": self.plateau.state(), "latest": latest}
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["flow"] = {"plateau": self.plateau.state()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        super().on_load_checkpoint(checkpoint)
         self.plateau.load(checkpoint["flow"]["plateau"])
-        latest = checkpoint["flow"]["latest"]
-        self.latest_flow_loss = None if latest is None else torch.tensor(latest)

@@ -6,6 +6,7 @@ Here a noise process, a network and decoders are put together; each knows the ot
 B batch, T tokens, C embedding channels, V vocabulary.
 """
 
+from collections.abc import Iterable
 from dataclasses import asdict
 from functools import partial
 from itertools import pairwise
@@ -14,10 +15,10 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from algorithms.common.artifact import Artifact
-from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.intermittent import Intermittent
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.randomness import RowRandom, Source, integers
 from algorithms.diffusion_forcing.config import DFLMConfig
@@ -35,7 +36,7 @@ def level_bins(timesteps: int) -> list[tuple[int, int]]:
     return [(int(low), int(high)) for low, high in pairwise(edges)]
 
 
-class DFLM(BaseAlgorithm):
+class DFLM(Intermittent):
     """A denoiser of token embeddings.
 
     Its windows hold block_size + 1 tokens: those that a GPT of the same context sees and predicts.
@@ -71,15 +72,28 @@ class DFLM(BaseAlgorithm):
             self.process.gather(partial(self.trainer.strategy.reduce, reduce_op="sum"))
         return loss
 
+    @property
+    def period(self) -> int:
+        return self.denoiser.interval
+
+    def intermittent_parts(self) -> dict[str, float]:
+        weights = self.denoiser.weights
+        return {name: weights[name] for name in self.denoiser.of_noise if weights[name] > 0}
+
+    def intermittent_parameters(self) -> Iterable[nn.Parameter]:
+        return self.denoiser.noise_parameters()
+
     def draw(self, ids: Tensor, generator: torch.Generator) -> Any:
+        """What the denoiser draws, None on a step on clean texts alone."""
+        if self.step % self.denoiser.interval > 0:
+            return None
         return self.denoiser.draw(self.process, ids, generator)
 
     def loss_of(self, ids: Tensor, draws: Any) -> dict[str, Tensor]:
         """Beside the loss and its parts what the process asks for, under the names OBSERVED."""
         parts, observed = self.denoiser.losses(self.process, ids, draws)
-        loss = self.config.ce_weight * parts["ce"]
-        if self.config.mse_weight > 0:
-            loss = loss + self.config.mse_weight * parts["mse"]
+        weights = self.denoiser.weights
+        loss = torch.stack([weights[name] * value for name, value in parts.items() if name in weights]).sum()
         return {"loss": loss, **parts, **dict(zip(OBSERVED, observed or (), strict=False))}
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

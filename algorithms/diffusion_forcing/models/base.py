@@ -4,7 +4,7 @@ B batch, T tokens, N tokens in question, C embedding channels, V vocabulary.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
@@ -47,9 +47,9 @@ class Draws(NamedTuple):
 
 
 class Losses(NamedTuple):
-    """Parts of the loss by name: `ce`, nats per token, and `mse`, the weighted squared error, where the loss weighs it;
-    beside them, where the process asks for that, levels (B, N) of tokens and their nats (B, N) given all that is
-    known."""
+    """Parts of the loss by name, `ce`, nats per token, or two of them, and `mse`, the weighted squared error, where the
+    loss weighs it; beside them, where the process asks for that, levels (B, N) of tokens and their nats (B, N) given
+    all that is known."""
 
     parts: dict[str, Tensor]
     observed: tuple[Tensor, Tensor] | None = None
@@ -77,6 +77,8 @@ class Denoiser(nn.Module, ABC):
 
     likelihood_kind: ClassVar[str] = "exact"
     predicts_tokens: ClassVar[bool] = True
+    of_noise: tuple[str, ...] = ()  # parts of the loss that a step on clean texts alone leaves out
+    interval = 1  # steps from one with noise to the next; those between are on clean texts alone
     reads_right = 0  # tokens of a window that may be read from right to left
     chains = False  # whether a token can be told the one just drawn before it
     table: TokenTable
@@ -87,6 +89,7 @@ class Denoiser(nn.Module, ABC):
         super().__init__()
         self.rows = config.rows  # what noisy rows look like in training
         self.squared_error = config.mse_weight > 0
+        self.weights = {"ce": config.ce_weight, "mse": config.mse_weight}  # in the loss, of its parts
 
     def embed(self, ids: Tensor) -> Tensor:
         """Clean embeddings x0 (B, T, C) of ids (B, T)."""
@@ -109,6 +112,10 @@ class Denoiser(nn.Module, ABC):
     @abstractmethod
     def losses(self, process: GaussianProcess, ids: Tensor, draws: Any) -> Losses:
         """The loss of ids (B, T + 1) in noisy rows: a pure function of weights and arguments."""
+
+    def noise_parameters(self) -> Iterable[nn.Parameter]:
+        """The parameters that clean texts do not train: none, where every step has noise."""
+        return ()
 
     @abstractmethod
     def nll(self, process: GaussianProcess, ids: Tensor, generator: Source) -> Tensor:

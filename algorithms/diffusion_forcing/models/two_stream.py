@@ -7,6 +7,7 @@ has been drawn. B batch, T tokens, N noisy ones, W window, C embedding channels,
 """
 
 import random
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Annotated, Any, NamedTuple
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 from algorithms.common.backbone import Backbone, BackboneConfig
 from algorithms.common.backbone.layers import init_weights
 from algorithms.common.backbone.masks import Blocks
-from algorithms.common.fields import STRICT, Natural, NonNegative, PositiveShare, Share
+from algorithms.common.fields import STRICT, Count, Natural, NonNegative, PositiveShare, Share
 from algorithms.common.head import token_nats
 from algorithms.common.randomness import draw_rows, uniform
 from algorithms.diffusion_forcing.models.base import Losses, NeighbourStates, Windows
@@ -33,12 +34,14 @@ from algorithms.diffusion_forcing.process.row_mixture import sample_noise_levels
 class StreamConfig:
     """The noisy stream of `parameterisation=two_stream`.
 
-    `share` of every text is shown a second time as noisy windows of 2, 4, 8, ... up to `max_window` tokens; `weight` is
-    that of their cross-entropy beside the clean stream's. `forward_layers` more are run over the noisy tokens alone,
+    On every `interval`-th step, `share` of every text is shown a second time as noisy windows of 2, 4, 8, ... up to
+    `max_window` tokens; the other steps are a GPT's. `weight` is that of the windows' cross-entropy beside the clean
+    stream's. `forward_layers` more are run over the noisy tokens alone,
     `backward_layers` read a window from right to left; 0 of these keeps the model causal. `chain` is the share of
     windows in which a token is predicted given the one before it, too; 0 leaves that out.
     """
 
+    interval: Count = 1
     share: PositiveShare = 0.5
     max_window: Annotated[int, Field(ge=2, strict=True)] = 16
     weight: NonNegative = 0.2
@@ -78,9 +81,14 @@ class StreamDraws(NamedTuple):
 class TwoStreamDenoiser(ShiftedDenoiser):
     """A ShiftedDenoiser trained on clean texts and on noisy windows of them, with layers for what is to the right."""
 
+    of_noise = ("noisy_ce", "mse")
+
     def __init__(self, config: Any, vocabulary_size: int) -> None:
         super().__init__(config, vocabulary_size)
         self.streams = streams = config.streams
+        self.interval = streams.interval
+        ce_weight = self.weights.pop("ce")
+        self.weights |= {"clean_ce": ce_weight, "noisy_ce": ce_weight * streams.weight}
         noisy, width = streams.tokens(self.block_size), streams.max_window
         self.stream_blocks, self.window_blocks = Blocks(self.block_size, noisy, width), Blocks(0, width, width)
         self.chains = streams.chain > 0
@@ -114,12 +122,19 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         begin, wide = (torch.full((), value, device=ids.device) for value in (start, width))
         return StreamDraws(levels, noise, again, begin, wide, told)
 
-    def losses(self, process: GaussianProcess, ids: Tensor, draws: StreamDraws) -> Losses:
+    def noise_parameters(self) -> Iterable[nn.Parameter]:
+        gpt = set(self.model.parameters())
+        return (parameter for parameter in self.parameters() if parameter not in gpt)
+
+    def losses(self, process: GaussianProcess, ids: Tensor, draws: StreamDraws | None) -> Losses:
         """As in ShiftedDenoiser; `clean_ce` is of the tokens after a clean past, all of them, `noisy_ce` of those in
-        and after the noisy windows, whose levels are drawn window by window.
+        and after the noisy windows, whose levels are drawn window by window. Without draws there is `clean_ce` alone.
 
         The tokens behind the windows, at most N / 2, have a place each in any layout, so that shapes are static.
         """
+        if draws is None:
+            states = self.model.hidden(ids[:, :-1])
+            return Losses({"clean_ce": token_nats(states, self.model.lm_head.weight, ids[:, 1:]).mean()})
         T, N, width = ids.size(1) - 1, draws.levels.size(1), draws.width
         place, slot = (torch.arange(n, device=ids.device) for n in (N, N // 2))
         first, used = place % width == 0, slot < N // width
@@ -152,7 +167,7 @@ class TwoStreamDenoiser(ShiftedDenoiser):
         clean_ce = nats[:, :T].mean()
         counted = torch.cat([torch.ones_like(first) if self.reads_right else ~first, used]).to(nats)
         noisy_ce = (nats[:, T:] * counted).sum() / (len(ids) * counted.sum())  # the clean stream predicts the others
-        parts = {"ce": clean_ce + self.streams.weight * noisy_ce, "clean_ce": clean_ce, "noisy_ce": noisy_ce}
+        parts = {"clean_ce": clean_ce, "noisy_ce": noisy_ce}
         known = Known(past[:, :N], x, abar, draws.levels, tokens)
         weights = process.compute_loss_weights(draws.levels) if self.squared_error else None
         return self.with_posterior(process, parts, known, weights, table)

@@ -31,7 +31,6 @@ from experiments.training.loggers import build_loggers
 from experiments.training.trainer import build_trainer, training_callbacks
 
 WARM_UP = 4  # steps that are not timed
-PERIOD = 2  # steps after which the work of a step repeats: a flow loss is computed on every second one
 ARM_SECONDS = 1.5  # of timed steps, about, if training.max_steps are not done before
 EXACTLY = (1e-4, 1e-3)  # relative errors of a loss and of a gradient's norm: float32 on a CPU
 ROUGHLY = (2e-2, 5e-2)  # half precision; and a GPU, whose sums come in another order each time
@@ -162,7 +161,7 @@ def bare_loop(subject: Subject, steps: int) -> Timed:
 def losses_and_gradients(subject: Subject) -> list[tuple[float, float]]:
     """Loss and norm of its gradient at the first steps' batches, all with the first weights."""
     model, found = subject.begin(), []
-    for step, ids in subject.batches(PERIOD):
+    for step, ids in subject.batches(model.period):
         model.zero_grad()
         loss = subject.loss(step, ids)
         loss.backward()
@@ -182,7 +181,7 @@ def check_same(subject: Subject, expected: list[tuple[float, float]], what: str)
 
 
 def step_flops(subject: Subject) -> float:
-    """Floating-point operations of an eager step, forward and backward, the mean over PERIOD steps.
+    """Floating-point operations of an eager step, forward and backward, the mean over a period of it.
 
     Counted on the CPU with a single window of the batch: there no kernel hides what it computes from the counter.
     """
@@ -190,17 +189,18 @@ def step_flops(subject: Subject) -> float:
     alone.begin()
 
     def compute() -> None:
-        for step, ids in alone.batches(PERIOD):
+        for step, ids in alone.batches(alone.model.period):
             alone.loss(step, ids[:1]).backward()
 
-    return subject.training.batch_size * flops(compute) / PERIOD
+    return subject.training.batch_size * flops(compute) / alone.model.period
 
 
 def step_dispatches(subject: Subject) -> Dispatched:
-    """What a warm step of the bare loop hands to the device, the mean over PERIOD steps."""
-    counts = [dispatched(partial(bare_loop, subject, WARM_UP + periods * PERIOD), subject.device) for periods in (1, 2)]
+    """What a warm step of the bare loop hands to the device, the mean over a period of it."""
+    period = subject.model.period
+    counts = [dispatched(partial(bare_loop, subject, WARM_UP + n * period), subject.device) for n in (1, 2)]
     pairs = zip(*counts, strict=True)
-    return Dispatched(*(None if a is None or b is None else round((b - a) / PERIOD) for a, b in pairs))
+    return Dispatched(*(None if a is None or b is None else round((b - a) / period) for a, b in pairs))
 
 
 def arms(subject: Subject, rounds: int) -> dict[str, Any]:
@@ -208,9 +208,10 @@ def arms(subject: Subject, rounds: int) -> dict[str, Any]:
 
     Raises Disagreement where the losses after the last step differ.
     """
-    trial = bare_loop(subject, WARM_UP + PERIOD)
-    timed = min(subject.training.max_steps, max(2, math.ceil(ARM_SECONDS * PERIOD / trial.seconds)))
-    steps = WARM_UP + timed + timed % PERIOD
+    period = subject.model.period
+    trial = bare_loop(subject, WARM_UP + period)
+    timed = min(subject.training.max_steps, math.ceil(ARM_SECONDS * period / trial.seconds))
+    steps = WARM_UP + max(1, round(timed / period)) * period  # so many whole periods
     pairs = []
     for _ in range(rounds):
         ours, bare = framework(subject, steps), bare_loop(subject, steps)

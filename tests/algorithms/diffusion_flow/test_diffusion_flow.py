@@ -140,21 +140,11 @@ def at_step(method: DiffusionFlow, step: int) -> dict[str, torch.Tensor]:
     return parts
 
 
-def test_interval_end_and_plateau_switch_the_flow_off() -> None:
-    """Catches a switch that is not asked, and a flow loss computed on steps that it is not due."""
+def test_the_end_and_the_plateau_switch_the_flow_off() -> None:
+    """Catches a switch that is not asked."""
     method = make(VelocityFlowConfig(interval=2, max_step=6, warmup_steps=0, bottleneck=8))
     parts = [at_step(method, step) for step in range(8)]
     assert [float(part["flow_active"]) for part in parts] == [1, 1, 1, 1, 1, 1, 0, 0]
-    assert [bool(part["loss"] > part["masked"]) for part in parts] == [
-        True,
-        False,
-        True,
-        False,
-        True,
-        False,
-        False,
-        False,
-    ]
     method = make(VelocityFlowConfig(interval=1, plateau_window=2, plateau_patience=2, bottleneck=8))
     steady = [float(at_step(method, step)["flow_active"]) for step in range(8)]
     assert steady == [1, 1, 1, 1, 1, 1, 0, 0]  # three windows, the last two without a gain: the losses are the same
@@ -167,15 +157,6 @@ def test_processes_switch_off_together(monkeypatch: pytest.MonkeyPatch) -> None:
     assert float(at_step(method, 1)["flow"]) == 5.0
     at_step(method, 2)  # whatever this process gained, all together did not
     assert method.plateau.off
-
-
-def test_parts_of_the_loss_are_logged() -> None:
-    """Catches a flow loss that logging misses because it falls on other steps."""
-    method = make(VelocityFlowConfig(interval=2, bottleneck=8))
-    on, off = at_step(method, 0), at_step(method, 1)
-    assert {"loss", "masked", "flow", "flow_weight", "flow_active"} <= set(on) == set(off)
-    torch.testing.assert_close(on["loss"], on["masked"] + on["flow_weight"] * on["flow"])
-    torch.testing.assert_close(off["loss"].detach(), off["masked"])
 
 
 @given(st.lists(st.floats(0.1, 10.0), min_size=1, max_size=40), st.integers(1, 5))

@@ -23,12 +23,13 @@ SMALL = ["n_layer=1", "n_head=2", "n_embd=16", "block_size=24"]
 METHODS = {
     "gpt": ["algorithm=gpt", "algorithm.input_noise=0.5", "algorithm.token_dropout=0.1"],
     "df_lm": ["algorithm=df_lm", "algorithm.diffusion.fit_every_steps=1", "algorithm.diffusion.timesteps=4"],
+    "df_lm_intermittent": ["algorithm=df_lm", "algorithm.streams.interval=2", "algorithm.mse_weight=0.1"],
     "df_lm_shifted": ["algorithm=df_lm_shifted", "algorithm.self_conditioning=0.5"],
     "df_lm_faithful": ["algorithm=df_lm_faithful"],
     "masked_diffusion": ["algorithm=masked_diffusion"],
     "masked_bound": ["algorithm=masked_diffusion", "algorithm.objective=continuous_time"],
     "block_diffusion": ["algorithm=block_diffusion"],
-    "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=1"],
+    "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=2"],
     "velocity": ["algorithm=diffusion_flow_reference", "algorithm.flow.interval=1"],
 }
 CPU = {"accelerator": "cpu", "devices": 1, "precision": "32-true", "strategy": "auto"}
