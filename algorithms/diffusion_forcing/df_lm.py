@@ -8,7 +8,7 @@ B batch, T tokens, C embedding channels, V vocabulary.
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from functools import partial
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -93,7 +93,7 @@ class DFLM(Intermittent):
         """Beside the loss and its parts what the process asks for, under the names OBSERVED."""
         parts, observed = self.denoiser.losses(self.process, ids, draws)
         weights = self.denoiser.weights
-        loss = torch.stack([weights[name] * value for name, value in parts.items() if name in weights]).sum()
+        loss = reduce(torch.add, (weights[name] * value for name, value in parts.items() if name in weights))
         return {"loss": loss, **parts, **dict(zip(OBSERVED, observed or (), strict=False))}
 
     def loss(self, ids: Tensor, generator: torch.Generator) -> dict[str, Tensor]:

@@ -68,15 +68,17 @@ def test_no_checkpoint_is_written_and_nothing_is_validated(corpus: Path, tmp_pat
     assert not [*tmp_path.rglob("*.ckpt")] and (tmp_path / "metrics.csv").is_file()
 
 
-def test_arms_are_paired(corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Catches medians of one arm over the other's rounds, warm-up steps that count, and tokens of a wrong batch."""
-    subject = subject_of("gpt", corpus, tmp_path)
+@pytest.mark.parametrize("method", ["gpt", "diffusion_flow"])
+def test_arms_are_paired(method: str, corpus: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Catches medians of one arm over the other's rounds, warm-up steps that count, tokens of a wrong batch, and a part
+    of the steps that a method takes in turn."""
+    subject = subject_of(method, corpus, tmp_path)
     ours, bare = iter([2.0, 1.0, 4.0]), iter([1.0, 1.0, 1.0, 1.0])  # a trial comes first
     monkeypatch.setattr(training, "framework", lambda *_: Timed(next(ours), 5.0))
     monkeypatch.setattr(training, "bare_loop", lambda *_: Timed(next(bare), 5.0))
     found = arms(subject, 3)
     steps = found["steps"]
-    assert steps % training.PERIOD == 0 and steps <= 4
+    assert steps % subject.model.period == 0 and 2 <= steps <= 4
     assert [a for a, _ in found["rounds"]] == [72 * steps / seconds for seconds in (2, 1, 4)]
     assert (found["ratio"], found["ratio_low"], found["ratio_high"]) == (0.5, 0.25, 1.0)
 
