@@ -78,7 +78,7 @@ class DFLM(Intermittent):
 
     def intermittent_parts(self) -> dict[str, float]:
         weights = self.denoiser.weights
-        return {name: weights[name] for name in self.denoiser.of_noise if weights[name] > 0}
+        return {name: weights[name] for name in self.denoiser.of_noise}
 
     def intermittent_parameters(self) -> Iterable[nn.Parameter]:
         return self.denoiser.noise_parameters()

@@ -36,9 +36,9 @@ class StreamConfig:
 
     On every `interval`-th step, `share` of every text is shown a second time as noisy windows of 2, 4, 8, ... up to
     `max_window` tokens; the other steps are a GPT's. `weight` is that of the windows' cross-entropy beside the clean
-    stream's. `forward_layers` more are run over the noisy tokens alone,
-    `backward_layers` read a window from right to left; 0 of these keeps the model causal. `chain` is the share of
-    windows in which a token is predicted given the one before it, too; 0 leaves that out.
+    stream's. `forward_layers` more are run over the noisy tokens alone, `backward_layers` read a window from right to
+    left; 0 of these keeps the model causal. `chain` is the share of windows in which a token is predicted given the one
+    before it, too; 0 leaves that out.
     """
 
     interval: Count = 1
@@ -81,12 +81,11 @@ class StreamDraws(NamedTuple):
 class TwoStreamDenoiser(ShiftedDenoiser):
     """A ShiftedDenoiser trained on clean texts and on noisy windows of them, with layers for what is to the right."""
 
-    of_noise = ("noisy_ce", "mse")
-
     def __init__(self, config: Any, vocabulary_size: int) -> None:
         super().__init__(config, vocabulary_size)
         self.streams = streams = config.streams
         self.interval = streams.interval
+        self.of_noise = ("noisy_ce", "mse") if self.squared_error else ("noisy_ce",)
         ce_weight = self.weights.pop("ce")
         self.weights |= {"clean_ce": ce_weight, "noisy_ce": ce_weight * streams.weight}
         noisy, width = streams.tokens(self.block_size), streams.max_window

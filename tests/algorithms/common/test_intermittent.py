@@ -15,8 +15,13 @@ from algorithms.teacher_forcing.gpt import GPT, GPTConfig
 from tests.algorithms.diffusion_forcing.tiny_models import V, generator, next_token, some_ids
 
 
-def df_lm(interval: int) -> Intermittent:
-    return next_token("two_stream", streams=StreamConfig(max_window=4, interval=interval), mse_weight=0.1).train()
+def df_lm(interval: int, weight: float = 0.2, mse_weight: float = 0.1) -> Intermittent:
+    streams = StreamConfig(max_window=4, interval=interval, weight=weight)
+    return next_token("two_stream", streams=streams, mse_weight=mse_weight).train()
+
+
+def unweighted(interval: int) -> Intermittent:
+    return df_lm(interval, weight=0.0, mse_weight=0.0)
 
 
 def flow(interval: int) -> Intermittent:
@@ -41,7 +46,7 @@ def step(method: Intermittent, number: int, world_size: int = 1) -> dict[str, to
     return parts
 
 
-@MAKERS
+@pytest.mark.parametrize("make", [df_lm, unweighted, flow])
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_weights_of_what_is_not_computed_rest(make, world_size) -> None:
     """Catches a part computed on steps that it is not due, a gradient of 0, by which weights would decay, and, in

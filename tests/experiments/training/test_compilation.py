@@ -41,10 +41,12 @@ METHODS = {
     "block_diffusion": ["algorithm=block_diffusion", "algorithm.next_token_weight=0.5"],
     "blocks of one": ["algorithm=block_diffusion", "algorithm.block_len=1"],
     "one block": ["algorithm=block_diffusion", "algorithm.block_len=13", "algorithm.objective=masked_mean"],
+    "df_lm_intermittent": ["algorithm=df_lm", "algorithm.streams.max_window=4", "algorithm.streams.interval=2"],
     "diffusion_flow": ["algorithm=diffusion_flow", "algorithm.flow.interval=2"],
     "velocity": ["algorithm=diffusion_flow_reference", "algorithm.flow.interval=2"],
 }
 GRAPHS = {
+    "df_lm_intermittent": 2,  # a step with noise, and one without
     "diffusion_flow": 2,  # a step with flow, and one without
     "velocity": 2,
     "df_lm_shifted": 2,  # a step that conditions itself, and one that does not
