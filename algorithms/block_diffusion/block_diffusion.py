@@ -14,7 +14,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from algorithms.block_diffusion.decoding import BlockReader
+from algorithms.block_diffusion.decoding import BlockDrafter, BlockReader
 from algorithms.block_diffusion.layout import Layout
 from algorithms.block_diffusion.likelihood import any_order_bound, decoder_likelihood, left_to_right
 from algorithms.block_diffusion.masking import hide_in_blocks, shares_of_blocks
@@ -25,6 +25,7 @@ from algorithms.common.head import mean_nats, token_nats
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
 from algorithms.common.randomness import RowRandom, Source, draw_rows
+from algorithms.common.speculation import DRAFTS, Speculative
 from algorithms.masked_diffusion.decoding import AnyDecoder, MaskedDecoder, TopConfidence
 from algorithms.masked_diffusion.masking import stratified_shares
 
@@ -50,7 +51,7 @@ class BlockDiffusionConfig:
     masks_per_count: Count = 1
     use_cache: bool = True
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    decoder: Annotated[AnyDecoder, Field(discriminator="name")] = field(default_factory=TopConfidence)
+    decoder: Annotated[AnyDecoder | Speculative, Field(discriminator="name")] = field(default_factory=TopConfidence)
 
     def __post_init__(self) -> None:
         window = self.backbone.block_size + 1
@@ -62,7 +63,10 @@ class BlockDiffusionConfig:
         if len(self.mask_range) != 2 or self.mask_range[0] >= self.mask_range[1]:
             raise ValueError(f"mask_range is {self.mask_range}: it must be [low, high] with low below high")
         try:
-            self.decoder.check_blocks(self.block_len)
+            if isinstance(self.decoder, Speculative):
+                drafts_of_block(self.decoder.draft_tokens, self)
+            else:
+                self.decoder.check_blocks(self.block_len)
         except ValueError as error:
             raise ValueError(f"decoder.{error}") from None
 
@@ -76,6 +80,28 @@ class BlockDiffusionConfig:
         if self.block_len == self.backbone.block_size + 1:
             keys += ("use_cache",)
         return dict.fromkeys(keys, "block_len")
+
+
+def drafts_of_block(asked: int | None, config: BlockDiffusionConfig) -> int:
+    """Tokens that `speculative` drafts; raises ValueError where there are none to draft, or nothing to verify them."""
+    L, untrained = config.block_len, None
+    if config.next_token_weight == 0:
+        untrained = "next_token_weight=0"
+    elif config.backbone.block_size < L:
+        untrained = f"one block of block_len={L}"
+    if untrained:
+        raise ValueError(
+            f"name is 'speculative', which verifies next tokens, and with {untrained} no clean stream has learned "
+            "them: train without, or take top_confidence"
+        )
+    most = L - 2  # behind the token that a block begins with, and the one that the clean stream draws
+    if most < (asked or 1):
+        told, lower = (f"draft_tokens is {asked}", "lower it, or ") if asked else ("name is 'speculative'", "")
+        raise ValueError(
+            f"{told}: blocks of block_len={L} draft {max(0, most)} tokens, those behind the first and the next one: "
+            f"{lower}take another decoder, or train with longer blocks"
+        )
+    return asked or min(DRAFTS, most)
 
 
 class Draws(NamedTuple):
@@ -216,7 +242,7 @@ class BlockDiffusion(BaseAlgorithm):
             "left_to_right": Likelihood("exact for this order", in_order),
             "duel_margin": Likelihood("exact for this order", partial(of_decoder, TopConfidence(confidence="margin"))),
         }
-        if self.config.decoder.has_likelihood:
+        if isinstance(self.config.decoder, MaskedDecoder) and self.config.decoder.has_likelihood:
             found["duel_decoder"] = Likelihood("exact for this decoder", partial(of_decoder, self.config.decoder))
         return found
 
@@ -227,3 +253,7 @@ class BlockDiffusion(BaseAlgorithm):
     def predictor(self, decoder: MaskedDecoder, random: RowRandom) -> BlockReader:
         """The network as the decoding loop reads a text with it."""
         return BlockReader(self.model, block_len=self.block_len, mask_id=self.mask_id, use_cache=self.config.use_cache)
+
+    def drafter(self, drafts: int | None) -> BlockDrafter:
+        """What `speculative` drafts so many tokens by; raises ValueError where it cannot."""
+        return BlockDrafter(self.model, drafts=drafts_of_block(drafts, self.config), mask_id=self.mask_id)

@@ -1,17 +1,20 @@
 """Writing in blocks: the decoders of masked diffusion inside a block, its past in an exact key-value cache.
 
 A block's first token is drawn from the pass that reads what was finished before it; each step on the others is a pass
-over the block alone. B batch, L all positions, R rows, F of them with an open first token, K tokens of a block, M of
-them that are looked at, V vocabulary without the mask token.
+over the block alone. Or a block drafts what the clean stream verifies as a GPT. B batch, L all positions, R rows, F of
+them with an open first token, K tokens of a block, M of them that are looked at, V vocabulary without the mask token.
 """
 
 from collections.abc import Iterator
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from algorithms.common.backbone import KVCache, LanguageModel
-from algorithms.common.sampling import context_start
+from algorithms.common.randomness import RowRandom
+from algorithms.common.sampling import context_start, invert
+from algorithms.common.speculation import Drafter, Probabilities
 from algorithms.masked_diffusion.decoding import Chunk, ChunkState, Reader
 
 
@@ -102,3 +105,32 @@ def rows_of(cache: KVCache, rows: list[int]) -> KVCache:
     found = KVCache(cache.n_layer, cache.capacity)
     found.buffer, found.length = cache.buffer[:, :, rows], cache.length
     return found
+
+
+class BlockDrafter(Drafter):
+    """The block that begins with a token drafts those behind the next one, which is the clean stream's to draw: it and
+    the drafts are masked, and none of them is told another."""
+
+    distance = 0
+    bidirectional = True
+
+    def __init__(self, network: LanguageModel, *, drafts: int, mask_id: int) -> None:
+        self.network, self.mask_id = network, mask_id
+        self.context = network.backbone.config.block_size - 1
+        self.drafts, self.width = drafts, drafts + 2
+
+    def begin(self, random: RowRandom) -> None:
+        """Masks are not drawn."""
+
+    def windows(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        blocks = F.pad(tokens[..., None], (0, self.width - 1), value=self.mask_id)
+        return self.network.wte(blocks.flatten(1))
+
+    def logits(self, states: Tensor) -> Tensor:
+        return self.network.lm_head(states)[..., : self.mask_id]
+
+    def draft(
+        self, window: Tensor, token: Tensor, uniform: Tensor, probabilities: Probabilities
+    ) -> tuple[Tensor, Tensor]:
+        q = probabilities(self.logits(window[:, 2:]))
+        return invert(q, uniform).to(token.device), q

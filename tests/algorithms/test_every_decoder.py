@@ -13,10 +13,11 @@ from algorithms.common.backbone import BackboneConfig
 from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.decoder import Decoder, Request
 from algorithms.common.sampling import target_logits
+from algorithms.common.speculation import Speculative
 from algorithms.diffusion_flow.decoders import FlowThreshold, FlowTopConfidence
 from algorithms.diffusion_flow.diffusion_flow import DiffusionFlow, DiffusionFlowConfig
 from algorithms.diffusion_flow.velocity import VelocityFlowConfig
-from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoder, Speculative
+from algorithms.diffusion_forcing.decoding.settings import AnyDecoder, MatrixDecoder
 from algorithms.masked_diffusion.decoding import Ancestral, EntropyBound, Remasking, Threshold, TopConfidence, TwoStage
 from algorithms.masked_diffusion.masked_diffusion import MaskedDiffusion, MaskedDiffusionConfig
 from algorithms.teacher_forcing.decoding import Autoregressive
@@ -62,6 +63,7 @@ DRAWING = {  # (model, decoder): all that draw tokens
     "chain": ("df", replace(PYRAMID, token_draw="chain")),
     "drawn at last": ("df", replace(PYRAMID, token_draw="last", ddim_eta=0.0)),
     "speculative": ("df", Speculative(draft_tokens=2)),
+    "speculative, blocks": ("blocks", Speculative()),
     **{name: ("masked", decoder) for name, decoder in MASKED.items()},
     **{f"{name}, blocks": ("blocks", decoder) for name, decoder in MASKED.items()},
     "flow": ("flow", FlowTopConfidence(tokens_per_step=2)),
@@ -70,6 +72,7 @@ DRAWING = {  # (model, decoder): all that draw tokens
 }
 ALL = DRAWING | {"mean": ("df", replace(MEAN, chunk_size=6)), "faithful": ("faithful", replace(MEAN, chunk_size=6))}
 SEES_NO_NOISE = ("autoregressive", "recomputed", "one after the other", "through levels", "sliding", "speculative")
+SEES_NO_NOISE += ("speculative, blocks",)
 SEES_NO_NOISE += tuple(
     f"{name}{of}" for name in ("top confidence", "threshold", "entropy bound", "two stages") for of in ("", ", blocks")
 )

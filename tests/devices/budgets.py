@@ -35,6 +35,7 @@ WRITING = {
     ("df_lm_faithful", "pyramid"): (1564, 4, 12, 0),
     ("block_diffusion", "top_confidence"): (319, 5, 4, 1),
     ("block_diffusion", "threshold"): (349, 11, 4, 1),
+    ("block_diffusion", "speculative"): (460, 10, 24, 6),
     ("masked_diffusion", "top_confidence"): (313, 5, 1, 0),
     ("masked_diffusion", "first_hitting"): (246, 5, 2, 0),
     ("masked_diffusion", "two_stage"): (580, 13, 1, 0),

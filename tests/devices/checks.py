@@ -319,6 +319,7 @@ SETTINGS: dict[str, tuple[str, str, dict[str, Any]]] = {  # method, decoder, wha
     "shown noisy": ("df_lm", "pyramid", {"stabilization_level": 2, "chunk_size": 4}),
     "fresh noise": ("df_lm_shifted", "pyramid", {"ddim_eta": 1.0, "token_draw": "sample", "sampling_timesteps": 2}),
     "colder": ("df_lm", "speculative", {"temperature": 0.5, "draft_tokens": 2}),
+    "drafted in blocks": ("block_diffusion", "speculative", {"lenience": 0.5}),
 }
 
 

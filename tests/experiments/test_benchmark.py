@@ -56,7 +56,7 @@ def test_every_method_is_timed(timed: Any) -> None:
             ("df_lm", "speculative"),
         ),
         *(("masked_diffusion", "top_confidence"), ("diffusion_flow", "flow_top_confidence")),
-        ("block_diffusion", "top_confidence"),
+        *(("block_diffusion", "top_confidence"), ("block_diffusion", "speculative")),
     ]
     assert [row["batch"] for row in found if row["method"] == "gpt" and row["decoder"]] == [1, 2]
     assert len(read_table(Path("run/benchmark.csv"))[1]) == len(found)

@@ -137,7 +137,10 @@ class RuleBlocks(SeenBlocks):
         super().__init__(tokens, np.stack(some), np.stack(every), block=block)
 
 
-def windows_behind(clean: int, width: int, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
-    """Positions and begins (N,) of windows of `width` noisy tokens, one behind each of `clean` clean ones."""
-    begins = torch.arange(1, clean + 1, device=device).repeat_interleave(width)
+def windows_behind(
+    clean: int, width: int, *, distance: int = 1, device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Positions and begins (N,) of windows of `width` noisy tokens, one for each of `clean` clean ones, which begins
+    `distance` behind it."""
+    begins = torch.arange(distance, clean + distance, device=device).repeat_interleave(width)
     return begins + torch.arange(width, device=device).repeat(clean), begins

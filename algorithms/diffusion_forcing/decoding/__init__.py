@@ -1,1 +1,1 @@
-"""Decoders of Diffusion Forcing: along a scheduling matrix, or by speculation."""
+"""Decoders of Diffusion Forcing: along a scheduling matrix, or by drafts from windows of noise."""

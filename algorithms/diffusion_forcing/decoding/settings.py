@@ -1,5 +1,4 @@
-"""Settings of the decoders of Diffusion Forcing LM: along a scheduling matrix (arXiv:2407.01392, section 4), or
-self-speculative (arXiv:2211.17192)."""
+"""Settings of the decoders of Diffusion Forcing LM along a scheduling matrix (arXiv:2407.01392, section 4)."""
 
 from collections.abc import Callable
 from typing import Any, Literal
@@ -14,11 +13,11 @@ from algorithms.common.autoregression import write_tokens
 from algorithms.common.decoder import DrawingDecoder, Ends, Generation, Request, TraceRecorder
 from algorithms.common.fields import STRICT, Count, Natural, NonNegative, Number, Positive, Share
 from algorithms.common.randomness import RowRandom
+from algorithms.common.speculation import Speculative
 from algorithms.diffusion_forcing.decoding.guidance import guidance_from_loss, keyword_loss
 from algorithms.diffusion_forcing.decoding.posterior import Posterior, make_posterior
 from algorithms.diffusion_forcing.decoding.sampling import sample
 from algorithms.diffusion_forcing.decoding.scheduling_matrix import scheduling_matrix
-from algorithms.diffusion_forcing.decoding.speculative import Speculation
 from algorithms.diffusion_forcing.models.embeddings import round_to_tokens
 from algorithms.diffusion_forcing.process.gaussian import Sampler
 
@@ -193,46 +192,6 @@ class MatrixDecoder(DrawingDecoder):
             return guidance_from_loss(keyword_loss(table, keyword), self.guidance_scale)
         except ValueError as error:
             raise ValueError(f"keyword: {error}") from error
-
-
-@dataclass(frozen=True, config=STRICT)
-class Speculative(DrawingDecoder):
-    """`algorithm/decoder=speculative`: every pass verifies `draft_tokens` tokens, and drafts as many for the next.
-
-    Two tokens a pass, and still no gain in time on a CPU: a cycle of the tiny model, 16 tokens in its pass and three
-    drafts, takes as long as six tokens of the GPT's loop.
-    """
-
-    name: Literal["speculative"] = "speculative"
-    draft_tokens: Count = 3
-
-    def check(self, model: Any, request: Request) -> None:
-        super().check(model, request)
-        if not model.denoiser.predicts_tokens:
-            raise ValueError(
-                "name is 'speculative', which verifies next tokens, and this network predicts none: take "
-                "algorithm/decoder=pyramid, or train with algorithm.parameterisation=two_stream"
-            )
-        if self.draft_tokens >= model.block_size:
-            lower = "lower it, or " if model.block_size > 1 else ""
-            raise ValueError(
-                f"draft_tokens is {self.draft_tokens}: it must be below the context of {model.block_size}: {lower}take "
-                "a model with a larger algorithm.backbone.block_size"
-            )
-        if request.prompt_lengths != request.given.sum(1).tolist():
-            raise ValueError(
-                "algorithm/decoder=speculative writes from left to right: give no tokens behind those to be written, "
-                "or take pyramid"
-            )
-
-    def decode(self, model: Any, request: Request) -> Generation:
-        """The text follows the output distribution of one token after the other, as temperature, top_k and top_p make
-        it."""
-        return Speculation(model.denoiser, model.process, request, self.draft_tokens, self.target).run()
-
-    def artifacts(self, window: int) -> list[Artifact]:
-        """Nothing to show beforehand."""
-        return []
 
 
 AnyDecoder = MatrixDecoder | Speculative

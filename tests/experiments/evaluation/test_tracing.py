@@ -8,12 +8,14 @@ import numpy as np
 import pytest
 import torch
 
+from algorithms.block_diffusion.block_diffusion import BlockDiffusion, BlockDiffusionConfig
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.base_algorithm import BaseAlgorithm
+from algorithms.common.speculation import Speculative
 from algorithms.diffusion_flow.decoders import FlowTopConfidence
 from algorithms.diffusion_flow.diffusion_flow import DiffusionFlow, DiffusionFlowConfig
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder, Speculative
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.masked_diffusion.decoding import TopConfidence
@@ -47,6 +49,7 @@ CASES = {
     "faithful_one_by_one": ("df_lm_faithful", replace(MEAN, chunk_size=1), 3 * LENGTH),
     "top_confidence": ("masked_diffusion", TopConfidence(tokens_per_step=2), 3 + 2),
     "two_stage": ("masked_diffusion", TwoStage(draft_threshold=0.0, confirm_threshold=0.5), None),
+    "drafted_in_blocks": ("block_diffusion", Speculative(draft_tokens=2), None),
     "flow": ("diffusion_flow", FlowTopConfidence(tokens_per_step=3), 2 + 1),
 }
 DF_LM = DFLMConfig(BACKBONE, diffusion=DiffusionConfig(beta_schedule="cosine"), streams=StreamConfig(max_window=8))
@@ -57,6 +60,7 @@ METHODS = {
     "df_lm_faithful": (DFLM, replace(DF_LM, parameterisation="faithful", decoder=MEAN)),
     "masked_diffusion": (MaskedDiffusion, MaskedDiffusionConfig(BACKBONE)),
     "diffusion_flow": (DiffusionFlow, DiffusionFlowConfig(BACKBONE)),
+    "block_diffusion": (BlockDiffusion, BlockDiffusionConfig(BACKBONE)),
 }
 
 
@@ -126,7 +130,7 @@ def test_text_on_both_sides_is_given() -> None:
         record = recorded(name, suffix="gfe")
         assert record.given.tolist() == [True] * 2 + [False] * LENGTH + [True] * 3
         assert all(row[-3:] == ["g", "f", "e"] for row in record.tokens) and not record.levels[:, -3:].any()
-    for name in ("gpt", "shifted", "faithful", "speculative"):
+    for name in ("gpt", "shifted", "faithful", "speculative", "drafted_in_blocks"):
         with pytest.raises(ValueError, match=r"suffix cannot be seen by the decoder .*: leave it empty"):
             recorded(name, suffix="gfe")
 

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from algorithms.common.decoder import Request
+from algorithms.common.speculation import Speculative
 from algorithms.diffusion_forcing.config import DFLMConfig
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder, Speculative
+from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder
 from algorithms.diffusion_forcing.models import StreamConfig
 from experiments.run.build import build
 from tests.algorithms.diffusion_forcing.tiny_models import MEAN, asked, faithful, shifted, some_ids, two_stream, write

@@ -1,34 +1,117 @@
-"""Self-speculative decoding: a noisy window drafts what the same network's next-token head accepts or refuses.
+"""Self-speculative decoding: what a network drafts its own next-token head accepts or refuses, in the same pass.
 
 Source: speculative sampling (arXiv:2211.17192); draft and verification in one pass: TiDAR (arXiv:2511.08923). Whatever
-the drafts are, the output distribution is that of one token after the other. What it saves is passes: in time it gains
-only where a pass over Q tokens costs little more than one over a single token, as a CPU's does not. B batch, L all
-positions, R rows still unfinished, n drafted tokens, Q = (n + 1)² tokens of a pass, V vocabulary.
+the drafts are, the output distribution is that of one token after the other, unless more of them are let through by
+`lenience`. What it saves is passes: in time it gains only where a pass over Q tokens costs little more than one over a
+single token, as a CPU's does not. How tokens are drafted a method's Drafter tells. B batch, L all positions, R rows
+still unfinished, n drafted tokens, W tokens of a window that drafts them, Q = (n + 1) (1 + W) tokens of a pass, V
+vocabulary.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any, Literal
 
 import torch
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
+from algorithms.common.artifact import Artifact
+from algorithms.common.backbone import LanguageModel
 from algorithms.common.backbone.masks import attention_mask, two_stream_mask, windows_behind
-from algorithms.common.decoder import Ends, Generation, Request, TraceRecorder
+from algorithms.common.decoder import DrawingDecoder, Ends, Generation, Request, TraceRecorder
 from algorithms.common.device import float64_device
+from algorithms.common.fields import STRICT, Count, PositiveShare
 from algorithms.common.randomness import RowRandom
 from algorithms.common.sampling import context_start, invert
-from algorithms.diffusion_forcing.models import ShiftedDenoiser
-from algorithms.diffusion_forcing.process.gaussian import GaussianProcess
+
+DRAFTS = 3  # where no number is asked for, and the method can draft as many
+Probabilities = Callable[[Tensor], Tensor]  # logits (..., V) of the network -> what tokens are drawn by, float64
 
 
-def accept(p: Tensor, q: Tensor, drafts: Tensor, limit: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
+class Drafter(ABC):
+    """How a method drafts: `drafts` n tokens from a window of `width` tokens behind each token of a text.
+
+    Windows begin `distance` tokens behind theirs and are causal, or `bidirectional`; they see the text before
+    themselves. Texts are read in contexts of `context` tokens.
+    """
+
+    network: LanguageModel
+    drafts: int
+    width: int
+    context: int
+    distance: int = 1
+    bidirectional: bool = False
+
+    @abstractmethod
+    def begin(self, random: RowRandom) -> None:
+        """Draw what the windows of all rows begin as."""
+
+    @abstractmethod
+    def windows(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """The windows of tokens (R, n + 1) of `rows` (R,), as the backbone reads them: (R, (n + 1) width, n_embd)."""
+
+    @abstractmethod
+    def logits(self, states: Tensor) -> Tensor:
+        """Next-token logits (R, T, V) of final states (R, T, n_embd) of the text's tokens."""
+
+    @abstractmethod
+    def draft(
+        self, window: Tensor, token: Tensor, uniform: Tensor, probabilities: Probabilities
+    ) -> tuple[Tensor, Tensor]:
+        """Drafts (R, n) for the places behind `token` (R,), from the states of a window (R, width, n_embd) and uniforms
+        (R, n), and the probabilities (R, n, V) that they were drawn by."""
+
+
+@dataclass(frozen=True, config=STRICT)
+class Speculative(DrawingDecoder):
+    """`algorithm/decoder=speculative`: every pass verifies `draft_tokens` tokens, and drafts as many for the next.
+
+    None drafts as many as the method can, 3 at most. With a `lenience` below 1 a draft is taken as if it had been drawn
+    with so much less probability, which takes more of them and leaves the output distribution (arXiv:2211.17192, A.5).
+    """
+
+    name: Literal["speculative"] = "speculative"
+    draft_tokens: Count | None = None
+    lenience: PositiveShare = 1.0
+
+    def unused(self) -> dict[str, str]:
+        greedy = {"lenience": "temperature"} if self.temperature == 0 else {}
+        return super().unused() | greedy
+
+    def check(self, model: Any, request: Request) -> None:
+        super().check(model, request)
+        model.drafter(self.draft_tokens)
+        if request.prompt_lengths != request.given.sum(1).tolist():
+            raise ValueError(
+                "algorithm/decoder=speculative writes from left to right: give no tokens behind those to be written, "
+                "or take another decoder"
+            )
+
+    def decode(self, model: Any, request: Request) -> Generation:
+        """The text follows the output distribution of one token after the other, as temperature, top_k and top_p make
+        it, where lenience is 1."""
+        return Speculation(model.drafter(self.draft_tokens), request, self.target, self.lenience).run()
+
+    def artifacts(self, window: int) -> list[Artifact]:
+        """Nothing to show beforehand."""
+        return []
+
+
+def accept(
+    p: Tensor, q: Tensor, drafts: Tensor, limit: Tensor, uniform: Tensor, lenience: float = 1.0
+) -> tuple[Tensor, Tensor]:
     """How many of the drafts (R, n) to take, and the token after them, so that all follow p: (R,), (R,).
 
     p (R, n + 1, V) are the probabilities of the token at every place given the drafts before it, q (R, n, V) those that
-    the drafts were drawn by. At most limit (R,) drafts are looked at; uniform (R, n + 1) in [0, 1).
+    the drafts were drawn by. At most limit (R,) drafts are looked at; uniform (R, n + 1) in [0, 1). With a lenience l
+    a draft is taken with probability min(1, p / (l q)).
     """
     n = drafts.size(1)
     places = torch.arange(n, device=p.device)
     of_p, of_q = (one[:, :n].gather(-1, drafts[..., None])[..., 0] for one in (p, q))
+    if lenience < 1:
+        of_q = lenience * of_q
     taken = (uniform[:, :n] * of_q < of_p) & (places < limit[:, None])
     count = taken.long().cumprod(1).sum(1)  # (R,)
     rows = torch.arange(len(p), device=p.device)
@@ -50,18 +133,13 @@ class Speculation:
     """
 
     def __init__(
-        self,
-        denoiser: ShiftedDenoiser,
-        process: GaussianProcess,
-        request: Request,
-        n: int,
-        target: Callable[[Tensor], Tensor],
+        self, drafter: Drafter, request: Request, target: Callable[[Tensor], Tensor], lenience: float = 1.0
     ) -> None:
         B, total = request.ids.shape
         self.device = device = request.ids.device
-        self.denoiser, self.n, self.target = denoiser, n, target
-        self.backbone = denoiser.model.backbone
-        self.block_size = denoiser.block_size
+        self.drafter, self.target, self.lenience = drafter, target, lenience
+        self.n = n = drafter.drafts
+        self.network, self.backbone = drafter.network, drafter.network.backbone
         self.request = request
         self.random = RowRandom(request.seeds)
         self.ids = torch.zeros(B, total + n, dtype=torch.long)  # the last pass may write beyond L
@@ -70,10 +148,10 @@ class Speculation:
         self.lengths = request.prompt_lengths
         self.starts: list[int | None] = [None] * B  # the first token of each row's context
         self.cache = self.backbone.new_row_cache(B)
-        positions, begins = windows_behind(n + 1, n, device=device)
-        self.sees = two_stream_mask(n + 1, positions, begins)  # (Q, Q)
+        positions, begins = windows_behind(n + 1, drafter.width, distance=drafter.distance, device=device)
+        self.sees = two_stream_mask(n + 1, positions, begins, bidirectional=drafter.bidirectional)  # (Q, Q)
         self.distance = torch.cat([torch.arange(n + 1, device=device), positions])  # (Q,)
-        self.noise = self._read_noise(process)  # (B, n, n_embd)
+        drafter.begin(self.random)
         self.drafts = torch.zeros(B, n, dtype=torch.long, device=device)
         self.q: Tensor | None = None
         self.forwards = self.token_forwards = 0
@@ -108,15 +186,15 @@ class Speculation:
         index, newest_ids, limit = torch.tensor([rows, newest, limits]).to(self.device)
         drafts = self.drafts[index]
         clean, seen = self._pass(rows, index, torch.cat([newest_ids[:, None], drafts], dim=1))
-        p = self._probabilities(self.denoiser.model.lm_head(clean))  # (R, n + 1, V)
+        p = self._probabilities(self.drafter.logits(clean))  # (R, n + 1, V)
         here, uniform = index.to(p.device), self.random.uniform(2 * n + 1, rows=rows).to(p.device)
         if self.q is None:
             self.q = torch.ones_like(p[:, :n])
-        found = accept(p, self.q[here], drafts.to(p.device), limit.to(p.device), uniform[:, : n + 1])
+        found = accept(p, self.q[here], drafts.to(p.device), limit.to(p.device), uniform[:, : n + 1], self.lenience)
         count, token = (one.to(self.device) for one in found)
-        window = seen.view(R, n + 1, n, -1)[torch.arange(R, device=self.device), count]
-        window = self.denoiser.refine(window)
-        self.drafts[index], self.q[here] = self._draft(window, token, uniform[:, n + 1 :])
+        window = seen.view(R, n + 1, self.drafter.width, -1)[torch.arange(R, device=self.device), count]
+        drafted = self.drafter.draft(window, token, uniform[:, n + 1 :], self._probabilities)
+        self.drafts[index], self.q[here] = drafted
         self._decide(rows, torch.cat([count[:, None], drafts, token[:, None]], dim=1).tolist())
 
     def _decide(self, rows: list[int], found: list[list[int]]) -> None:
@@ -132,7 +210,7 @@ class Speculation:
     def _move_contexts(self, rows: list[int]) -> None:
         """Read anew the contexts of rows that have outgrown them, or that have none yet."""
         for row in rows:
-            start = context_start(self.lengths[row], self.block_size)
+            start = context_start(self.lengths[row], self.drafter.context)
             if start != self.starts[row]:
                 self.starts[row], self.cache.filled[row] = start, 0
         short = [row for row in rows if self.cache.filled[row] < self._known(row)]
@@ -141,7 +219,7 @@ class Speculation:
             ids = torch.stack([self.ids[row, self.lengths[row] - 1 - known : self.lengths[row] - 1] for row in these])
             places = torch.arange(known, device=self.device)
             sees = attention_mask("causal", known, known, device=self.device)
-            self._run(these, self.denoiser.model.wte(ids.to(self.device)), sees, places)
+            self._run(these, self.network.wte(ids.to(self.device)), sees, places)
             self.cache.keep(known)
 
     def _known(self, row: int) -> int:
@@ -153,23 +231,14 @@ class Speculation:
     def _limit(self, row: int) -> int:
         """Drafts of a row that are predicted from the context that it has now."""
         at = self.lengths[row]
-        return sum(context_start(at + i, self.block_size) == self.starts[row] for i in range(1, self.n + 1))
-
-    def _read_noise(self, process: GaussianProcess) -> Tensor:
-        """The noise that every window of a row begins as, (B, n, n_embd) as the backbone reads it: one draw for a whole
-        text, as any drafts leave its distribution what it is."""
-        denoiser, table = self.denoiser, self.denoiser.table()
-        x = self.random.normal(self.n, table.size(1)).to(table)
-        abar = process.alphas_cumprod[-1].expand(x.shape[:2])
-        return denoiser.read_channel(x, abar, table)
+        return sum(context_start(at + i, self.drafter.context) == self.starts[row] for i in range(1, self.n + 1))
 
     def _pass(self, rows: list[int], index: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """States (R, n + 1, n_embd) of the newest tokens and the drafts, clean (R, n + 1), and those of the windows of
-        noise behind each of them (R, (n + 1) n, n_embd)."""
-        n = self.n
-        noise = self.noise[index].repeat(1, n + 1, 1)
-        h = torch.cat([self.denoiser.model.wte(clean), noise], dim=1)
-        return self._run(rows, h, self.sees, self.distance).split([n + 1, noise.size(1)], dim=1)
+        """States (R, n + 1, n_embd) of the newest tokens and the drafts, clean (R, n + 1), and those of the windows
+        behind each of them (R, (n + 1) W, n_embd)."""
+        windows = self.drafter.windows(index, clean)
+        h = torch.cat([self.network.wte(clean), windows], dim=1)
+        return self._run(rows, h, self.sees, self.distance).split([clean.size(1), windows.size(1)], dim=1)
 
     def _run(self, rows: list[int], h: Tensor, sees: Tensor, distance: Tensor) -> Tensor:
         """The backbone over h (R, Q, n_embd) behind what the rows have in the cache."""
@@ -182,20 +251,6 @@ class Speculation:
         for row in rows:
             self.row_forwards[row] += 1
         return out
-
-    def _draft(self, window: Tensor, token: Tensor, uniform: Tensor) -> tuple[Tensor, Tensor]:
-        """Drafts (R, n) behind the newest tokens (R,), each given the one before it where the network can be told, and
-        their q (R, n, V)."""
-        if not self.denoiser.chains:
-            q = self._probabilities(self.denoiser.head(window))
-            return invert(q, uniform).to(token.device), q
-        drafts, found = [token[:, None]], []
-        for i in range(self.n):
-            left = self.denoiser.left(drafts[-1], torch.ones_like(drafts[-1], dtype=torch.bool))
-            q = self._probabilities(self.denoiser.head(window[:, i : i + 1], None, left))
-            drafts.append(invert(q, uniform[:, i : i + 1]).to(token.device))
-            found.append(q)
-        return torch.cat(drafts[1:], dim=1), torch.cat(found, dim=1)
 
     def _probabilities(self, logits: Tensor) -> Tensor:
         """Distributions to verify or to draft by, in float64."""

@@ -1,4 +1,5 @@
-"""Self-speculative decoding: a text is distributed as one token after the other would be, whatever is drafted."""
+"""Self-speculative decoding: a text is distributed as one token after the other would be, whatever is drafted, and by
+whichever method."""
 
 import itertools
 import math
@@ -9,12 +10,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from algorithms.block_diffusion.block_diffusion import BlockDiffusion, BlockDiffusionConfig
+from algorithms.common import speculation
 from algorithms.common.backbone import BackboneConfig
+from algorithms.common.base_algorithm import BaseAlgorithm
 from algorithms.common.sampling import context_start, target_logits
+from algorithms.common.speculation import Speculative, accept
 from algorithms.diffusion_forcing.config import DFLMConfig, DiffusionConfig
-from algorithms.diffusion_forcing.decoding import speculative
-from algorithms.diffusion_forcing.decoding.settings import MatrixDecoder, Speculative
-from algorithms.diffusion_forcing.decoding.speculative import accept
 from algorithms.diffusion_forcing.df_lm import DFLM
 from algorithms.diffusion_forcing.models import StreamConfig
 from algorithms.diffusion_forcing.models.embeddings import EmbeddingConfig
@@ -22,18 +24,23 @@ from experiments.run.build import build
 from tests.algorithms.diffusion_forcing.tiny_models import asked, faithful, write
 
 V, BLOCK = 3, 4
+KINDS = ["two_stream", "shifted", "blocks"]
 
 
-def tiny(parameterisation: str = "two_stream", style: str = "rope") -> DFLM:
+def tiny(kind: str = "two_stream", style: str = "rope") -> BaseAlgorithm:
     """A network with strong opinions, so that drafts are often refused."""
-    config = DFLMConfig(
-        BackboneConfig(1, 2, 16, BLOCK, style=style),
-        parameterisation=parameterisation,
-        embedding=EmbeddingConfig(dim=8),
-        diffusion=DiffusionConfig(beta_schedule="information", objective="pred_x0"),
-        streams=StreamConfig(max_window=2),
-    )
-    model = DFLM(config, vocabulary_size=V)
+    backbone = BackboneConfig(1, 2, 16, BLOCK, style=style)
+    if kind == "blocks":
+        model = BlockDiffusion(BlockDiffusionConfig(backbone, block_len=4), vocabulary_size=V)
+    else:
+        config = DFLMConfig(
+            backbone,
+            parameterisation=kind,
+            embedding=EmbeddingConfig(dim=8),
+            diffusion=DiffusionConfig(beta_schedule="information", objective="pred_x0"),
+            streams=StreamConfig(max_window=2),
+        )
+        model = DFLM(config, vocabulary_size=V)
     generator = torch.Generator().manual_seed(0)
     for parameter in model.parameters():
         if parameter.dim() > 1:
@@ -41,10 +48,11 @@ def tiny(parameterisation: str = "two_stream", style: str = "rope") -> DFLM:
     return model.double().eval()
 
 
-def next_probabilities(model: DFLM, ids: torch.Tensor, **setting: float) -> torch.Tensor:
+def next_probabilities(model: BaseAlgorithm, ids: torch.Tensor, **setting: float) -> torch.Tensor:
     """Probabilities (B, V) of the token after ids (B, T), in the context that a GPT has here."""
     context = ids[:, context_start(ids.size(1), BLOCK) :]
-    return target_logits(model.denoiser.model(context)[:, -1], **setting).softmax(-1)
+    network = model.model if isinstance(model, BlockDiffusion) else model.denoiser.model
+    return target_logits(network(context)[:, -1, :V], **setting).softmax(-1)
 
 
 @given(
@@ -91,21 +99,21 @@ def test_nothing_is_accepted_beyond_the_limit_and_then_the_draw_is_plain():
         assert [int(x) for x in accept(p, q, torch.tensor([[0]]), torch.tensor([0]), draws)] == [0, token]
 
 
-@pytest.mark.parametrize("parameterisation", ["two_stream", "shifted"])
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("style", ["rope", "nanogpt"])
-def test_every_distribution_verified_by_is_the_networks_own(monkeypatch, parameterisation, style):
+def test_every_distribution_verified_by_is_the_networks_own(monkeypatch, kind, style):
     """Catches a cache, a mask or positions that make a pass differ from the plain network, before and beyond the end of
     the context: each token drawn, and each draft taken, was judged by the output distribution of a GPT with the
     same text."""
-    model, judged = tiny(parameterisation, style), []
-    plain = speculative.accept
+    model, judged = tiny(kind, style), []
+    plain = speculation.accept
 
-    def recording(p, q, drafts, limit, uniform):
-        count, token = plain(p, q, drafts, limit, uniform)
+    def recording(p, q, drafts, limit, uniform, lenience):
+        count, token = plain(p, q, drafts, limit, uniform, lenience)
         judged.append((p, drafts, limit, count, token))
         return count, token
 
-    monkeypatch.setattr(speculative, "accept", recording)
+    monkeypatch.setattr(speculation, "accept", recording)
     prompt = torch.tensor([[0, 1]])
     out = write(model, prompt, length=17, seeds=[3], decoder=Speculative(draft_tokens=2, temperature=0.7))
     text = prompt
@@ -119,12 +127,13 @@ def test_every_distribution_verified_by_is_the_networks_own(monkeypatch, paramet
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("kind", ["two_stream", "blocks"])
 @pytest.mark.parametrize("setting", [{}, {"temperature": 0.6, "top_k": 2}], ids=str)
-def test_texts_are_distributed_as_one_token_after_the_other(setting):
+def test_texts_are_distributed_as_one_token_after_the_other(kind, setting):
     """Catches draws that are not independent of each other, such as a uniform used twice: the texts of three tokens
     that 6,000 seeds give, across the end of the context, follow the enumerated
     distribution."""
-    model, N = tiny(), 6000
+    model, N = tiny(kind), 6000
     prompt = torch.tensor([[0, 1, 2]])
     texts = torch.tensor(list(itertools.product(range(V), repeat=3)))
     expected = torch.ones(len(texts), dtype=torch.double)
@@ -142,19 +151,41 @@ def test_texts_are_distributed_as_one_token_after_the_other(setting):
     assert chi_squared < freedom + 4 * math.sqrt(2 * freedom)
 
 
-def test_the_most_probable_text_is_that_of_one_token_after_the_other():
+@pytest.mark.parametrize("lenience", [1.0, 0.1])
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_most_probable_text_is_that_of_one_token_after_the_other(kind, lenience):
     """Catches drafts that are taken though another token is the most probable one."""
-    model, prompt = tiny(), torch.tensor([[0, 1], [2, 2], [1, 0]])
-    decoders = Speculative(draft_tokens=2, temperature=0.0), MatrixDecoder(temperature=0.0)
-    fast, slow = (write(model, prompt, length=17, seeds=[0, 1, 2], decoder=decoder) for decoder in decoders)
-    assert torch.equal(fast.ids, slow.ids)
+    model, text = tiny(kind), torch.tensor([[0, 1], [2, 2], [1, 0]])
+    decoder = Speculative(draft_tokens=2, temperature=0.0, lenience=lenience)
+    fast = write(model, text, length=17, seeds=[0, 1, 2], decoder=decoder)
+    for _ in range(17):
+        best = next_probabilities(model, text).argmax(-1, keepdim=True)
+        text = torch.cat([text, best], dim=1)
+    assert torch.equal(fast.ids, text)
 
 
-def test_a_batch_gives_each_row_what_it_gets_alone():
+def test_lenience_takes_more_drafts():
+    """Catches a lenience that is not passed on, or that works the other way."""
+    q, p = torch.tensor([[[0.8, 0.2]]]), torch.tensor([[[0.2, 0.8]] * 2])
+    uniform = (torch.arange(1000) / 1000)[:, None].repeat(1, 2)
+    one = torch.ones(1000, dtype=torch.long)
+    for lenience, taken in ((1.0, 0.25), (0.5, 0.5), (0.2, 1.0)):
+        many = p.expand(1000, -1, -1), q.expand(1000, -1, -1), torch.zeros(1000, 1, dtype=torch.long), one, uniform
+        assert accept(*many, lenience)[0].float().mean() == pytest.approx(taken, abs=2e-3)
+    model, prompt = tiny("blocks"), torch.zeros(20, 1, dtype=torch.long)
+    costs = [
+        write(model, prompt, length=20, seeds=range(20), decoder=Speculative(lenience=lenience)).tokens_per_forward
+        for lenience in (1.0, 0.01)
+    ]
+    assert costs[0] + 0.1 < costs[1] <= 3
+
+
+@pytest.mark.parametrize("kind", ["two_stream", "blocks"])
+def test_a_batch_gives_each_row_what_it_gets_alone(kind):
     """Catches rows that read each other's slots, or draws that depend on who else is unfinished."""
-    model = tiny()
+    model = tiny(kind)
     prompt = torch.tensor([[0], [1], [2]])
-    decoder = Speculative(draft_tokens=3)
+    decoder = Speculative(draft_tokens=2)
     together = write(model, prompt, length=20, seeds=[5, 6, 7], decoder=decoder)
     for row in range(3):
         alone = write(model, prompt[row : row + 1], length=20, seeds=[5 + row], decoder=decoder)
@@ -162,10 +193,13 @@ def test_a_batch_gives_each_row_what_it_gets_alone():
         assert alone.row_forwards.tolist() == [together.row_forwards[row].item()]
 
 
-def test_costs_and_traces_are_what_the_backbone_was_asked_for():
+@pytest.mark.parametrize("kind", ["two_stream", "blocks"])
+def test_costs_and_traces_are_what_the_backbone_was_asked_for(kind):
     """Catches passes or tokens that are not counted, and a trace that ends before the text does."""
-    model, calls = tiny(), []
-    model.denoiser.model.backbone.register_forward_hook(lambda _, given, __: calls.append(given[0].shape[:2].numel()))
+    model, calls = tiny(kind), []
+    model.drafter(2).network.backbone.register_forward_hook(
+        lambda _, given, __: calls.append(given[0].shape[:2].numel())
+    )
     out = write(
         model, torch.tensor([[0], [1]]), length=15, seeds=[0, 1], decoder=Speculative(draft_tokens=2), trace=True
     )
@@ -182,6 +216,7 @@ def test_costs_and_traces_are_what_the_backbone_was_asked_for():
         ({"draft_tokens": 0}, "draft_tokens is 0: it must be at least 1"),
         ({"temperature": -1.0}, "temperature is -1.0: it must be at least 0"),
         ({"temperature": float("nan")}, "temperature is nan"),
+        ({"lenience": 0.0}, "lenience is 0.0: it must be above 0"),
         ({"top_k": 0}, "top_k is 0: it must be at least 1"),
         ({"top_p": 1.5}, "top_p is 1.5: it must be at most 1"),
     ],
@@ -203,7 +238,33 @@ def test_what_cannot_be_drafted_is_refused():
     with pytest.raises(ValueError, match="left to right"):
         decoder.check(model, asked(prompt, length=3, seeds=[0], suffix=prompt))
     hole = replace(wanted, given=torch.tensor([[True, False, True, False]]))
-    with pytest.raises(ValueError, match="give no tokens behind those to be written, or take pyramid"):
+    with pytest.raises(ValueError, match="give no tokens behind those to be written, or take another decoder"):
         decoder.check(model, hole)
     with pytest.raises(ValueError, match=r"algorithm\.parameterisation=two_stream"):
         decoder.check(faithful(), wanted)
+
+
+@pytest.mark.parametrize(
+    ("settings", "drafts", "words"),
+    [
+        ({"block_len": 2}, None, "blocks of block_len=2 draft 0"),
+        ({"block_len": 4}, 3, "draft_tokens is 3: blocks of block_len=4 draft 2"),
+        ({"block_len": 4, "next_token_weight": 0.0}, None, "with next_token_weight=0 no clean stream"),
+        ({"block_len": 5}, None, "with one block of block_len=5 no clean stream"),
+    ],
+)
+def test_blocks_that_cannot_draft_are_refused(settings, drafts, words):
+    """Catches windows that were never trained, and drafts verified by a head that has not learned to."""
+    backbone, decoder = BackboneConfig(1, 2, 16, BLOCK), Speculative(draft_tokens=drafts)
+    with pytest.raises(ValueError, match=rf"decoder\..*{words}"):
+        BlockDiffusionConfig(backbone, decoder=decoder, **settings)
+    model = BlockDiffusion(BlockDiffusionConfig(backbone, **settings), vocabulary_size=V)
+    with pytest.raises(ValueError, match=words):
+        decoder.check(model, asked(torch.tensor([[0]]), length=3, seeds=[0]))
+
+
+@pytest.mark.parametrize(("block_len", "drafts"), [(3, 1), (4, 2), (5, 3), (8, 3)])
+def test_as_many_are_drafted_as_a_block_holds(block_len, drafts):
+    """Catches a default that does not fit short blocks."""
+    config = BlockDiffusionConfig(BackboneConfig(1, 2, 16, 16), block_len=block_len, decoder=Speculative())
+    assert BlockDiffusion(config, vocabulary_size=V).drafter(None).drafts == drafts
