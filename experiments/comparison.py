@@ -36,7 +36,6 @@ from experiments.evaluation.measurement import Assignment, TextEvaluator, Writer
 from experiments.evaluation.media import sweep_tables, trace_tables
 from experiments.evaluation.plan import Plan
 from experiments.evaluation.samples import read_prompts
-from experiments.evaluation.settings import notes_of
 from experiments.evaluation.tracing import record_trace
 from experiments.run.build import called, keys_below
 from experiments.run.console import print_rank_zero
@@ -69,7 +68,7 @@ class Comparison(BaseExperiment):
         make = compared_methods.make_compared_method
         self.methods = [make(run, self.run_dir, label, method) for label, method in config.methods.items()]
         for method in self.methods:
-            for note in notes_of(method.settings):
+            for note in method.notes:
                 print_rank_zero(note)
         if config.training_seeds is not None and all(method.load is not None for method in config.methods.values()):
             print_rank_zero(sentence("experiment.training_seeds", "experiment.methods.NAME.load of every method"))

@@ -25,7 +25,7 @@ from algorithms.common.head import mean_nats, token_nats
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.optim import OptimizerConfig
 from algorithms.common.randomness import RowRandom, Source, draw_rows
-from algorithms.common.speculation import DRAFTS, Speculative
+from algorithms.common.speculation import DRAFTS, Speculative, check_drafts
 from algorithms.masked_diffusion.decoding import AnyDecoder, MaskedDecoder, TopConfidence
 from algorithms.masked_diffusion.masking import stratified_shares
 
@@ -64,14 +64,15 @@ class BlockDiffusionConfig:
             raise ValueError(f"mask_range is {self.mask_range}: it must be [low, high] with low below high")
         try:
             if isinstance(self.decoder, Speculative):
-                drafts_of_block(self.decoder.draft_tokens, self)
+                check_drafting(self.decoder.draft_tokens, self)
             else:
                 self.decoder.check_blocks(self.block_len)
         except ValueError as error:
             raise ValueError(f"decoder.{error}") from None
 
     def unused(self) -> dict[str, str]:
-        """With at most one hidden token a block there is nothing to choose, and without a clean stream no past."""
+        """With at most one hidden token a block there is nothing to choose, and without a clean stream no past; drafts
+        are verified with a cache of their own."""
         keys: tuple[str, ...] = ()
         if self.block_len <= 2:
             keys = ("objective", "mask_range", "validation_masks", "masks_per_count")
@@ -79,29 +80,21 @@ class BlockDiffusionConfig:
             keys += ("next_token_weight",)
         if self.block_len == self.backbone.block_size + 1:
             keys += ("use_cache",)
-        return dict.fromkeys(keys, "block_len")
+        found = dict.fromkeys(keys, "block_len")
+        return found | ({"use_cache": "decoder.name"} if isinstance(self.decoder, Speculative) else {})
 
 
-def drafts_of_block(asked: int | None, config: BlockDiffusionConfig) -> int:
-    """Tokens that `speculative` drafts; raises ValueError where there are none to draft, or nothing to verify them."""
-    L, untrained = config.block_len, None
-    if config.next_token_weight == 0:
-        untrained = "next_token_weight=0"
-    elif config.backbone.block_size < L:
-        untrained = f"one block of block_len={L}"
+def check_drafting(asked: int | None, config: BlockDiffusionConfig) -> None:
+    """ValueError where blocks cannot draft so many tokens, or no clean stream has learned to verify them."""
+    L = config.block_len
+    check_drafts(asked, L - 2, f"behind its first and the next token a block of block_len={L} has", "block_len")
+    untrained = None
+    if config.backbone.block_size < L:
+        untrained = f"block_len={L} is the whole window, so that none is read causally: train with a smaller one"
+    elif config.next_token_weight == 0:
+        untrained = "next_token_weight=0 has taught none inside blocks: train with a weight above 0"
     if untrained:
-        raise ValueError(
-            f"name is 'speculative', which verifies next tokens, and with {untrained} no clean stream has learned "
-            "them: train without, or take top_confidence"
-        )
-    most = L - 2  # behind the token that a block begins with, and the one that the clean stream draws
-    if most < (asked or 1):
-        told, lower = (f"draft_tokens is {asked}", "lower it, or ") if asked else ("name is 'speculative'", "")
-        raise ValueError(
-            f"{told}: blocks of block_len={L} draft {max(0, most)} tokens, those behind the first and the next one: "
-            f"{lower}take another decoder, or train with longer blocks"
-        )
-    return asked or min(DRAFTS, most)
+        raise ValueError(f"name is 'speculative', which verifies next tokens, and {untrained}")
 
 
 class Draws(NamedTuple):
@@ -255,5 +248,7 @@ class BlockDiffusion(BaseAlgorithm):
         return BlockReader(self.model, block_len=self.block_len, mask_id=self.mask_id, use_cache=self.config.use_cache)
 
     def drafter(self, drafts: int | None) -> BlockDrafter:
-        """What `speculative` drafts so many tokens by; raises ValueError where it cannot."""
-        return BlockDrafter(self.model, drafts=drafts_of_block(drafts, self.config), mask_id=self.mask_id)
+        """The drafter of so many tokens, by default as many as `speculative` says; ValueError where it cannot be."""
+        check_drafting(drafts, self.config)
+        drafts = drafts or min(DRAFTS, self.block_len - 2)
+        return BlockDrafter(self.model, drafts=drafts, mask_id=self.mask_id, context=self.layout.clean)

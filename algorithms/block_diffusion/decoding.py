@@ -2,7 +2,8 @@
 
 A block's first token is drawn from the pass that reads what was finished before it; each step on the others is a pass
 over the block alone. Or a block drafts what the clean stream verifies as a GPT. B batch, L all positions, R rows, F of
-them with an open first token, K tokens of a block, M of them that are looked at, V vocabulary without the mask token.
+them with an open first token, K tokens of a block, M of them that are looked at, n drafts,
+W = n + 2 tokens of a block that drafts them, V vocabulary without the mask token.
 """
 
 from collections.abc import Iterator
@@ -108,22 +109,24 @@ def rows_of(cache: KVCache, rows: list[int]) -> KVCache:
 
 
 class BlockDrafter(Drafter):
-    """The block that begins with a token drafts those behind the next one, which is the clean stream's to draw: it and
-    the drafts are masked, and none of them is told another."""
+    """A block that begins with a token of the text, its other n + 1 tokens masked, drafts the last n of them.
 
-    distance = 0
+    The one in between is the clean stream's to draw, and no draft depends on it or on another draft. Such a block
+    begins at any token, where training's begin at every block_len-th, and ends with its drafts.
+    """
+
+    offset = 0
     bidirectional = True
 
-    def __init__(self, network: LanguageModel, *, drafts: int, mask_id: int) -> None:
-        self.network, self.mask_id = network, mask_id
-        self.context = network.backbone.config.block_size - 1
+    def __init__(self, network: LanguageModel, *, drafts: int, mask_id: int, context: int) -> None:
+        self.network, self.mask_id, self.context = network, mask_id, context
         self.drafts, self.width = drafts, drafts + 2
 
     def begin(self, random: RowRandom) -> None:
         """Masks are not drawn."""
 
     def windows(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        blocks = F.pad(tokens[..., None], (0, self.width - 1), value=self.mask_id)
+        blocks = F.pad(tokens[..., None], (0, self.width - 1), value=self.mask_id)  # (R, n + 1, W)
         return self.network.wte(blocks.flatten(1))
 
     def logits(self, states: Tensor) -> Tensor:
@@ -132,5 +135,5 @@ class BlockDrafter(Drafter):
     def draft(
         self, window: Tensor, token: Tensor, uniform: Tensor, probabilities: Probabilities
     ) -> tuple[Tensor, Tensor]:
-        q = probabilities(self.logits(window[:, 2:]))
+        q = probabilities(self.logits(window[:, 2:]))  # (R, n, V), behind the first and the next token
         return invert(q, uniform).to(token.device), q

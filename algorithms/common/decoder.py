@@ -267,7 +267,7 @@ class Decoder(ABC):
         if request.has_suffix and not self.sees_right(model):
             raise ValueError(
                 f"suffix cannot be seen by the decoder {self.name}, which reads from left to right: leave it empty, or "
-                "take algorithm=masked_diffusion"
+                "take a method that sees both sides, such as algorithm=masked_diffusion"
             )
         if request.trace and len(request.by_shape()) > 1:
             raise ValueError("a trace needs prompts of one length: ask for one text at a time")

@@ -3,7 +3,7 @@
 Source: speculative sampling (arXiv:2211.17192); draft and verification in one pass: TiDAR (arXiv:2511.08923). Whatever
 the drafts are, the output distribution is that of one token after the other, unless more of them are let through by
 `lenience`. What it saves is passes: in time it gains only where a pass over Q tokens costs little more than one over a
-single token, as a CPU's does not. How tokens are drafted a method's Drafter tells. B batch, L all positions, R rows
+single token, as a CPU's does not. Each method drafts in its own way, by a Drafter. B batch, L all positions, R rows
 still unfinished, n drafted tokens, W tokens of a window that drafts them, Q = (n + 1) (1 + W) tokens of a pass, V
 vocabulary.
 """
@@ -18,7 +18,7 @@ from torch import Tensor
 
 from algorithms.common.artifact import Artifact
 from algorithms.common.backbone import LanguageModel
-from algorithms.common.backbone.masks import attention_mask, two_stream_mask, windows_behind
+from algorithms.common.backbone.masks import attention_mask, two_stream_mask, windows_of
 from algorithms.common.decoder import DrawingDecoder, Ends, Generation, Request, TraceRecorder
 from algorithms.common.device import float64_device
 from algorithms.common.fields import STRICT, Count, PositiveShare
@@ -29,18 +29,27 @@ DRAFTS = 3  # where no number is asked for, and the method can draft as many
 Probabilities = Callable[[Tensor], Tensor]  # logits (..., V) of the network -> what tokens are drawn by, float64
 
 
-class Drafter(ABC):
-    """How a method drafts: `drafts` n tokens from a window of `width` tokens behind each token of a text.
+def check_drafts(asked: int | None, most: int, room: str, larger: str) -> None:
+    """ValueError unless as many drafts as asked for, or one where none are, are at most `most`, for which there is
+    `room`; with a `larger` setting there would be more."""
+    if most < (asked or 1):
+        told = f"draft_tokens is {asked}" if asked else "name is 'speculative'"
+        lower = "lower it, or " if most > 0 else "take another decoder, or "
+        raise ValueError(f"{told}: {room} {max(0, most)} drafts: {lower}train with a larger {larger}")
 
-    Windows begin `distance` tokens behind theirs and are causal, or `bidirectional`; they see the text before
-    themselves. Texts are read in contexts of `context` tokens.
+
+class Drafter(ABC):
+    """What drafts n = `drafts` tokens: a window of W = `width` tokens for each token of a text.
+
+    A window begins `offset` places behind its token, sees the text before itself, and is causal, or `bidirectional`.
+    The text is read in contexts of `context` tokens.
     """
 
     network: LanguageModel
     drafts: int
     width: int
     context: int
-    distance: int = 1
+    offset: int = 1
     bidirectional: bool = False
 
     @abstractmethod
@@ -67,8 +76,9 @@ class Drafter(ABC):
 class Speculative(DrawingDecoder):
     """`algorithm/decoder=speculative`: every pass verifies `draft_tokens` tokens, and drafts as many for the next.
 
-    None drafts as many as the method can, 3 at most. With a `lenience` below 1 a draft is taken as if it had been drawn
-    with so much less probability, which takes more of them and leaves the output distribution (arXiv:2211.17192, A.5).
+    None drafts 3, or fewer where a block of block diffusion has room for fewer. With a `lenience` below 1 a draft is
+    taken as if it had been drawn with that share of its probability: more of them are, and the texts depart from the
+    output distribution (arXiv:2211.17192, A.5).
     """
 
     name: Literal["speculative"] = "speculative"
@@ -76,8 +86,9 @@ class Speculative(DrawingDecoder):
     lenience: PositiveShare = 1.0
 
     def unused(self) -> dict[str, str]:
-        greedy = {"lenience": "temperature"} if self.temperature == 0 else {}
-        return super().unused() | greedy
+        """As for any decoder; a single candidate is taken or not, whatever the lenience."""
+        found = super().unused()
+        return found | ({"lenience": found["top_p"]} if "top_p" in found else {})
 
     def check(self, model: Any, request: Request) -> None:
         super().check(model, request)
@@ -132,9 +143,7 @@ class Speculation:
     and what it has decided is read in the one wait of a cycle.
     """
 
-    def __init__(
-        self, drafter: Drafter, request: Request, target: Callable[[Tensor], Tensor], lenience: float = 1.0
-    ) -> None:
+    def __init__(self, drafter: Drafter, request: Request, target: Callable[[Tensor], Tensor], lenience: float) -> None:
         B, total = request.ids.shape
         self.device = device = request.ids.device
         self.drafter, self.target, self.lenience = drafter, target, lenience
@@ -148,7 +157,7 @@ class Speculation:
         self.lengths = request.prompt_lengths
         self.starts: list[int | None] = [None] * B  # the first token of each row's context
         self.cache = self.backbone.new_row_cache(B)
-        positions, begins = windows_behind(n + 1, drafter.width, distance=drafter.distance, device=device)
+        positions, begins = windows_of(n + 1, drafter.width, offset=drafter.offset, device=device)
         self.sees = two_stream_mask(n + 1, positions, begins, bidirectional=drafter.bidirectional)  # (Q, Q)
         self.distance = torch.cat([torch.arange(n + 1, device=device), positions])  # (Q,)
         drafter.begin(self.random)
@@ -234,8 +243,8 @@ class Speculation:
         return sum(context_start(at + i, self.drafter.context) == self.starts[row] for i in range(1, self.n + 1))
 
     def _pass(self, rows: list[int], index: Tensor, clean: Tensor) -> tuple[Tensor, Tensor]:
-        """States (R, n + 1, n_embd) of the newest tokens and the drafts, clean (R, n + 1), and those of the windows
-        behind each of them (R, (n + 1) W, n_embd)."""
+        """States (R, n + 1, n_embd) of the newest tokens and the drafts, clean (R, n + 1), and those of the
+        windows of each of them (R, (n + 1) W, n_embd)."""
         windows = self.drafter.windows(index, clean)
         h = torch.cat([self.network.wte(clean), windows], dim=1)
         return self._run(rows, h, self.sees, self.distance).split([clean.size(1), windows.size(1)], dim=1)

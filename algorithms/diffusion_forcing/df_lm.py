@@ -21,7 +21,7 @@ from algorithms.common.artifact import Artifact
 from algorithms.common.intermittent import Intermittent
 from algorithms.common.likelihood import Likelihood
 from algorithms.common.randomness import RowRandom, Source, integers
-from algorithms.common.speculation import DRAFTS
+from algorithms.common.speculation import DRAFTS, check_drafts
 from algorithms.diffusion_forcing.config import DFLMConfig
 from algorithms.diffusion_forcing.decoding.drafting import NoiseDrafter
 from algorithms.diffusion_forcing.models import DENOISERS, ShiftedDenoiser
@@ -140,21 +140,16 @@ class DFLM(Intermittent):
                 self.log(f"levels/rounding_accuracy_{name}", correct[inside].float().mean(), rank_zero_only=True)
 
     def drafter(self, drafts: int | None) -> NoiseDrafter:
-        """What `speculative` drafts so many tokens by; raises ValueError where it cannot."""
+        """The drafter of so many tokens, by default as many as `speculative` says; ValueError where it cannot be."""
         denoiser = self.denoiser
         if not isinstance(denoiser, ShiftedDenoiser):
             raise ValueError(
                 "name is 'speculative', which verifies next tokens, and this network predicts none: take "
                 "algorithm/decoder=pyramid, or train with algorithm.parameterisation=two_stream"
             )
-        drafts = drafts or min(DRAFTS, max(1, self.block_size - 1))
-        if drafts >= self.block_size:
-            lower = "lower it, or " if self.block_size > 1 else ""
-            raise ValueError(
-                f"draft_tokens is {drafts}: it must be below the context of {self.block_size}: {lower}take "
-                "a model with a larger algorithm.backbone.block_size"
-            )
-        return NoiseDrafter(denoiser, self.process, drafts)
+        most = self.block_size - 1
+        check_drafts(drafts, most, f"a context of {self.block_size} has room for", "algorithm.backbone.block_size")
+        return NoiseDrafter(denoiser, self.process, drafts or min(DRAFTS, most))
 
     def artifacts(self) -> list[Artifact]:
         """What the decoder and the process have to show."""

@@ -14,7 +14,7 @@ from datasets.tokenizers import Tokenizer
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig
 from experiments.evaluation.judges.base import fingerprint
 from experiments.evaluation.models import Model, load_model
-from experiments.evaluation.settings import KEY, ModelSettings, Setting, build_settings
+from experiments.evaluation.settings import KEY, ModelSettings, Setting, build_settings, notes_of, without_refused
 from experiments.run.build import called, compose_run
 from experiments.run.composition import leaves
 from experiments.run.errors import sentence
@@ -66,6 +66,7 @@ class ComparedMethod:
     frontier: list[Setting]
     speed: list[Setting]
     control: Setting | None
+    left_out: list[str]  # a sentence for each decoder that does not go with the method's settings
 
     @property
     def key(self) -> str:
@@ -76,6 +77,11 @@ class ComparedMethod:
         """All settings, each once."""
         found = [*self.frontier, *self.speed, *([self.control] if self.control else [])]
         return list({setting.label: setting for setting in found}.values())
+
+    @property
+    def notes(self) -> list[str]:
+        """What is to be said of the settings before work begins."""
+        return [f"{self.key}.decoders: {sentence}" for sentence in self.left_out] + notes_of(self.settings)
 
     @property
     def default(self) -> Setting:
@@ -112,8 +118,9 @@ def make_compared_method(run: RunConfig, folder: Path, label: str, method: Metho
         at_one = _heated(model_settings, method.frontier, [1.0]) if 1.0 not in config.temperatures else frontier[-1:]
         control = _heated(model_settings, method.frontier, [LOW_TEMPERATURE])[0] if autoregressive else None
     with called(KEY, f"{key}.decoders"):
-        others = build_settings(model_settings, method.decoders, None) if method.decoders else []
-    return ComparedMethod(label, algorithm, trainings, model_settings, frontier, [*at_one, *others], control)
+        decoders, left_out = without_refused(model_settings, method.decoders) if method.decoders else ([], [])
+        others = build_settings(model_settings, decoders, None) if decoders else []
+    return ComparedMethod(label, algorithm, trainings, model_settings, frontier, [*at_one, *others], control, left_out)
 
 
 def _trained_here(run: RunConfig, folder: Path, label: str, method: MethodConfig) -> dict[int, ChildRun]:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
-from experiments.run.build import build, compose_choice
+from experiments.run.build import MISFIT, build, compose_choice
 from experiments.run.folder import CONFIGS
 from experiments.run.registry import ALGORITHMS, look_up
 from experiments.run.unused import sentence, unused_settings
@@ -122,6 +122,19 @@ def misfit(model_settings: ModelSettings, name: str) -> str | None:
     return None
 
 
+def without_refused(model_settings: ModelSettings, decoders: Any) -> tuple[list[Any], list[str]]:
+    """Entries of decoders but for those that the algorithm has and that do not go with the model's other settings; for
+    these a sentence each."""
+    kept, notes = [], []
+    for name, options in expand(decoders, None):
+        reason = misfit(model_settings, name) if name else None
+        if name and reason and MISFIT not in reason:
+            notes.append(f"{label(name, options)} is left out: {reason}")
+        else:
+            kept.append({name: options})
+    return kept, notes
+
+
 def _entry(entry: Any) -> list[tuple[str | None, Options]]:
     pairs = [(entry, {})] if isinstance(entry, str) else list(entry.items()) if isinstance(entry, dict) else []
     if not pairs or not all(isinstance(name, str) and isinstance(own or {}, dict) for name, own in pairs):
@@ -150,6 +163,8 @@ def _fitting(model_settings: ModelSettings, name: str) -> Options:
     try:
         _with_decoder(model_settings, node)
     except ValueError as error:
+        if MISFIT not in str(error):  # it is one of the algorithm's decoders
+            raise ValueError(f"{KEY}: {name}: {error}") from error
         others = [path.stem for path in sorted(DECODERS.glob("*.yaml")) if misfit(model_settings, path.stem) is None]
         remedy = f"choose from {', '.join(others)}" if others else str(error)
         raise ValueError(f"{KEY}: {name} does not fit algorithm={model_settings.algorithm}: {remedy}") from error

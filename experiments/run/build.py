@@ -23,6 +23,7 @@ from experiments.run.folder import CONFIGS
 from experiments.run.registry import ALGORITHMS, EXPERIMENTS, look_up
 from experiments.run.schema import RunConfig, RunKeys
 
+MISFIT = "which does not fit"  # said of the name of a part that is none of those which can stand there
 # Pydantic's words for what is wrong with a value, and ours.
 WORDS = {
     "Input should be a dictionary or an instance of .*": "it must hold keys of its own",
@@ -145,9 +146,7 @@ def _sentence(error: Any, values: Any, where: str, known: list[str]) -> str:
     if _is_misfit(error):
         key, name = key.removesuffix(".name"), context.get("tag", given)
         owner = f"{key.rpartition('.')[0]}.name={values.get('name')}"
-        return (
-            f"{key}.name is '{name}', which does not fit {owner}{_files(key, choices) or near_miss(str(name), choices)}"
-        )
+        return f"{key}.name is '{name}', {MISFIT} {owner}{_files(key, choices) or near_miss(str(name), choices)}"
     if kind == "literal_error":
         return f"{key} is '{given}'{near_miss(str(given), choices)}"
     reason = error["msg"].partition(",")[0]

@@ -11,14 +11,16 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 
 from algorithms.teacher_forcing.gpt import GPT
 from experiments import launch
 from experiments.analysis import decoding_table as table
 from experiments.evaluation import compared_methods
 from experiments.evaluation.comparison_config import ComparisonConfig, MethodConfig, ReviewConfig
+from experiments.evaluation.settings import ModelSettings, build_settings, without_refused
 from experiments.run.build import build, compose_run
-from experiments.run.composition import composing
+from experiments.run.composition import composed, composing
 from experiments.run.overrides import quote
 from experiments.training import child_runs as training
 from experiments.training.child_runs import ChildRun, train
@@ -395,3 +397,20 @@ def test_a_failed_training_is_named(stub: Path) -> None:
     with pytest.raises(ValueError, match=r"the training of 'bad' failed \(out of luck\): see .*bad\.log"):
         train([good, bad], workers=1, report=lambda text: None, every=100.0)
     assert good.finished and not bad.finished
+
+
+def test_decoders_that_do_not_go_with_a_methods_settings_are_left_out() -> None:
+    """Catches defaults of a comparison that refuse a variant of its method, and one that hides a decoder of another."""
+    plain = OmegaConf.to_container(
+        composed(["algorithm=block_diffusion", "algorithm.block_len=2"]).algorithm, resolve=True
+    )
+    model = ModelSettings("block_diffusion", plain, "top_confidence")
+    kept, notes = without_refused(model, ["speculative", {"top_confidence": {"tokens_per_step": [1, 2]}}, "pyramid"])
+    assert kept == [
+        {"top_confidence": {"tokens_per_step": 1}},
+        {"top_confidence": {"tokens_per_step": 2}},
+        {"pyramid": {}},
+    ]
+    assert len(notes) == 1 and notes[0].startswith("speculative is left out: algorithm.decoder.name is 'speculative'")
+    with pytest.raises(ValueError, match=r"speculative: algorithm\.decoder\.name is 'speculative': behind its first"):
+        build_settings(model, ["speculative"], None)

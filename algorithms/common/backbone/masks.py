@@ -137,10 +137,8 @@ class RuleBlocks(SeenBlocks):
         super().__init__(tokens, np.stack(some), np.stack(every), block=block)
 
 
-def windows_behind(
-    clean: int, width: int, *, distance: int = 1, device: torch.device | None = None
-) -> tuple[Tensor, Tensor]:
-    """Positions and begins (N,) of windows of `width` noisy tokens, one for each of `clean` clean ones, which begins
-    `distance` behind it."""
-    begins = torch.arange(distance, clean + distance, device=device).repeat_interleave(width)
+def windows_of(clean: int, width: int, *, offset: int = 1, device: torch.device | None = None) -> tuple[Tensor, Tensor]:
+    """Positions and begins (N,) of windows of `width` noisy tokens, one for each of `clean` clean ones, `offset` places
+    behind it."""
+    begins = torch.arange(offset, clean + offset, device=device).repeat_interleave(width)
     return begins + torch.arange(width, device=device).repeat(clean), begins

@@ -45,7 +45,8 @@ def against(comparison: Comparison, metric: str, file: str, caption: str) -> Pic
                 temperature = comparison.temperature((label, setting))
                 shown = "" if temperature is None else f"{temperature:g}"
                 names.append(Label(shown, x.mean, y.mean, naming.colour(comparison, label)))
-        names += _landmarks(ax, comparison, metric)
+        every = [found for points in known.values() for _, found in points]
+        names += _landmarks(ax, comparison, metric, every)
         ax.set_xlabel(BY_KEY[metric].on_axis)
         ax.set_ylabel(BY_KEY["judge_nll"].on_axis)
         _finish(ax, list(known), names)
@@ -95,7 +96,7 @@ def training_seeds(comparison: Comparison) -> Picture | None:
         ax.tick_params(labelsize=SMALL)
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)
-        ax.set_xlabel("nats per token from the mean", fontsize=SMALL + 1)
+        ax.set_xlabel("nats per token from the mean", fontsize=SMALL + 1, loc="right")  # the axes are narrow
     alt = "The likelihood of each training as a point beside the mean of its method, a row for each likelihood"
     caption = (
         "A point for each training, a line for the 95 % interval of the mean over training seeds. Every row is drawn "
@@ -223,25 +224,40 @@ def _points(ax: Axes, comparison: Comparison, label: str, points: Sequence[Seque
     )
 
 
-def _landmarks(ax: Axes, comparison: Comparison, metric: str) -> list[Label]:
-    """Real text as a star with lines through it, and every control as a cross; the names of the crosses."""
+def _landmarks(ax: Axes, comparison: Comparison, metric: str, every: Sequence[Sequence[Estimate]]) -> list[Label]:
+    """Real text as a star with lines through it, and every control as a cross; the names of the crosses.
+
+    A control that is far from `every` point of the methods stands at the edge, with its values in its name.
+    """
     x, y = (comparison.estimate(REAL, name) for name in (metric, "judge_nll"))
     if x and y:
         ax.axvline(x.mean, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
         ax.axhline(y.mean, color=naming.REAL_COLOUR, linewidth=0.7, linestyle=":")
         star: dict[str, Any] = {"color": naming.REAL_COLOUR, "marker": "*", "markersize": 15, "linestyle": ""}
         ax.errorbar(x.mean, y.mean, xerr=_errors([x]), yerr=_errors([y]), **star, label=table.REAL)
+        every = [*every, (x, y)]
+    edges = [_around([pair[axis] for pair in every]) for axis in (0, 1)]
     names: list[Label] = []
     for key in comparison.controls:
         x, y = (comparison.estimate(key, name) for name in (metric, "judge_nll"))
         if x and y:
             named: dict[str, Any] = {} if names else {"label": CONTROLS}
             cross: dict[str, Any] = {"markersize": 9, "markeredgewidth": 2.5, "zorder": 5}
-            ax.plot(x.mean, y.mean, "x", color=naming.CONTROL_COLOUR, **cross, **named)
+            at_x, at_y = (float(np.clip(value.mean, *edge)) for value, edge in zip((x, y), edges, strict=True))
+            ax.plot(at_x, at_y, "x", color=naming.CONTROL_COLOUR, **cross, **named)
             temperature = comparison.temperature(key)
             name = key[1] if key[0] in table.MODELLESS else f"{key[0]} at {temperature:g}" if temperature else key[0]
-            names.append(Label(name, x.mean, y.mean, naming.CONTROL_COLOUR))
+            if (at_x, at_y) != (x.mean, y.mean):
+                name += f" (at {x.mean:.2f}, {y.mean:.2f})"
+            names.append(Label(name, at_x, at_y, naming.CONTROL_COLOUR))
     return names
+
+
+def _around(estimates: Sequence[Estimate]) -> tuple[float, float]:
+    """The range of the means, with half as much on either side."""
+    means = [each.mean for each in estimates]
+    room = (max(means) - min(means)) / 2
+    return min(means) - room, max(means) + room
 
 
 def _finish(ax: Axes, methods: Sequence[str], names: Sequence[Label]) -> None:

@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from algorithms.block_diffusion.block_diffusion import BlockDiffusion, BlockDiffusionConfig
+from algorithms.block_diffusion.decoding import BlockDrafter
 from algorithms.common import speculation
 from algorithms.common.backbone import BackboneConfig
 from algorithms.common.base_algorithm import BaseAlgorithm
@@ -27,11 +28,11 @@ V, BLOCK = 3, 4
 KINDS = ["two_stream", "shifted", "blocks"]
 
 
-def tiny(kind: str = "two_stream", style: str = "rope") -> BaseAlgorithm:
+def tiny(kind: str = "two_stream", style: str = "rope", block_size: int = BLOCK, block_len: int = 4) -> BaseAlgorithm:
     """A network with strong opinions, so that drafts are often refused."""
-    backbone = BackboneConfig(1, 2, 16, BLOCK, style=style)
+    backbone = BackboneConfig(1, 2, 16, block_size, style=style)
     if kind == "blocks":
-        model = BlockDiffusion(BlockDiffusionConfig(backbone, block_len=4), vocabulary_size=V)
+        model = BlockDiffusion(BlockDiffusionConfig(backbone, block_len=block_len), vocabulary_size=V)
     else:
         config = DFLMConfig(
             backbone,
@@ -49,9 +50,13 @@ def tiny(kind: str = "two_stream", style: str = "rope") -> BaseAlgorithm:
 
 
 def next_probabilities(model: BaseAlgorithm, ids: torch.Tensor, **setting: float) -> torch.Tensor:
-    """Probabilities (B, V) of the token after ids (B, T), in the context that a GPT has here."""
-    context = ids[:, context_start(ids.size(1), BLOCK) :]
-    network = model.model if isinstance(model, BlockDiffusion) else model.denoiser.model
+    """Probabilities (B, V) of the token after ids (B, T), in the context that a GPT has here, or that the clean stream
+    of blocks was trained on."""
+    if isinstance(model, BlockDiffusion):
+        network, trained = model.model, (model.window - 1) // model.block_len * model.block_len
+    else:
+        network, trained = model.denoiser.model, BLOCK
+    context = ids[:, context_start(ids.size(1), trained) :]
     return target_logits(network(context)[:, -1, :V], **setting).softmax(-1)
 
 
@@ -99,13 +104,20 @@ def test_nothing_is_accepted_beyond_the_limit_and_then_the_draw_is_plain():
         assert [int(x) for x in accept(p, q, torch.tensor([[0]]), torch.tensor([0]), draws)] == [0, token]
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    ("kind", "drafts", "size"),
+    [
+        *(("two_stream", 2, {}), ("two_stream", 3, {}), ("shifted", 2, {}), ("blocks", 2, {})),
+        ("blocks", 1, {"block_len": 3, "block_size": 8}),  # of 8 tokens the clean stream reads 6
+        *(("blocks", drafts, {"block_len": 5, "block_size": 8}) for drafts in (1, 3)),
+    ],
+)
 @pytest.mark.parametrize("style", ["rope", "nanogpt"])
-def test_every_distribution_verified_by_is_the_networks_own(monkeypatch, kind, style):
+def test_every_distribution_verified_by_is_the_networks_own(monkeypatch, kind, drafts, size, style):
     """Catches a cache, a mask or positions that make a pass differ from the plain network, before and beyond the end of
     the context: each token drawn, and each draft taken, was judged by the output distribution of a GPT with the
     same text."""
-    model, judged = tiny(kind, style), []
+    model, judged = tiny(kind, style, **size), []
     plain = speculation.accept
 
     def recording(p, q, drafts, limit, uniform, lenience):
@@ -115,15 +127,55 @@ def test_every_distribution_verified_by_is_the_networks_own(monkeypatch, kind, s
 
     monkeypatch.setattr(speculation, "accept", recording)
     prompt = torch.tensor([[0, 1]])
-    out = write(model, prompt, length=17, seeds=[3], decoder=Speculative(draft_tokens=2, temperature=0.7))
+    out = write(model, prompt, length=17, seeds=[3], decoder=Speculative(draft_tokens=drafts, temperature=0.7))
     text = prompt
-    for p, drafts, limit, count, token in judged:
+    for p, drafted, limit, count, token in judged:
         for i in range(int(limit) + 1):
-            so_far = torch.cat([text, drafts[:, :i]], dim=1)
+            so_far = torch.cat([text, drafted[:, :i]], dim=1)
             torch.testing.assert_close(p[:, i], next_probabilities(model, so_far, temperature=0.7), rtol=0, atol=1e-9)
-        text = torch.cat([text, drafts[:, : int(count)], token[:, None]], dim=1)
+        text = torch.cat([text, drafted[:, : int(count)], token[:, None]], dim=1)
     assert torch.equal(text[:, :19], out.ids)
     assert max(int(count) for _, _, _, count, _ in judged) > 0
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("block_len", "block_size"), [(4, 8), (8, 16)])
+@pytest.mark.parametrize("style", ["rope", "nanogpt"])
+def test_blocks_draft_by_what_the_network_says_of_masked_ones(monkeypatch, style, block_len, block_size):
+    """Catches drafts of another place, and a block that sees more or less than in training: where it begins as in
+    training, they are drawn by the network's own prediction."""
+    model = tiny("blocks", style, block_size, block_len)
+    taken, drawn, checked = [], [], 0
+    plain, draft = speculation.accept, BlockDrafter.draft
+
+    def accepting(*arguments):
+        found = plain(*arguments)
+        taken.append(int(found[0]))
+        return found
+
+    def drafting(*arguments):
+        found = draft(*arguments)
+        drawn.append(found[1])
+        return found
+
+    monkeypatch.setattr(speculation, "accept", accepting)
+    monkeypatch.setattr(BlockDrafter, "draft", drafting)
+    decoder = Speculative(draft_tokens=block_len - 2)
+    for seed in range(10):
+        taken.clear()
+        drawn.clear()
+        ids = write(model, torch.tensor([[seed % V]]), length=block_size, seeds=[seed], decoder=decoder).ids
+        layout = model.layout
+        x = ids[:, : layout.noisy].masked_fill(~layout.first[: layout.noisy], model.mask_id)
+        expected = model.logits(ids, x).softmax(-1)  # of the tokens behind the first
+        newest = 0  # place of the newest token that is in the text when drafts are made, but for one
+        for count, q in zip(taken, drawn, strict=True):
+            newest += count
+            if newest % block_len == 0 and newest + block_len <= block_size:
+                torch.testing.assert_close(q[0], expected[0, newest + 1 : newest + block_len - 1], rtol=0, atol=1e-9)
+                checked += 1
+            newest += 1
+    assert checked >= 10
 
 
 @torch.no_grad()
@@ -180,12 +232,12 @@ def test_lenience_takes_more_drafts():
     assert costs[0] + 0.1 < costs[1] <= 3
 
 
-@pytest.mark.parametrize("kind", ["two_stream", "blocks"])
-def test_a_batch_gives_each_row_what_it_gets_alone(kind):
+@pytest.mark.parametrize(("kind", "drafts"), [("two_stream", 3), ("blocks", 2)])
+def test_a_batch_gives_each_row_what_it_gets_alone(kind, drafts):
     """Catches rows that read each other's slots, or draws that depend on who else is unfinished."""
     model = tiny(kind)
     prompt = torch.tensor([[0], [1], [2]])
-    decoder = Speculative(draft_tokens=2)
+    decoder = Speculative(draft_tokens=drafts)
     together = write(model, prompt, length=20, seeds=[5, 6, 7], decoder=decoder)
     for row in range(3):
         alone = write(model, prompt[row : row + 1], length=20, seeds=[5 + row], decoder=decoder)
@@ -233,7 +285,7 @@ def test_what_cannot_be_drafted_is_refused():
     model, prompt = tiny(), torch.tensor([[0]])
     decoder, wanted = Speculative(draft_tokens=1), asked(prompt, length=3, seeds=[0])
     decoder.check(model, wanted)
-    with pytest.raises(ValueError, match="below the context of 4"):
+    with pytest.raises(ValueError, match="a context of 4 has room for 3 drafts: lower it, or train"):
         Speculative(draft_tokens=4).check(model, wanted)
     with pytest.raises(ValueError, match="left to right"):
         decoder.check(model, asked(prompt, length=3, seeds=[0], suffix=prompt))
@@ -247,10 +299,18 @@ def test_what_cannot_be_drafted_is_refused():
 @pytest.mark.parametrize(
     ("settings", "drafts", "words"),
     [
-        ({"block_len": 2}, None, "blocks of block_len=2 draft 0"),
-        ({"block_len": 4}, 3, "draft_tokens is 3: blocks of block_len=4 draft 2"),
-        ({"block_len": 4, "next_token_weight": 0.0}, None, "with next_token_weight=0 no clean stream"),
-        ({"block_len": 5}, None, "with one block of block_len=5 no clean stream"),
+        (
+            {"block_len": 2},
+            None,
+            "name is 'speculative': behind .* block_len=2 has 0 drafts: take another decoder, or train",
+        ),
+        ({"block_len": 4}, 3, "draft_tokens is 3: behind .* block_len=4 has 2 drafts: lower it, or train"),
+        (
+            {"block_len": 4, "next_token_weight": 0.0},
+            None,
+            "verifies next tokens, and next_token_weight=0 has taught none",
+        ),
+        ({"block_len": 5}, None, "verifies next tokens, and block_len=5 is the whole window"),
     ],
 )
 def test_blocks_that_cannot_draft_are_refused(settings, drafts, words):

@@ -431,6 +431,21 @@ def test_a_bare_folder_has_a_report(tmp_path: Path) -> None:
     assert "judges: none" in text and "None" not in text
 
 
+def test_noise_does_not_squeeze_the_frontier(run: Path, drawn: dict[str, Figure]) -> None:
+    """Catches axes that a control stretches until the methods are a heap, and one moved to an edge that hides where it
+    is."""
+    rows = [folder.row(setting, seed) for setting in folder.SETTINGS for seed in folder.SEEDS]
+    noise = [row for row in rows if row["setting"] == "unigram noise"]
+    assert noise
+    for row in noise:
+        row["judge_nll"] = 60.0
+    folder.write_rows(run, rows)
+    plots.against(read_comparison(run), "character_entropy", "frontier.png", "")
+    axes = drawn["frontier.png"].axes[0]
+    assert axes.get_ylim()[1] < 30
+    assert any("unigram noise (at " in text.get_text() and ", 60.00)" in text.get_text() for text in axes.texts)
+
+
 def test_without_a_judge_its_metrics_are_left_out(run: Path, drawn: dict[str, Figure]) -> None:
     """Catches points of texts that nobody judged, and a column of zeros for them."""
     rows = [folder.row(setting, seed) for setting in folder.SETTINGS for seed in folder.SEEDS]

@@ -20,7 +20,7 @@ from algorithms.common.backbone.masks import (
     two_stream_rule,
     window_mask,
     window_rule,
-    windows_behind,
+    windows_of,
 )
 
 
@@ -141,16 +141,18 @@ def test_fewer_blocks_are_computed_where_windows_are_known():
 
 
 @pytest.mark.parametrize("n", [1, 2, 3])
-def test_windows_behind_every_clean_token(n):
+@pytest.mark.parametrize(("offset", "bidirectional"), [(1, False), (0, True), (0, False)])
+def test_windows_of_every_clean_token(n, offset, bidirectional):
     """Catches a window that sees another one, or clean tokens that it does not follow, and wrong places."""
-    positions, begins = windows_behind(n + 1, n)
-    sees = two_stream_mask(n + 1, positions, begins)
+    positions, begins = windows_of(n + 1, n, offset=offset)
+    sees = two_stream_mask(n + 1, positions, begins, bidirectional=bidirectional)
     names = [("clean", i) for i in range(n + 1)] + [(j, i) for j in range(n + 1) for i in range(n)]
     for (a, i), row in zip(names, sees, strict=True):
         for (b, k), seen in zip(names, row, strict=True):
-            expected = (b == "clean" and k <= (i if a == "clean" else a)) or (a == b and k <= i)
+            past = b == "clean" and k <= (i if a == "clean" else a + offset - 1)
+            expected = past or (a == b != "clean" and (bidirectional or k <= i))
             assert bool(seen) == expected
-    assert positions.tolist() == [a + 1 + i for a, i in names[n + 1 :]]
+    assert positions.tolist() == [a + offset + i for a, i in names[n + 1 :]]
 
 
 def test_unknown_attention_is_named():
